@@ -1,0 +1,151 @@
+"""Kernel arguments in memory: addresses, and guarded reads of captured tensors.
+
+All arguments arrive in one array of 64-bit slots: a task counter, then for every tensor its address, its
+sizes and its strides in elements, then the size symbols.  :func:`slots` is the order, shared with the launcher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...ir.expr import ONE, ZERO, Expr, Load, Op, Var, free_vars, op
+from .builder import PTR, Builder, Val, vec
+from .errors import UnsupportedKernelError
+from .expressions import Expressions, Scope
+
+COUNTER = 0  # slot of the task counter
+
+
+def slots(ranks: Sequence[int]) -> list[int]:
+    """The first slot of each tensor, and last the first slot of the sizes."""
+    starts = [COUNTER + 1]
+    for rank in ranks:
+        starts.append(starts[-1] + 1 + 2 * rank)
+    return starts
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A tensor argument."""
+
+    name: str
+    element: str  # type of an element as stored: "f32", "bf16", "i64", "i1" (a byte), ...
+    pointer: Val
+    dims: tuple[Val, ...]
+    strides: tuple[Val, ...]
+
+    @property
+    def stored(self) -> str:
+        return "i8" if self.element == "i1" else self.element
+
+    def address(self, b: Builder, index: Sequence[Val], hint: str = "") -> Val:
+        """Pointer to the element at an index of i64 scalars or vectors."""
+        lanes = max((v.lanes for v in index), default=0)
+        offset: Val | None = None
+        for position, stride in zip(index, self.strides, strict=True):
+            term = b.binary("muli", position, b.broadcast(stride, position.lanes) if position.lanes else stride)
+            if lanes:
+                term = b.broadcast(term, lanes)
+            offset = term if offset is None else b.binary("addi", offset, term)
+        return self.pointer if offset is None else b.at(self.pointer, offset, self.stored, hint)
+
+
+def load_arguments(b: Builder, slots_of: Val, names: Sequence[str], elements: Sequence[str], ranks: Sequence[int]):
+    """The :class:`Memory` of every argument, read at the start of the function."""
+    memories: dict[str, Memory] = {}
+
+    def read(slot: int, type: str, hint: str) -> Val:
+        return b.load(b.at(slots_of, slot, "i64"), type, 8, hint)
+
+    for name, element, rank, start in zip(names, elements, ranks, slots(ranks), strict=False):
+        memories[name] = Memory(
+            name,
+            element,
+            read(start, PTR, name),
+            tuple(read(start + 1 + n, "i64", f"{name}_dim{n}") for n in range(rank)),
+            tuple(read(start + 1 + rank + n, "i64", f"{name}_stride{n}") for n in range(rank)),
+        )
+    return memories
+
+
+def coefficient(e: Expr, name: str) -> Expr | None:
+    """What ``e`` grows by when the variable grows by one; None where that is not one value."""
+    if name not in free_vars(e):
+        return ZERO
+    match e:
+        case Var():
+            return ONE
+        case Op("+" | "-" as sign, (x, y)):
+            a, b = coefficient(x, name), coefficient(y, name)
+            return None if a is None or b is None else op(sign, a, b)
+        case Op("*", (x, y)):
+            if name not in free_vars(x):
+                x, y = y, x
+            if name in free_vars(y):
+                return None
+            a = coefficient(x, name)
+            return None if a is None else op("*", a, y)
+    return None
+
+
+class CapturedReads:
+    """Emits reads of captured tensors that stay inside the tensor whatever the index.
+
+    Elements that are dead or masked may have any index: scalars are clamped, lanes predicated or clamped.
+    """
+
+    def __init__(self, memories: dict[str, Memory], lane_axis: str):
+        self.memories, self.lane_axis = memories, lane_axis
+        self.expressions: Expressions  # set once that exists: the two need each other
+
+    def __call__(self, e: Load, index: list[Val], scope: Scope) -> Val:
+        if e.tensor not in self.memories:
+            raise UnsupportedKernelError(f"the kernel reads {e.tensor!r}, which is not one of its arguments")
+        memory = self.memories[e.tensor]
+        if len(index) != len(memory.dims):
+            raise UnsupportedKernelError(f"{e}: {len(index)} indices for a tensor of rank {len(memory.dims)}")
+        value = self._lanes(e, memory, index, scope) if any(v.lanes for v in index) else self._scalar(memory, index)
+        if memory.element == "i1":
+            return self.expressions.as_bool(value)
+        if value.is_float:
+            return self.expressions.as_float(value)
+        return value if value.lanes else self.expressions.as_int(value, 64)
+
+    def _scalar(self, memory: Memory, index: list[Val]) -> Val:
+        b = self.expressions.b
+        clamped = [
+            b.most(b.least(self.expressions.as_int(v, 64), b.sub(dim, 1)), 0)
+            for v, dim in zip(index, memory.dims, strict=True)
+        ]
+        return b.load(memory.address(b, clamped), memory.stored)
+
+    def _lanes(self, e: Load, memory: Memory, index: list[Val], scope: Scope) -> Val:
+        x, b = self.expressions, self.expressions.b
+        lanes = x.lanes
+        wide = [x.as_int(v, 64) for v in index]
+        mask = scope.live or b.true(lanes)
+        for v, dim in zip(wide, memory.dims, strict=True):
+            limit = b.broadcast(dim, v.lanes) if v.lanes else dim
+            # one unsigned comparison is both 0 <= v and v < dim
+            mask = b.binary("andi", mask, b.broadcast(b.cmpi("ult", v, limit), lanes))
+        type = vec(lanes, memory.stored)
+
+        def gathered() -> Val:
+            return b.gather(memory.address(b, wide), mask, type)
+
+        steps = [coefficient(i, self.lane_axis) for i in e.index]
+        if None in steps:
+            return gathered()
+        stride = b.int(0)
+        for step, s in zip(steps, memory.strides, strict=True):
+            if step != ZERO:
+                stride = b.add(stride, b.mul(x.scalar(step, scope), s))
+
+        def contiguous() -> Val:
+            first = [
+                b.op(f"vector.extract {v.ssa}[0] : i64 from {v.type}", "i64") if v.lanes else v for v in wide
+            ]
+            return b.masked_load(memory.address(b, first), mask, type)
+
+        return b.choose(b.cmpi("eq", stride, b.int(1)), contiguous, gathered, type)

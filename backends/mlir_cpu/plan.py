@@ -1,0 +1,162 @@
+"""Fusion: which ops of a block share one pass over their tiles, and in which order the passes run.
+
+A :class:`Pass` covers one tile shape.  A dot opens a pass, because its results appear block by block in
+registers; elementwise ops and reductions join the first pass of their shape in which all their operands are
+already known, and so the scale, the mask and the running maximum run on the registers that a dot leaves.
+A reduction is complete when its pass is.  Nothing here knows attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from xdsl.ir import Block, Operation, SSAValue
+
+from ...ir.tile import DotOp, ForOp, FullOp, LoadOp, MapOp, MaskOp, ReduceOp, StoreOp, TileType, YieldOp, tile_type
+from .errors import UnsupportedKernelError
+
+
+@dataclass
+class Pass:
+    """Ops run together over the tile ``shape``: a dot, or nothing, then elementwise ops and reductions."""
+
+    shape: dict[str, int]
+    dot: DotOp | None = None
+    ops: list[Operation] = field(default_factory=list)
+    stored: list[SSAValue] = field(default_factory=list)  # results that other steps read
+
+    @property
+    def defined(self) -> list[SSAValue]:
+        return [op.results[0] for op in ([self.dot] if self.dot else []) + self.ops]
+
+
+Step = Pass | ForOp | StoreOp | LoadOp
+
+
+@dataclass
+class BlockPlan:
+    """The steps of one block, and its values that are computed again wherever they are used."""
+
+    steps: list[Step]
+    inlined: set[SSAValue]
+    key_loads: list[LoadOp]  # tiles without the row axis, read straight from memory
+    yields: Sequence[SSAValue]
+    bodies: dict[ForOp, BlockPlan]
+
+
+def axes(value: SSAValue) -> dict[str, int]:
+    """Axis name -> size of a tile; empty for memories."""
+    return tile_type(value).shape if isinstance(value.type, TileType) else {}
+
+
+def plan_block(block: Block, rows: str) -> BlockPlan:
+    """Plan a block and the loops in it; ``rows`` is the axis that lies in the lanes."""
+    return _Planner(rows).run(block)
+
+
+class _Planner:
+    def __init__(self, rows: str):
+        self.rows = rows
+        self.steps: list[Step] = []
+        self.ready: dict[SSAValue, int] = {}  # first step that may read the value
+        self.home: dict[SSAValue, Pass] = {}  # pass in whose registers the value is
+        self.plan = BlockPlan(self.steps, set(), [], (), {})
+
+    def run(self, block: Block) -> BlockPlan:
+        for op in block.ops:
+            self._place(op)
+        for step in self.steps:
+            if isinstance(step, Pass):
+                step.stored = [v for v in step.defined if self._escapes(v, step)]
+        return self.plan
+
+    def _place(self, op: Operation) -> None:
+        match op:
+            case YieldOp():
+                self.plan.yields = tuple(op.values)
+            case FullOp():
+                self.plan.inlined.add(op.result)
+            case LoadOp() if self.rows not in axes(op.result):
+                if len(axes(op.result)) == 2:
+                    self.plan.key_loads.append(op)
+                else:
+                    self.plan.inlined.add(op.result)  # one scalar a row: read where it is used
+            case LoadOp() if len(axes(op.result)) == 1:
+                self._join(op)
+            case LoadOp():
+                self._append(op)
+            case DotOp():
+                self._open(op)
+            case MapOp() if self.rows not in axes(op.result):
+                if len(axes(op.result)) > 1:
+                    raise UnsupportedKernelError(f"tile.map over {axes(op.result)} without the row axis {self.rows!r}")
+                self.plan.inlined.add(op.result)
+            case MapOp() if self._only_accumulates(op.result):
+                self.plan.inlined.add(op.result)
+                self.ready[op.result] = self._earliest(op, {})
+            case MapOp() | MaskOp() | ReduceOp():
+                self._join(op)
+            case ForOp():
+                body = _Planner(self.rows)
+                self.plan.bodies[op] = body.run(op.body.block)
+                self._append(op)
+            case StoreOp():
+                self._append(op)
+            case _:
+                raise UnsupportedKernelError(f"no CPU lowering for {op.name}")
+
+    def _only_accumulates(self, value: SSAValue) -> bool:
+        """Is the value used once, as the accumulator of a dot?"""
+        uses = list(value.uses)
+        return len(uses) == 1 and isinstance(uses[0].operation, DotOp) and uses[0].operation.acc is value
+
+    def _append(self, op: ForOp | StoreOp | LoadOp) -> None:
+        self.steps.append(op)
+        for result in op.results:
+            self.ready[result] = len(self.steps)
+
+    def _open(self, op: DotOp) -> None:
+        step = Pass(axes(op.result), op)
+        self.steps.append(step)
+        self.home[op.result] = step
+        self.ready[op.result] = len(self.steps)
+
+    def _earliest(self, op: Operation, shape: dict[str, int]) -> int:
+        """First step that knows all operands of ``op``, when that step's passes have this shape."""
+        first = 0
+        for value in op.operands:
+            step = self.home.get(value)
+            if step is not None and step.shape == shape:
+                first = max(first, self.steps.index(step))
+            else:
+                first = max(first, self.ready.get(value, 0))
+        return first
+
+    def _join(self, op: Operation) -> None:
+        shape = axes(op.input) if isinstance(op, ReduceOp) else axes(op.results[0])
+        if self.rows not in shape or (isinstance(op, ReduceOp) and op.axis == self.rows):
+            raise UnsupportedKernelError(f"{op.name} over {shape}: the row axis {self.rows!r} must stay")
+        first = self._earliest(op, shape)
+        for n in range(first, len(self.steps)):
+            step = self.steps[n]
+            if isinstance(step, Pass) and step.shape == shape:
+                break
+        else:
+            n, step = len(self.steps), Pass(shape)
+            self.steps.append(step)
+        step.ops.append(op)
+        result = op.results[0]
+        self.ready[result] = n + 1
+        if not isinstance(op, ReduceOp):
+            self.home[result] = step
+
+    def _escapes(self, value: SSAValue, step: Pass) -> bool:
+        """Is the value read outside of the pass that makes it?"""
+        for use in value.uses:
+            user = use.operation
+            if user not in step.ops:
+                return True
+            if isinstance(user, MapOp) and user.result in self.plan.inlined:
+                return True
+        return isinstance(value.owner, ReduceOp)

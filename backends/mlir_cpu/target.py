@@ -1,0 +1,71 @@
+"""What the code generator knows about a CPU: vector width, registers, special instructions."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Target:
+    """A family of CPUs.  ``accumulators`` is how many vector registers a register block may fill."""
+
+    name: str
+    vector_bytes: int
+    accumulators: int
+    block_vectors: int  # lane vectors of one register block
+    scalef: bool = False  # has 2**n scaling of vectors (vscalefps)
+
+    def lanes(self, element: str) -> int:
+        """Elements of a vector of ``f32`` or ``f64``."""
+        return self.vector_bytes // (8 if element == "f64" else 4)
+
+    def block(self, vectors: int) -> tuple[int, int]:
+        """Shape of a register block for tiles ``vectors`` wide: (lane vectors, rows)."""
+        wide = max(n for n in range(1, self.block_vectors + 1) if vectors % n == 0)
+        return wide, max(1, min(self.accumulators // wide, 8))
+
+
+TARGETS = {
+    # 16 accumulators of 32 registers: with the operands that is enough to hide the latency of fma on two ports
+    "avx512": Target("avx512", 64, 16, 4, scalef=True),
+    "avx2": Target("avx2", 32, 12, 2),
+    "neon": Target("neon", 16, 16, 4),
+    "generic": Target("generic", 16, 8, 2),
+}
+
+
+@cache
+def cpu_features() -> tuple[str, ...]:
+    """Instruction set extensions of this host, sorted; empty where the system does not tell."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ()
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            return tuple(sorted(set(value.split())))
+    return ()
+
+
+@cache
+def host_target() -> Target:
+    """The best target that this host runs."""
+    features = set(cpu_features())
+    if {"avx512f", "avx512dq", "avx512bw", "avx512vl"} <= features:
+        return TARGETS["avx512"]
+    if {"avx2", "fma"} <= features:
+        return TARGETS["avx2"]
+    if platform.machine() in ("aarch64", "arm64"):
+        return TARGETS["neon"]
+    return TARGETS["generic"]
+
+
+def target_named(name: str | None) -> Target:
+    """``"cpu-avx2"`` or ``"avx2"``; None is the host."""
+    if name is None:
+        return host_target()
+    return TARGETS[name.removeprefix("cpu-")]

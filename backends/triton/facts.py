@@ -1,0 +1,82 @@
+"""What is certain about an expression whatever the sizes: signs, divisibility, values of dead elements."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from ...ir.expr import OPS, Const, Expr, Op, Var, kind_of
+
+# The value of a tile's dead elements along one axis: a number, some finite number, or anything.
+Fill = float | Literal["finite", "any"]
+
+
+def nonnegative(e: Expr) -> bool:
+    """Certainly >= 0, given that indices and sizes are."""
+    match e:
+        case Const(value):
+            return value >= 0
+        case Var(_, kind):
+            return kind == "int"
+        case Op("+" | "*" | "min" | "&", (a, b)):
+            return nonnegative(a) and nonnegative(b)
+        case Op("max" | "|", (a, b)):
+            return nonnegative(a) or nonnegative(b)
+        case Op("//", (a, b)):
+            return nonnegative(a) and nonnegative(b)
+        case Op("%", (_, b)):
+            return nonnegative(b)
+        case Op("where", (_, a, b)):
+            return nonnegative(a) and nonnegative(b)
+        case Op("abs", _):
+            return True
+        case Op(">>", (a, _)):
+            return nonnegative(a)
+    return False
+
+
+def divisible(e: Expr, n: int) -> bool:
+    """Certainly a multiple of ``n``."""
+    match e:
+        case Const(value):
+            return isinstance(value, int) and value % n == 0
+        case Op("*", (a, b)):
+            return divisible(a, n) or divisible(b, n)
+        case Op("+" | "-" | "min" | "max", (a, b)):
+            return divisible(a, n) and divisible(b, n)
+    return n == 1
+
+
+def fill_of(e: Expr, known: Mapping[str, Fill]) -> Fill:
+    """The value of ``e`` where its float variables hold ``known``; other variables are integers."""
+    match e:
+        case Const(value):
+            return float(value)
+        case Var(name, _):
+            return known.get(name, "finite")
+        case Op("where", (_, a, b)):
+            return _join(fill_of(a, known), fill_of(b, known))
+        case Op(name, args):
+            values = [fill_of(a, known) for a in args]
+            if all(isinstance(v, float) for v in values):
+                try:
+                    return float(OPS[name][1](*values))
+                except (ArithmeticError, ValueError, TypeError):
+                    return "any"
+            if name in ("+", "-") and "any" not in values:
+                infinite = [v for v in values if isinstance(v, float) and abs(v) == float("inf")]
+                if infinite and values[0] in infinite:
+                    return infinite[0]
+                return -infinite[0] if infinite and name == "-" else infinite[0] if infinite else "finite"
+            if name == "*" and "any" not in values and not any(v in (float("inf"), float("-inf")) for v in values):
+                return 0.0 if 0.0 in values else "finite"
+            if name in ("//", "%") and kind_of(e) == "int":
+                return "finite"
+    return "any"
+
+
+def _join(a: Fill, b: Fill) -> Fill:
+    if a == b:
+        return a
+    finite = all(x == "finite" or (isinstance(x, float) and abs(x) != float("inf") and x == x) for x in (a, b))
+    return "finite" if finite else "any"

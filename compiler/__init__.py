@@ -1,0 +1,1 @@
+"""The compiler: analyses, passes, pipelines and the driver that runs them."""

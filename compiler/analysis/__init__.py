@@ -1,0 +1,1 @@
+"""Questions about a program that passes ask: index sets, bounds, cost."""

@@ -1,0 +1,100 @@
+"""Largest and smallest values of integer expressions over iteration domains, in closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...ir.attributes import Dim
+from ...ir.errors import AttncError
+from ...ir.expr import Const, Expr, Op, Var, free_vars, kind_of, maximum, minimum, op
+
+Interval = tuple[Expr, Expr]
+
+
+class UnboundedExprError(AttncError):
+    """A size depends on an index in a way that has no closed-form bound."""
+
+
+def max_over(e: Expr, dims: Sequence[Dim]) -> Expr:
+    """An upper bound of ``e`` over all points of ``dims``, free of their names.
+
+    The bound is reached wherever every dimension occurs once and monotonically, which extents do:
+    ``(N - r + 7) // 8`` over ``r < 8`` gives ``(N + 7) // 8``.
+    """
+    return _bound(e, dims, 1)
+
+
+def min_over(e: Expr, dims: Sequence[Dim]) -> Expr:
+    """A lower bound of ``e`` over all points of ``dims``, free of their names."""
+    return _bound(e, dims, 0)
+
+
+def _bound(e: Expr, dims: Sequence[Dim], side: int) -> Expr:
+    # Innermost first: an extent may use the dimensions before it.
+    for dim in reversed(dims):
+        if dim.name in free_vars(e):
+            bounds = _interval(e, dim)
+            if bounds is None:
+                raise UnboundedExprError(f"{e} has no closed-form bound over {dim}; write it with +, -, * and // by constants")
+            e = bounds[side]
+    return e
+
+
+def _interval(e: Expr, dim: Dim) -> Interval | None:
+    """Bounds of ``e`` for ``0 <= dim < extent``, free of ``dim``; None when no rule gives them."""
+    if dim.name not in free_vars(e):
+        return e, e
+    if isinstance(e, Var):
+        return Const(0), dim.extent - 1
+    if not isinstance(e, Op):
+        return None
+    if e.name == "where":
+        branches = [_interval(a, dim) for a in e.args[1:]]
+        if None in branches:
+            return None
+        (a, b), (c, d) = branches  # type: ignore[misc]
+        return minimum(a, c), maximum(b, d)
+    bounds = [_interval(a, dim) for a in e.args]
+    if e.name == "%":
+        return (Const(0), e.args[1] - 1) if _positive(e.args[1]) else None
+    if any(b is None for b in bounds):
+        return None
+    match e.name, bounds:
+        case "+", [(a, b), (c, d)]:
+            return a + c, b + d
+        case "-", [(a, b), (c, d)]:
+            return a - d, b - c
+        case "*", [(a, b), (c, d)] if a == b or c == d:
+            (a, b), factor = ((c, d), a) if a == b else ((a, b), c)
+            if non_negative(factor):
+                return a * factor, b * factor
+            return (b * factor, a * factor) if isinstance(factor, Const) else None
+        case "//", [(a, b), (c, d)] if c == d and _positive(c):
+            return a // c, b // c
+        case "min" | "max" as name, [(a, b), (c, d)]:
+            return op(name, a, c), op(name, b, d)
+        case "abs", [(a, b)]:
+            return maximum(a, 0 - b, 0), maximum(b, 0 - a)
+    return None
+
+
+def non_negative(e: Expr) -> bool:
+    """Is ``e`` at least 0 by its form, size symbols and indices being so?"""
+    match e:
+        case Const(value):
+            return value >= 0
+        case Var(_, "int"):
+            return True
+        case Op("+" | "*" | "min", args):
+            return all(non_negative(a) for a in args)
+        case Op("//" | "%", (a, b)):
+            return non_negative(a) and _positive(b)
+        case Op("max", args):
+            return any(non_negative(a) for a in args)
+        case Op("abs", _):
+            return True
+    return kind_of(e) == "bool"
+
+
+def _positive(e: Expr) -> bool:
+    return isinstance(e, Const) and e.value > 0

@@ -1,0 +1,1 @@
+"""The command line, ``attnc``: one file a command, each importing only what it runs."""

@@ -1,0 +1,65 @@
+"""Output: plain text into a pipe or file, highlighted in a terminal."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from ..targets import UsageError
+
+# Stages whose text is Python; the rest is MLIR-like or assembly, which MLIR's colours suit well enough.
+PYTHON_STAGES = ("capture", "triton")
+
+
+def write(text: str, output: str | None, *, python: bool = False) -> None:
+    """Write ``text`` to a file, or to standard output."""
+    if output is not None and output != "-":
+        path = Path(output)
+        if not path.parent.is_dir():
+            raise UsageError(f"cannot write {output}: there is no folder {path.parent}")
+        try:
+            path.write_text(_lines(text))
+        except OSError as error:
+            raise UsageError(f"cannot write {output}: {error.strerror}") from None
+    elif sys.stdout.isatty():
+        _highlighted(text, python)
+    else:
+        sys.stdout.write(_lines(text))
+
+
+def _lines(text: str) -> str:
+    return text if text.endswith("\n") else text + "\n"
+
+
+def _highlighted(text: str, python: bool) -> None:
+    from rich.console import Console
+    from rich.syntax import Syntax
+
+    console = Console()
+    if python:
+        console.print(Syntax(text.rstrip("\n"), "python", theme="ansi_dark", background_color="default", word_wrap=True))
+    else:
+        console.print(mlir_text(text), soft_wrap=True)
+
+
+def mlir_text(text: str):
+    """MLIR-like text with colours, as a ``rich.text.Text``."""
+    from rich.text import Text
+
+    styled = Text(text.rstrip("\n"))
+    for pattern, style in (
+        (r"\b[a-z_]+\.[a-z_0-9.]+\b", "cyan"),
+        (r"(?<![\w.])-?\d+(\.\d+)?(e[-+]?\d+)?\b", "green"),
+        (r"![\w.]+|\b(f16|bf16|f32|f64|i1|i8|i16|i32|i64|index)\b", "magenta"),
+        (r"%[\w#]+", "yellow"),
+        (r"@[\w.]+", "bold blue"),
+        (r'"[^"\n]*"', "bright_green"),
+        (r"//.*$", "dim"),
+    ):
+        styled.highlight_regex(rf"(?m){pattern}", style)
+    return styled
+
+
+def warn(message: str) -> None:
+    """One line on standard error."""
+    print(f"warning: {message}", file=sys.stderr)

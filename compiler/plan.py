@@ -1,0 +1,171 @@
+"""Plan: the executable form of a compiled function, free of xDSL, kept on disk as JSON.
+
+A plan is a straight line of steps over named values.  It is turned once into one Python function, which
+checks the arguments, computes sizes, allocates results, launches kernels and drops what is no longer needed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..backends.api import Artifact, Launch
+from ..ir.expr import evaluate, parse
+from .errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+FORMAT = 1  # raise when the JSON form changes
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A named tensor: one expression over sizes per dimension, and its dtype (``float32``)."""
+
+    name: str
+    shape: tuple[str, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class CallStep:
+    """A call to PyTorch: the text of an ``attn.call``.  New size symbols in ``outputs`` are bound here."""
+
+    text: str
+    inputs: tuple[str, ...]
+    outputs: tuple[TensorSpec, ...]
+    at: str = ""
+
+
+@dataclass(frozen=True)
+class ReorderStep:
+    """``output[x0, x1, ...] = input[index]``; ``inverse`` is the index map the other way."""
+
+    input: str
+    input_shape: tuple[str, ...]
+    index: tuple[str, ...]
+    inverse: tuple[str, ...]
+    output: TensorSpec
+
+
+@dataclass(frozen=True)
+class LaunchStep:
+    """Run a compiled kernel: ``artifact`` names it in :attr:`Plan.artifacts`, ``sizes`` are what it reads."""
+
+    kernel: str
+    artifact: str
+    inputs: tuple[str, ...]
+    outputs: tuple[TensorSpec, ...]
+    sizes: tuple[str, ...]
+    at: str = ""
+
+
+@dataclass(frozen=True)
+class InterpretStep:
+    """Interpret a whole module on the arguments: the reference backend."""
+
+    module: str
+    outputs: tuple[TensorSpec, ...]
+
+
+Step = CallStep | ReorderStep | LaunchStep | InterpretStep
+_STEPS: dict[str, type] = {"call": CallStep, "reorder": ReorderStep, "launch": LaunchStep, "interpret": InterpretStep}
+_KINDS = {cls: kind for kind, cls in _STEPS.items()}
+
+
+@dataclass
+class Plan:
+    """A compiled function.  ``run`` may be called from several threads at once."""
+
+    name: str
+    backend: str
+    inputs: tuple[TensorSpec, ...]
+    size_bindings: dict[str, tuple[int, int]]  # size symbol -> (argument, axis)
+    guards: tuple[str, ...]
+    steps: tuple[Step, ...]
+    results: tuple[str, ...]
+    device_type: str | None = None  # "cpu", "cuda"; None takes any
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
+    load: Callable[[Artifact], Launch] | None = None  # the backend's loader
+    _run: Callable[[Sequence[torch.Tensor]], list[torch.Tensor]] | None = field(default=None, repr=False)
+
+    @property
+    def kernels(self) -> list[str]:
+        """Names of the kernels launched, in order."""
+        return [s.kernel for s in self.steps if isinstance(s, LaunchStep)]
+
+    def sizes_of(self, tensors: Sequence[torch.Tensor]) -> dict[str, int]:
+        """The value of each size symbol that the arguments bind."""
+        return {name: tensors[a].shape[axis] for name, (a, axis) in self.size_bindings.items()}
+
+    def guards_hold(self, sizes: Mapping[str, int]) -> bool:
+        """Do the facts hold that the compilation relied on?"""
+        return all(evaluate(parse(guard), sizes) for guard in self.guards)
+
+    def run(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Results for these arguments.  Raises :class:`InputError` if they are not what was compiled for."""
+        run = self._run
+        if run is None:
+            from .plan_code import compile_plan
+
+            run = self._run = compile_plan(self)  # two threads may both do this; either result serves
+        return run(tensors)
+
+    @property
+    def source(self) -> str:
+        """The Python function that the plan runs as."""
+        from .plan_code import plan_source
+
+        return plan_source(self)
+
+    def to_json(self) -> str:
+        """JSON text; the artifacts travel beside it."""
+        data = {
+            "format": FORMAT,
+            "name": self.name,
+            "backend": self.backend,
+            "inputs": [asdict(i) for i in self.inputs],
+            "size_bindings": self.size_bindings,
+            "guards": self.guards,
+            "steps": [{"kind": _KINDS[type(s)], **asdict(s)} for s in self.steps],
+            "results": self.results,
+            "device_type": self.device_type,
+        }
+        return json.dumps(data, sort_keys=True)
+
+    @staticmethod
+    def from_json(
+        text: str, artifacts: Mapping[str, Artifact], load: Callable[[Artifact], Launch] | None = None
+    ) -> Plan:
+        """Read :meth:`to_json`.  Raises :class:`InputError` for another format."""
+        data: dict[str, Any] = json.loads(text)
+        if data.get("format") != FORMAT:
+            raise InputError(f"a plan of format {data.get('format')} cannot be read; this attnc reads format {FORMAT}")
+        return Plan(
+            name=data["name"],
+            backend=data["backend"],
+            inputs=tuple(_spec(i) for i in data["inputs"]),
+            size_bindings={name: (a, axis) for name, (a, axis) in data["size_bindings"].items()},
+            guards=tuple(data["guards"]),
+            steps=tuple(_step(s) for s in data["steps"]),
+            results=tuple(data["results"]),
+            device_type=data["device_type"],
+            artifacts=dict(artifacts),
+            load=load,
+        )
+
+
+def _spec(data: Mapping[str, Any]) -> TensorSpec:
+    return TensorSpec(data["name"], tuple(data["shape"]), data["dtype"])
+
+
+def _step(data: Mapping[str, Any]) -> Step:
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k != "kind"}
+    if "outputs" in values:
+        values["outputs"] = tuple(_spec(o) for o in values["outputs"])
+    if "output" in values:
+        values["output"] = _spec(values["output"])
+    return _STEPS[data["kind"]](**values)

@@ -1,0 +1,253 @@
+"""From a plan to the one Python function that runs it.
+
+::
+
+    def window(tensors):
+        q, k, v = tensors
+        B, H, N, _ = q.shape
+        ...argument checks...
+        o = empty((B, H, N, 64), dtype=float32, device=device)
+        lse = empty((B, H, N), dtype=float32, device=device)
+        launch_window((q, k, v, o, lse), {"B": B, "H": H, "N": N})
+        return [o]
+
+All names and expressions come from parsed text, never from raw strings, so a plan read from disk can hold no
+code of its own.
+"""
+
+from __future__ import annotations
+
+import ast
+import keyword
+import linecache
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+
+from ..ir.calls import parse_call
+from ..ir.expr import OPS, Expr, Op, free_vars, loads, parse
+from .errors import InputError
+from .plan import CallStep, InterpretStep, LaunchStep, Plan, ReorderStep, TensorSpec
+from .plan_check import check_inputs, check_value
+from .plan_reorder import HELPERS, reorder_lines
+
+# Names of the generated function that are neither sizes nor tensors.
+RESERVED = frozenset({"torch", "device", "tensors", "empty", "inf", "nan", "_", "plan", *OPS, *HELPERS})
+
+
+def compile_plan(plan: Plan) -> Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]:
+    """The plan as a function; kernels are loaded here."""
+    source = plan_source(plan)
+    filename = f"<attnc plan {plan.name}>"
+    # Tracebacks through a call step show the line.
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    names: dict[str, Any] = {name: fold for name, (_, fold) in OPS.items() if name.isidentifier()}
+    names |= {"torch": torch, "empty": torch.empty, "inf": float("inf"), "nan": float("nan"), **HELPERS}
+    names |= {d: getattr(torch, d) for d in _dtypes(plan)}
+    names["check_inputs"] = lambda tensors: check_inputs(plan, tensors)
+    names["check_value"] = check_value
+    for n, step in enumerate(plan.steps):
+        if isinstance(step, LaunchStep):
+            if plan.load is None:
+                raise InputError(f"the plan {plan.name} has kernels but no backend to load them")
+            names[f"launch_{n}"] = plan.load(plan.artifacts[step.artifact])
+        elif isinstance(step, InterpretStep):
+            names[f"interpret_{n}"] = _interpreter(step.module)
+    exec(compile(source, filename, "exec"), names)
+    return names["run"]
+
+
+def _interpreter(text: str) -> Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]:
+    module: list[Any] = []
+
+    def run(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        from ..ir.interpret import interpret
+        from ..ir.text import parse_module
+
+        if not module:
+            module.append(parse_module(text, "<plan>"))
+        return list(interpret(module[0], list(tensors)))
+
+    return run
+
+
+def _dtypes(plan: Plan) -> set[str]:
+    specs = list(plan.inputs)
+    for step in plan.steps:
+        specs += [step.output] if isinstance(step, ReorderStep) else step.outputs
+    strange = sorted({s.dtype for s in specs if not isinstance(getattr(torch, s.dtype, None), torch.dtype)})
+    if strange:
+        raise InputError(f"the plan {plan.name} names dtypes that this PyTorch lacks: {', '.join(strange)}")
+    return {s.dtype for s in specs}
+
+
+def plan_source(plan: Plan) -> str:
+    """The text of the function."""
+    return _Writer(plan).text()
+
+
+class _Writer:
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        self.lines: list[str] = []
+        self.bound: set[str] = set()  # size symbols with a value
+        self.known: set[str] = set()  # tensors with a value
+        self.dtypes = _dtypes(plan)
+
+    def text(self) -> str:
+        plan = self.plan
+        self.inputs()
+        last_use = self.last_uses()
+        launched = {name for s in plan.steps if isinstance(s, LaunchStep) for name in s.inputs}
+        for n, step in enumerate(plan.steps):
+            match step:
+                case CallStep():
+                    self.call(n, step, launched)
+                case ReorderStep():
+                    self.read([step.input])
+                    self.lines += reorder_lines(step, self.expr)
+                    self.define(step.output)
+                case LaunchStep():
+                    self.launch(n, step)
+                case InterpretStep():
+                    self.lines.append(f"{self.targets(step.outputs)} = interpret_{n}(tensors)")
+            dead = sorted(name for name, at in last_use.items() if at == n and name in self.known)
+            if dead:
+                self.lines.append(f"del {', '.join(dead)}")
+                self.known -= set(dead)
+        self.read(plan.results)
+        self.lines.append(f"return [{', '.join(plan.results)}]")
+        return "def run(tensors):\n" + "".join(f"    {line}\n" for line in self.lines)
+
+    def last_uses(self) -> dict[str, int]:
+        """Temporary -> the step after which nobody reads it.  Arguments belong to the caller."""
+        last: dict[str, int] = {}
+        for n, step in enumerate(self.plan.steps):
+            reads = () if isinstance(step, InterpretStep) else (step.input,) if isinstance(step, ReorderStep) else step.inputs
+            writes = (step.output,) if isinstance(step, ReorderStep) else step.outputs
+            last |= dict.fromkeys([*reads, *(w.name for w in writes)], n)
+        keep = {*self.plan.results, *(i.name for i in self.plan.inputs)}
+        return {name: n for name, n in last.items() if name not in keep}
+
+    # ---- names and expressions
+
+    def name(self, name: str) -> str:
+        if not name.isidentifier() or keyword.iskeyword(name) or name in RESERVED | self.dtypes:
+            raise InputError(f"the plan {self.plan.name} uses {name!r} as a name, which it may not")
+        return name
+
+    def define(self, spec: TensorSpec) -> None:
+        if self.name(spec.name) in self.known | self.bound:
+            raise InputError(f"the plan {self.plan.name} defines {spec.name} twice")
+        self.known.add(spec.name)
+
+    def targets(self, specs: Sequence[TensorSpec]) -> str:
+        for spec in specs:
+            self.define(spec)
+        return ", ".join(s.name for s in specs) + ("," if len(specs) == 1 else "")
+
+    def read(self, names: Iterable[str]) -> None:
+        missing = [n for n in names if n not in self.known]
+        if missing:
+            raise InputError(f"the plan {self.plan.name} reads {', '.join(missing)} before it is computed")
+
+    def expr(self, e: str | Expr, extra: Iterable[str] = ()) -> str:
+        """Python text of a size expression."""
+        e = parse(e) if isinstance(e, str) else e
+        loose = free_vars(e) - self.bound - set(extra)
+        if loose or loads(e):
+            raise InputError(f"the plan {self.plan.name} uses {e}, but {', '.join(sorted(loose)) or 'a tensor'} has no value")
+        return python_text(e)
+
+    def shape(self, shape: Sequence[str]) -> str:
+        return "(" + "".join(self.expr(s) + ", " for s in shape) + ")"
+
+    # ---- steps
+
+    def inputs(self) -> None:
+        """Unpack the arguments, bind sizes, and check everything that a kernel relies on."""
+        plan = self.plan
+        if not plan.inputs:
+            self.lines += ["check_inputs(tensors)", "device = torch.device('cpu')"]
+            return
+        self.lines += ["try:", f"    {self.targets(plan.inputs)} = tensors"]
+        binders: dict[int, dict[int, str]] = {}
+        for size, (argument, axis) in plan.size_bindings.items():
+            binders.setdefault(argument, {})[axis] = self.name(size)
+        for argument, axes in sorted(binders.items()):
+            spec = plan.inputs[argument]
+            targets = [axes.get(n, "_") for n in range(len(spec.shape))]
+            self.lines.append(f"    {', '.join(targets)}{',' * (len(targets) == 1)} = {spec.name}.shape")
+        self.lines += ["except ValueError:", "    check_inputs(tensors)", "    raise"]
+        if clash := set(plan.size_bindings) & self.known:
+            raise InputError(f"the plan {plan.name} uses {', '.join(sorted(clash))} both as a size and as a tensor")
+        self.bound |= set(plan.size_bindings)
+
+        ranked = [s for s in plan.inputs if s.shape] or list(plan.inputs)
+        self.lines.append(f"device = {ranked[0].name}.device")
+        checks = [f"device.type != {plan.device_type!r}"] if plan.device_type else []
+        for n, spec in enumerate(plan.inputs):
+            checks.append(f"{spec.name}.dtype is not {spec.dtype}")
+            if [binders.get(n, {}).get(axis) for axis in range(len(spec.shape))] != list(spec.shape):
+                checks.append(f"{spec.name}.shape != {self.shape(spec.shape)}")
+            if spec.shape and spec is not ranked[0]:
+                checks.append(f"{spec.name}.device != device")
+        checks += [f"not ({self.expr(g)})" for g in map(parse, plan.guards) if not loads(g)]
+        self.lines += [f"if {' or '.join(checks)}:", "    check_inputs(tensors)"]
+
+    def call(self, n: int, step: CallStep, launched: set[str]) -> None:
+        self.read(step.inputs)
+        operands = {f"x{k}": name for k, name in enumerate(step.inputs)}
+        tree = parse_call(step.text)
+        allowed = operands.keys() | self.bound | {"torch", "device", "inf", "nan"}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Name):
+                if node.id not in allowed:
+                    raise InputError(f"the call {step.text!r} uses {node.id}, which has no value there")
+                node.id = operands.get(node.id, node.id)
+        comment = f"  # {step.at}".replace("\n", " ") if step.at else ""
+        one = len(step.outputs) == 1
+        value = ast.unparse(tree)
+        self.lines.append(f"{step.outputs[0].name if one else self.targets(step.outputs)} = {value}{comment}")
+        for spec in step.outputs:
+            if one:
+                self.define(spec)
+            for axis, size in enumerate(spec.shape):
+                e = parse(size)
+                if size.isidentifier() and size not in self.bound and free_vars(e) == {size}:
+                    if self.name(size) in self.known:
+                        raise InputError(f"the plan {self.plan.name} uses {size} both as a size and as a tensor")
+                    self.lines.append(f"{size} = {spec.name}.shape[{axis}]")
+                    self.bound.add(size)
+            if spec.name in launched:  # a kernel trusts shapes and dtypes
+                shape = self.shape(spec.shape)
+                self.lines.append(f"if {spec.name}.dtype is not {spec.dtype} or {spec.name}.shape != {shape}:")
+                self.lines.append(f"    check_value({spec.name}, {spec.dtype}, {shape}, {step.text!r}, {step.at!r})")
+
+    def launch(self, n: int, step: LaunchStep) -> None:
+        self.read(step.inputs)
+        for spec in step.outputs:
+            self.lines.append(f"{spec.name} = empty({self.shape(spec.shape)}, dtype={spec.dtype}, device=device)")
+            self.define(spec)
+        tensors = ", ".join([*step.inputs, *(s.name for s in step.outputs)])
+        sizes = ", ".join(f"{s!r}: {self.expr(s)}" for s in step.sizes)
+        some = " or ".join(f"{s.name}.numel()" for s in step.outputs)
+        comment = f"  # {step.kernel}" + (f" ({step.at})" if step.at else "")
+        self.lines.append(f"if {some}:")
+        self.lines.append(f"    launch_{n}(({tensors},), {{{sizes}}}){comment}")
+
+
+def python_text(e: Expr) -> str:
+    """Text of an expression in plain Python, with ``where`` evaluating one branch only."""
+    if isinstance(e, Op) and e.name == "where":
+        cond, a, b = map(python_text, e.args)
+        return f"({a} if {cond} else {b})"
+    if isinstance(e, Op):
+        parts = [python_text(a) for a in e.args]
+        if e.name == "not":
+            return f"(not {parts[0]})"
+        if e.name.isidentifier() and e.name not in ("and", "or"):
+            return f"{e.name}({', '.join(parts)})"
+        return f"({parts[0]} {e.name} {parts[1]})"
+    return str(e)

@@ -1,0 +1,247 @@
+"""``attnc.validate``: is the compiled function as exact as the eager one?
+
+The oracle is the user's function run eagerly in float64.  For every output tensor, with the max norm::
+
+    error(x) = max |x - oracle|            over all elements
+    limit    = 2 * error(eager) + 4 * ulp  where ulp = eps(dtype) * 2 ** floor(log2(max |oracle|))
+
+and the compiled result is right when ``error(compiled) <= limit``; ``eager`` is the user's function in the
+dtype of the inputs.  The limit follows from the data; nothing in it was tuned.
+
+A query without a live key is ``0`` by definition, while PyTorch's softmax gives NaN, which also spoils the
+gradients of every key it met.  So both eager runs use a softmax that gives 0 on rows of -inf; it is the same
+function elsewhere.  What is still NaN in the oracle although no input is (a softmax spelled out by hand) is
+compared with 0 in outputs; a gradient that holds NaN cannot be judged, and its entry says so.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from ..ir.errors import AttncError
+from .oracle import EagerMode
+
+ULPS = 4
+
+
+class ValidationError(AttncError):
+    """A function that cannot be validated as called."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One compared tensor; ``limit`` is what ``error`` may be."""
+
+    name: str
+    error: float
+    eager_error: float
+    limit: float
+    note: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return self.error <= self.limit
+
+
+@dataclass(frozen=True)
+class ValidationReport:
+    """What :func:`validate` found; ``str()`` is a table."""
+
+    name: str
+    dtype: str
+    entries: list[Entry] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return all(e.ok for e in self.entries)
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+    def __str__(self) -> str:
+        rows = [("", "error", "eager", "limit", "")]
+        for e in self.entries:
+            numbers = (f"{x:.3g}" for x in (e.error, e.eager_error, e.limit))
+            rows.append((e.name, *numbers, ("ok" if e.ok else "WRONG") + (f"  {e.note}" if e.note else "")))
+        widths = [max(len(r[c]) for r in rows) for c in range(5)]
+        lines = [f"{self.name} ({self.dtype}): " + ("ok" if self.ok else "WRONG")]
+        for row in rows:
+            cells = (cell.rjust(w) for cell, w in zip(row[1:4], widths[1:4], strict=True))
+            lines.append(f"  {row[0].ljust(widths[0])}  {'  '.join(cells)}  {row[4]}".rstrip())
+        return "\n".join(lines + [f"  note: {n}" for n in self.notes])
+
+
+def validate(fn: Callable[..., Any], *args: Any, backward: bool = True, **kwargs: Any) -> ValidationReport:
+    """Compare ``fn`` compiled with ``fn`` as written, outputs and gradients, and report every error.
+
+    ``fn`` may be compiled or plain.  Gradients are those of the floating-point tensors among the arguments,
+    for one random cotangent.  Raises :class:`~.oracle.EagerTooLargeError` rather than fill the memory with
+    eager scores.
+    """
+    compiled, eager = _pair(fn)
+    name = getattr(eager, "__name__", type(eager).__name__)
+    dtypes = {t.dtype for t in _tensors((args, kwargs)) if t.is_floating_point()}
+    if not dtypes:
+        raise ValidationError(f"validate({name}): none of the arguments is a floating-point tensor")
+    oracle = _run(eager, args, kwargs, backward, double=True)
+    plain = _run(eager, args, kwargs, backward, double=False)
+    result = _run(compiled, args, kwargs, backward, mode=False)
+    if result.names != oracle.names:
+        raise ValidationError(f"validate({name}): compiled gives {result.names}, eager {oracle.names}")
+    clean = all(t.isfinite().all() for t in _tensors((args, kwargs)) if t.is_floating_point())
+    entries = [
+        _compare(label, *values, clean=clean, gradient=label.startswith("grad "))
+        for label, *values in zip(result.names, result.tensors, plain.tensors, oracle.tensors, strict=True)
+    ]
+    return ValidationReport(
+        name, ", ".join(sorted(str(d).removeprefix("torch.") for d in dtypes)), entries, _notes(compiled, result)
+    )
+
+
+def _pair(fn: Callable[..., Any]) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The compiled and the eager form of ``fn``."""
+    if callable(eager := getattr(fn, "eager", None)):
+        return fn, eager
+    # The decorator is a frontend's, and the compiler may not import those when it is itself imported.
+    package = importlib.import_module((__package__ or "").rpartition(".")[0])
+    return package.compile(fn), fn
+
+
+@dataclass
+class _Run:
+    names: list[str]
+    tensors: list[torch.Tensor]
+    gradients: bool
+
+
+def _run(
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    backward: bool,
+    *,
+    mode: bool = True,
+    double: bool = False,
+) -> _Run:
+    """Outputs, then gradients, of one way to run the function."""
+    paths, spec = pytree.tree_flatten_with_path((args, kwargs))
+    # Gradients per argument: a tensor passed twice is made two leaves here, in all three runs alike.
+    leaves = [_leaf(value, backward, double) for _, value in paths]
+    call_args, call_kwargs = pytree.tree_unflatten(leaves, spec)
+    with EagerMode(double) if mode else _nothing(), torch.enable_grad() if backward else torch.no_grad():
+        result = fn(*call_args, **call_kwargs)
+        outputs = [(_label("output", p), t) for p, t in pytree.tree_flatten_with_path(result)[0] if _is_tensor(t)]
+        names, tensors = [n for n, _ in outputs], [t for _, t in outputs]
+        roots = [t for t in tensors if t.requires_grad]
+        if roots:
+            torch.autograd.backward(roots, [_cotangent(t, n) for n, t in enumerate(roots)])
+    if roots:
+        for (path, _), leaf in zip(paths, leaves, strict=True):
+            if _is_tensor(leaf) and leaf.requires_grad:
+                names.append(f"grad {_argument(path, fn)}")
+                tensors.append(torch.zeros_like(leaf) if leaf.grad is None else leaf.grad)
+    return _Run(names, [t.detach() for t in tensors], bool(roots))
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def _leaf(value: Any, backward: bool, double: bool) -> Any:
+    if not _is_tensor(value) or not value.is_floating_point():
+        return value
+    value = value.detach()  # keeps the strides, which the compiled function must serve
+    return (value.double() if double else value).requires_grad_(backward)
+
+
+def _cotangent(tensor: torch.Tensor, seed: int) -> torch.Tensor:
+    # Values that every dtype holds exactly, so that all runs differentiate the same function.
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randint(-8, 9, tensor.shape, generator=generator).to(torch.float64) / 8
+    return values.to(tensor.device, tensor.dtype)
+
+
+def _compare(
+    name: str, value: torch.Tensor, eager: torch.Tensor, oracle: torch.Tensor, *, clean: bool, gradient: bool
+) -> Entry:
+    if value.shape != oracle.shape:
+        return Entry(name, math.inf, 0.0, 0.0, f"shape {tuple(value.shape)}, eager {tuple(oracle.shape)}")
+    if value.dtype != eager.dtype:
+        return Entry(name, math.inf, 0.0, 0.0, f"dtype {value.dtype}, eager {eager.dtype}")
+    if not value.is_floating_point():
+        differing = int((value != eager).sum())
+        return Entry(name, float(differing), 0.0, 0.0, "count of differing elements")
+    oracle, note = oracle.double(), ""
+    if clean and (spoiled := oracle.isnan()).any():
+        if gradient:
+            return Entry(name, 0.0, 0.0, 0.0, "not judged: eager's gradient is NaN")
+        oracle, eager = oracle.masked_fill(spoiled, 0.0), eager.masked_fill(spoiled, 0.0)
+        note = "NaN of eager, where no key is live, taken as 0"
+    error, eager_error = _distance(value, oracle), _distance(eager, oracle)
+    limit = 2 * eager_error + ULPS * _ulp(oracle, eager.dtype)
+    return Entry(name, error, eager_error, limit, note)
+
+
+def _distance(value: torch.Tensor, oracle: torch.Tensor) -> float:
+    """Max norm of the difference; equal infinities and NaNs are equal, other non-finite ones infinitely far."""
+    value = value.double()
+    same = (value == oracle) | (value.isnan() & oracle.isnan())
+    gap = (value - oracle).abs().masked_fill(same, 0.0)
+    return float(gap.nan_to_num(nan=math.inf, posinf=math.inf).max()) if gap.numel() else 0.0
+
+
+def _ulp(oracle: torch.Tensor, dtype: torch.dtype) -> float:
+    """The distance of neighbouring numbers of ``dtype`` at the tensor's scale."""
+    finite = oracle[oracle.isfinite()].abs()
+    scale = float(finite.max()) if finite.numel() else 0.0
+    info = torch.finfo(dtype)
+    return info.eps * 2.0 ** math.floor(math.log2(max(scale, info.tiny)))
+
+
+def _notes(compiled: Callable[..., Any], result: _Run) -> list[str]:
+    notes = []
+    if result.gradients:
+        notes.append(
+            "gradients of the compiled function are computed by running the eager one again, so they take its memory"
+        )
+    return notes
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, torch.Tensor)
+
+
+def _tensors(tree: Any) -> list[torch.Tensor]:
+    return [t for t in pytree.tree_leaves(tree) if _is_tensor(t)]
+
+
+def _label(root: str, path: tuple[Any, ...]) -> str:
+    return root + pytree.keystr(path)
+
+
+def _argument(path: tuple[Any, ...], fn: Callable[..., Any]) -> str:
+    """The parameter that a leaf of ``(args, kwargs)`` belongs to."""
+    import inspect
+
+    where, first, *rest = path
+    name = getattr(first, "key", None) or str(getattr(first, "idx", ""))
+    if getattr(where, "idx", 0) == 0:
+        try:
+            parameters = list(inspect.signature(getattr(fn, "eager", fn)).parameters.values())
+        except (TypeError, ValueError):
+            parameters = []
+        if int(name) < len(parameters) and parameters[int(name)].kind is not inspect.Parameter.VAR_POSITIONAL:
+            name = parameters[int(name)].name
+        else:
+            name = f"argument {name}"
+    return name + pytree.keystr(tuple(rest))

@@ -1,0 +1,65 @@
+"""The text of ``attn.call``, made executable.
+
+The language is Python's, restricted: names ``x0, x1, ...`` (operands), size symbols, ``device`` and
+``torch``; literals, tuples, lists, slices, arithmetic, subscripts, and calls of attributes of ``torch`` and
+of operands.  Nothing else is evaluated, so text from a file can run no other code.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from .errors import IRSyntaxError
+
+_NODES = (
+    ast.Expression, ast.Constant, ast.Name, ast.Load, ast.Tuple, ast.List, ast.Slice, ast.Subscript, ast.Attribute,
+    ast.Call, ast.keyword, ast.Starred, ast.BinOp, ast.UnaryOp, ast.operator, ast.unaryop, ast.Compare, ast.cmpop,
+    ast.BoolOp, ast.boolop, ast.IfExp,
+)  # fmt: skip
+
+
+# Modules of PyTorch whose functions a call may name; ``torch.os``, ``torch.hub`` and the like stay out.
+_MODULES = ("torch", "torch.nn.functional", "torch.special", "torch.linalg", "torch.fft", "torch.ops.aten")
+_FORBIDDEN = frozenset({"load", "save", "compile", "from_file", "numpy", "tofile", "apply_", "map_", "map2_", "register_hook"})
+
+
+def parse_call(text: str) -> ast.Expression:
+    """Read a call.  Raises :class:`IRSyntaxError` for text outside the language."""
+    try:
+        tree = ast.parse(text.strip(), mode="eval")
+    except SyntaxError as error:
+        raise IRSyntaxError(f"cannot read the call {text!r}: {error.msg}") from None
+    for node in ast.walk(tree):
+        free_call = isinstance(node, ast.Call) and not isinstance(node.func, ast.Attribute)
+        if not isinstance(node, _NODES) or free_call or (isinstance(node, ast.Attribute) and not _harmless(node)):
+            raise IRSyntaxError(f"the call {text!r} may not contain {ast.unparse(node)!r}")
+    return tree
+
+
+def _harmless(node: ast.Attribute) -> bool:
+    if node.attr.startswith("_") or node.attr in _FORBIDDEN:
+        return False
+    path = ast.unparse(node)
+    if path.split(".")[0] != "torch" or any(m.startswith(path + ".") or m == path for m in _MODULES):
+        return True
+    parent = ast.unparse(node.value)
+    return parent in _MODULES or parent.startswith("torch.ops.aten.")
+
+
+@cache
+def compile_call(text: str) -> Callable[[dict[str, Any]], Any]:
+    """A function of the environment ``{"x0": tensor, ..., "N": 64, "device": device}``.
+
+    Raises :class:`IRSyntaxError` for text outside the language.
+    """
+    code = compile(parse_call(text), "<attn.call>", "eval")
+
+    def run(env: dict[str, Any]) -> Any:
+        import torch
+
+        return eval(code, {"__builtins__": {}, "torch": torch, "inf": float("inf"), "nan": float("nan")}, env)
+
+    return run

@@ -1,0 +1,67 @@
+"""Helpers for custom text: what the dialects' hand-written printers and parsers share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Self
+
+from xdsl.ir import Attribute, SSAValue
+from xdsl.parser import Parser
+from xdsl.printer import Printer
+from xdsl.utils.exceptions import VerifyException
+
+__all__ = ["Lines", "VerifyException", "parse_signature"]
+
+
+class Lines:
+    """Fluent printing of an op that takes several indented lines."""
+
+    def __init__(self, printer: Printer):
+        self.printer = printer
+
+    def new(self, text: str) -> Self:
+        """Start a line."""
+        self.printer._print_new_line()  # pyright: ignore[reportPrivateUsage] -- xDSL has no public way
+        return self.text(text)
+
+    def text(self, text: str) -> Self:
+        self.printer.print_string(text)
+        return self
+
+    def literal(self, text: str) -> Self:
+        self.printer.print_string_literal(text)
+        return self
+
+    def value(self, value: SSAValue) -> Self:
+        self.printer.print_ssa_value(value)
+        return self
+
+    def element(self, value: SSAValue, index: str) -> Self:
+        """A value and the index map that reads it."""
+        return self.value(value).text(" ").literal(index)
+
+    def values(self, values: Iterable[SSAValue]) -> Self:
+        self.printer.print_list(values, self.printer.print_ssa_value)
+        return self
+
+    def types(self, values: Iterable[SSAValue]) -> Self:
+        self.printer.print_list((v.type for v in values), self.printer.print_attribute)
+        return self
+
+    @contextmanager
+    def indented(self) -> Iterator[Self]:
+        with self.printer.indented():
+            yield self
+
+
+def parse_signature(parser: Parser, results: int) -> tuple[list[Attribute], list[Attribute]]:
+    """Read ``: (types) -> (types)`` with a fixed number of results."""
+    parser.parse_punctuation(":")
+    inputs = parser.parse_comma_separated_list(parser.Delimiter.PAREN, parser.parse_type)
+    parser.parse_punctuation("->")
+    start = parser.pos
+    outputs = parser.parse_comma_separated_list(parser.Delimiter.PAREN, parser.parse_type)
+    if len(outputs) != results:
+        parser.raise_error(f"expected {results} result types, found {len(outputs)}", start, parser.pos)
+    return list(inputs), list(outputs)

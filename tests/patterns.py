@@ -1,0 +1,248 @@
+"""The pattern table: eager attention functions as users write them, run on every backend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+INF = float("inf")
+Tensor = torch.Tensor
+
+
+def positions(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.arange(q.shape[-2])[:, None], torch.arange(k.shape[-2])[None, :]
+
+
+def dense(q, k, v):
+    return (q @ k.mT / math.sqrt(q.shape[-1])).softmax(-1) @ v
+
+
+def causal(q, k, v):
+    scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+    mask = torch.tril(torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool))
+    return torch.softmax(scores.masked_fill(~mask, -INF), dim=-1) @ v
+
+
+def causal_bottom_right(q, k, v):
+    i, j = positions(q, k)
+    keep = j <= i + k.shape[-2] - q.shape[-2]
+    return torch.where(keep, q @ k.mT / 8, -INF).softmax(-1) @ v
+
+
+def sdpa_causal(q, k, v):
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+def sdpa_mask(q, k, v):
+    i, j = positions(q, k)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=(i - j).abs() <= 9, scale=0.3)
+
+
+def window(q, k, v):
+    i, j = positions(q, k)
+    scores = q @ k.mT / q.shape[-1] ** 0.5
+    return scores.masked_fill((i - j).abs() > 20, -INF).softmax(-1) @ v
+
+
+def causal_window(q, k, v):
+    i, j = positions(q, k)
+    scores = torch.einsum("bhid,bhjd->bhij", q, k) / q.shape[-1] ** 0.5
+    bias = torch.zeros(q.shape[-2], k.shape[-2], dtype=q.dtype).masked_fill((j > i) | (i - j >= 16), -INF)
+    return torch.einsum("bhij,bhjd->bhid", (scores + bias).softmax(-1), v)
+
+
+def dilated(q, k, v):
+    i, j = positions(q, k)
+    scores = q @ k.mT / q.shape[-1] ** 0.5
+    near = ((i - j).abs() <= 4 * 5) & ((i - j) % 4 == 0)
+    return scores.masked_fill(~near, -INF).softmax(-1) @ v
+
+
+def dilated_causal(q, k, v):
+    i, j = positions(q, k)
+    scores = q @ k.mT / q.shape[-1] ** 0.5
+    keep = (i % 3 == j % 3) & (j <= i)
+    return scores.where(keep, -INF).softmax(-1) @ v
+
+
+def block_mask(q, k, v):
+    i, j = positions(q, k)
+    scores = q @ k.mT / q.shape[-1] ** 0.5
+    return scores.masked_fill(i // 16 != j // 16, -INF).softmax(-1) @ v
+
+
+def block_reshape(q, k, v):
+    b, h, n, d = q.shape
+    q, k, v = (x.reshape(b, h, n // 8, 8, x.shape[-1]) for x in (q, k, v))
+    out = (q @ k.mT / d**0.5).softmax(-1) @ v
+    return out.reshape(b, h, n, -1)
+
+
+def global_and_window(q, k, v):
+    i, j = positions(q, k)
+    keep = (j < 3) | (i < 3) | ((i - j).abs() < 7)
+    return (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~keep, -INF).softmax(-1) @ v
+
+
+def block_or_strided(q, k, v):  # Sparse Transformers, the fixed pattern (Child et al. 2019)
+    i, j = positions(q, k)
+    keep = ((i // 8 == j // 8) | (j % 8 >= 6)) & (j <= i)
+    return (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~keep, -INF).softmax(-1) @ v
+
+
+def window_2d(q, k, v):
+    width = 6
+    i, j = positions(q, k)
+    near = ((i // width - j // width).abs() <= 1) & ((i % width - j % width).abs() <= 1)
+    return (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~near, -INF).softmax(-1) @ v
+
+
+def hierarchical(q, k, v):
+    """Pooled past blocks and the own block in one softmax."""
+    b, h, n, d = k.shape
+    coarse_k = k.reshape(b, h, n // 8, 8, d).mean(-2)
+    coarse_v = v.reshape(b, h, n // 8, 8, v.shape[-1]).mean(-2)
+    i, j = positions(q, k)
+    c = torch.arange(n // 8)[None, :]
+    fine = (q @ k.mT).masked_fill((i // 8 != j // 8) | (j > i), -INF)
+    coarse = (q @ coarse_k.mT).masked_fill(c >= i // 8, -INF)
+    p = (torch.cat([coarse, fine], -1) / d**0.5).softmax(-1)
+    return p @ torch.cat([coarse_v, v], -2)
+
+
+def two_stages(q, k, v):
+    """Attention inside blocks, then over the block means."""
+    b, h, n, d = q.shape
+    qb, kb, vb = (x.unflatten(2, (n // 8, 8)) for x in (q, k, v))
+    local = (qb @ kb.mT / d**0.5).softmax(-1) @ vb
+    summary = local.mean(-2)
+    return (q @ summary.mT / d**0.5).softmax(-1) @ summary
+
+
+def alibi(q, k, v):
+    i, j = positions(q, k)
+    slope = 2.0 ** -(torch.arange(q.shape[1], dtype=q.dtype) + 1)[:, None, None]
+    scores = q @ k.mT / q.shape[-1] ** 0.5 - slope * (i - j).abs()
+    return scores.masked_fill(j > i, -INF).softmax(-1) @ v
+
+
+def soft_cap(q, k, v):
+    i, j = positions(q, k)
+    scores = 5.0 * torch.tanh(q @ k.mT / q.shape[-1] ** 0.5 / 5.0)
+    return scores.masked_fill(j > i, -INF).softmax(-1) @ v
+
+
+def dense_bias(q, k, v, bias):
+    return (q @ k.mT / q.shape[-1] ** 0.5 + bias).softmax(-1) @ v
+
+
+def relative_bias(q, k, v, table):
+    i, j = positions(q, k)
+    scores = q @ k.mT / q.shape[-1] ** 0.5 + table[:, (i - j).clamp(-8, 8) + 8]
+    return scores.softmax(-1) @ v
+
+
+def gqa(q, k, v):
+    repeat = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
+    return causal_window(q, k, v)
+
+
+def documents(q, k, v, ids):
+    i, j = positions(q, k)
+    keep = (ids[:, None, :, None] == ids[:, None, None, :]) & (j <= i)
+    return (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~keep, -INF).softmax(-1) @ v
+
+
+def empty_rows(q, k, v):
+    i, j = positions(q, k)
+    return (q @ k.mT).masked_fill(j >= i - 5, -INF).softmax(-1) @ v
+
+
+def by_hand(q, k, v):
+    i, j = positions(q, k)
+    scores = (q * q.shape[-1] ** -0.5) @ k.mT
+    scores = torch.where(j <= i, scores, -INF)
+    e = torch.exp(scores - scores.amax(-1, keepdim=True))
+    return (e @ v) / e.sum(-1, keepdim=True)
+
+
+def rolled_windows(q, k, v):
+    """Shifted windows in one dimension: roll, partition, attend, undo."""
+    b, h, n, d = q.shape
+    q, k, v = (x.roll(-4, 2).reshape(b, h, n // 8, 8, d) for x in (q, k, v))
+    out = F.scaled_dot_product_attention(q, k, v)
+    return out.reshape(b, h, n, d).roll(4, 2)
+
+
+def heads_last(q, k, v):
+    """(B, N, H, D) tensors, output (B, N, H * D)."""
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    return causal(q, k, v).transpose(1, 2).flatten(2)
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """One row: a function, the tensors beyond q, k, v that it takes, and the lengths it accepts."""
+
+    fn: Callable[..., Tensor]
+    extra: Callable[..., tuple[Any, ...]] = lambda b, h, n, m, dtype: ()
+    multiple: int = 1
+    square: bool = False
+    kv_heads: int = 1
+    layout: str = "BHND"
+
+    @property
+    def name(self) -> str:
+        return self.fn.__name__
+
+    def inputs(self, b, h, n, m, d, dv=None, dtype=torch.float32, seed=0) -> tuple[Any, ...] | None:
+        """Inputs of these sizes, or None where the pattern does not take them."""
+        if n % self.multiple or m % self.multiple or (self.square and n != m) or h % self.kv_heads:
+            return None
+        generator = torch.Generator().manual_seed(seed)
+        shape = [(b, h, n, d), (b, h // self.kv_heads, m, d), (b, h // self.kv_heads, m, dv or d)]
+        if self.layout == "BNHD":
+            shape = [(s[0], s[2], s[1], s[3]) for s in shape]
+        tensors = [torch.randn(s, generator=generator, dtype=torch.float64).to(dtype) for s in shape]
+        return (*tensors, *self.extra(b, h, n, m, dtype))
+
+
+def _bias(b, h, n, m, dtype):
+    return (torch.linspace(-2, 2, h * n * m, dtype=torch.float64).reshape(h, n, m).sin().to(dtype),)
+
+
+PATTERNS = [
+    Pattern(dense),
+    Pattern(causal),
+    Pattern(causal_bottom_right),
+    Pattern(sdpa_causal),
+    Pattern(sdpa_mask),
+    Pattern(window),
+    Pattern(causal_window),
+    Pattern(dilated),
+    Pattern(dilated_causal),
+    Pattern(block_mask),
+    Pattern(block_reshape, multiple=8, square=True),
+    Pattern(global_and_window),
+    Pattern(block_or_strided),
+    Pattern(window_2d),
+    Pattern(hierarchical, multiple=8, square=True),
+    Pattern(two_stages, multiple=8, square=True),
+    Pattern(alibi),
+    Pattern(soft_cap),
+    Pattern(dense_bias, extra=_bias),
+    Pattern(relative_bias, extra=lambda b, h, n, m, dtype: (torch.linspace(-1, 1, h * 17).reshape(h, 17).to(dtype),)),
+    Pattern(gqa, kv_heads=2),
+    Pattern(documents, extra=lambda b, h, n, m, dtype: ((torch.arange(n) // 11).expand(b, n),), square=True),
+    Pattern(empty_rows),
+    Pattern(by_hand),
+    Pattern(rolled_windows, multiple=8, square=True),
+    Pattern(heads_last, layout="BNHD"),
+]
+BY_NAME = {p.name: p for p in PATTERNS}
