@@ -1,1 +1,52 @@
 """attnc, an attention compiler: eager PyTorch attention in, fused CPU and GPU kernels out."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .compiler.driver import STAGES as STAGES
+    from .compiler.lowered import Lowered as Lowered
+    from .compiler.validation import validate as validate
+    from .frontends.compiled import CompiledAttention as CompiledAttention
+    from .frontends.compiled import compile as compile
+    from .frontends.errors import FallbackError as FallbackError
+    from .frontends.errors import FallbackWarning as FallbackWarning
+    from .ir.errors import AttncError as AttncError
+
+__version__ = "0.1.0"
+
+_ERRORS = """ArgumentError DataDependentError DeviceError DtypeError FallbackError FallbackWarning GradientNotAvailable
+LeakedTracerError MutationError NotAFunctionError RankError ShapeError UnknownTensorError UnsupportedOpError
+UsageError""".split()
+
+# public name -> module that defines it, imported on first use (``attnc opt`` must not import torch)
+_HOME = {
+    "compile": ".frontends.compiled",
+    "CompiledAttention": ".frontends.compiled",
+    "STAGES": ".compiler.driver",
+    "Lowered": ".compiler.lowered",
+    "Explanation": ".compiler.explain",
+    "validate": ".compiler.validation",
+    "ValidationReport": ".compiler.validation",
+    "AttncError": ".ir.errors",
+    **dict.fromkeys(_ERRORS, ".frontends.errors"),
+    "BackendError": ".compiler.errors",
+    "OptionError": ".compiler.errors",
+}
+
+__all__ = ["__version__", *_HOME]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(home, __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -1,11 +1,26 @@
-"""The driver: from the text of a captured graph to a :class:`Plan` that runs it, by way of the caches."""
+"""The driver: from the text of a captured graph to a :class:`Plan` that runs it, by way of the caches.
+
+A plan is looked for in memory, then on disk, then built.  Both caches are keyed by everything that the
+generated code depends on, so that an entry is never stale; one key may hold several plans that rely on
+different facts about sizes (see :meth:`Plan.guards_hold`).
+"""
 
 from __future__ import annotations
 
+import json
+import logging
+import os
+import threading
+import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .plan import Plan
+from .cache import DiskCache, Entry, digest, source_hash
+from .errors import BackendError, nearest
+from .lowering import BACKENDS, Request, load_backend, show_log
+from .plan import FORMAT, Plan
+from .settings import Settings
 
 if TYPE_CHECKING:
     import torch
@@ -13,13 +28,40 @@ if TYPE_CHECKING:
 
     from .lowered import Lowered
 
-BACKENDS = ("cpu", "triton", "reference")
+log = logging.getLogger("attnc")
+
 STAGES = ("capture", "attn", "tile", "mlir", "llvm", "triton", "ttir", "ttgir", "ptx")
+
+_CAPACITY = 4096  # programs kept in memory
+_memory: OrderedDict[str, list[Plan]] = OrderedDict()
+_locks: dict[str, threading.Lock] = {}
+_guard = threading.Lock()
+
+
+def _after_fork() -> None:
+    # Another thread of the parent may have held a lock, and nobody here would release it.
+    _guard._at_fork_reinit()  # type: ignore[attr-defined]
+    _locks.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def select_backend(backend: str, device: torch.device) -> str:
-    """The name of the backend that ``"auto"`` stands for on this device; other names are checked."""
-    raise NotImplementedError
+    """The backend for tensors on this device; ``"auto"`` chooses.  Raises :class:`BackendError`."""
+    if backend != "auto" and backend not in BACKENDS:
+        raise BackendError(f"there is no backend {backend!r}{nearest(backend, ['auto', *BACKENDS])}")
+    if backend == "reference":
+        return backend
+    fitting = {"cpu": "cpu", "cuda": "triton"}.get(device.type)  # PyTorch calls AMD's devices cuda, too
+    if backend == "auto":
+        if fitting is None:
+            raise BackendError(f"no backend compiles for {device.type} tensors; backend='reference' runs anywhere")
+        return fitting
+    interpreted = backend == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
+    if backend != fitting and not interpreted:
+        raise BackendError(f"the {backend} backend cannot run on {device.type} tensors; use backend='auto'")
+    return backend
 
 
 def build(
@@ -30,13 +72,35 @@ def build(
     dtype: str,
     device: torch.device,
     options: Mapping[str, Any] | None = None,
+    hints: Mapping[str, int | float] | None = None,
 ) -> Plan:
     """The plan for the program that ``key`` (the canonical text of its graph) stands for.
 
     ``make_module`` is called only if neither memory nor disk holds the plan; xDSL is imported only then.
-    ``dtype`` is the name of the query's element type (``"f32"``).
+    ``dtype`` is the name of the query's element type (``"f32"``).  ``hints`` are the sizes and scalar arguments
+    at hand: a plan whose guards they break is passed over.
     """
-    raise NotImplementedError
+    request = Request.of(select_backend(backend, device), dtype, device, options)
+    settings = request.settings
+    show_log(settings.debug)
+    name = _digest(key, request)
+    # Instruments show only what runs, so a build under them does not take the result of one without.
+    instrumented = settings.verify == "each" or settings.dump is not None
+    slot = f"{name} {settings.verify} {settings.dump}" if instrumented else name
+    with _lock(slot):
+        for plan in _memory.get(slot, ()):
+            if hints is None or plan.guards_hold(hints):
+                return plan
+        disk = DiskCache(settings.cache_dir)
+        plan = None
+        if settings.cache == "on" and not instrumented:
+            plan = _from_disk(disk, name, request, hints)
+        if plan is None:
+            plan = _compile(make_module, request)
+            if settings.cache != "off":
+                disk.store(name, Entry(plan.to_json(), plan.artifacts))
+        _remember(slot, plan)
+        return plan
 
 
 def lower(
@@ -48,12 +112,100 @@ def lower(
     device: torch.device,
     options: Mapping[str, Any] | None = None,
     target: str | None = None,
-    hints: Mapping[str, int] | None = None,
+    hints: Mapping[str, int | float] | None = None,
     eager: Any = (),
 ) -> Lowered:
     """The same program, for looking at: see :class:`Lowered`.
 
-    ``hints`` are the sizes at hand (for costs); ``eager`` is what the frontend keeps eager, handed through to
-    ``explain``.
+    ``target`` (``"sm_90"``, ``"cpu-avx2"``) may be a device that this machine lacks.  ``hints`` are the sizes at
+    hand, for costs; ``eager`` is what the frontend keeps eager, handed through to ``explain``.
     """
-    raise NotImplementedError
+    from .lowered import Lowered
+
+    if backend == "auto" and target:
+        backend = "cpu" if target.startswith("cpu") else "triton"
+    elif backend == "auto":
+        backend = select_backend(backend, device)
+    elif backend not in BACKENDS:
+        raise BackendError(f"there is no backend {backend!r}{nearest(backend, ['auto', *BACKENDS])}")
+    return Lowered(key, make_module, backend, dtype, device, options or {}, target, hints or {}, eager)
+
+
+def forget() -> None:
+    """Empty the memory cache; plans in use stay alive with their users."""
+    with _guard:
+        _memory.clear()
+        _locks.clear()
+
+
+def disk_cache(options: Mapping[str, Any] | None = None) -> DiskCache:
+    """The disk cache that a build with these options uses."""
+    return DiskCache(Settings.of(options).cache_dir)
+
+
+# ---- inside -------------------------------------------------------------------------------------------
+
+
+def _digest(key: str, request: Request) -> str:
+    import torch
+
+    backend = load_backend(request.backend)
+    parts = {
+        "format": FORMAT,
+        "backend": [request.backend, backend.fingerprint()],
+        "dtype": request.dtype,
+        "device": request.device.type,
+        "pipeline": {k: str(v) for k, v in request.pipeline_options().items()},
+        "settings": request.settings.code_key(),
+        "source": source_hash(),
+        "torch": torch.__version__,
+    }
+    return digest(key, json.dumps(parts, sort_keys=True))
+
+
+def _lock(slot: str) -> threading.Lock:
+    with _guard:
+        return _locks.setdefault(slot, threading.Lock())
+
+
+def _remember(slot: str, plan: Plan) -> None:
+    with _guard:
+        _memory.setdefault(slot, []).append(plan)
+        _memory.move_to_end(slot)
+        while len(_memory) > _CAPACITY:
+            oldest, _ = _memory.popitem(last=False)
+            _locks.pop(oldest, None)
+
+
+def _from_disk(disk: DiskCache, name: str, request: Request, hints: Mapping[str, int | float] | None) -> Plan | None:
+    load = load_backend(request.backend).load
+    for entry in disk.load(name):
+        try:
+            plan = Plan.from_json(entry.plan, entry.artifacts, load)
+            if hints is not None and not plan.guards_hold(hints):
+                continue
+            plan.prepare()
+        except Exception as error:  # whatever is wrong with an entry, building anew puts it right
+            log.warning("an entry of the cache in %s cannot be used and is built again: %s", disk.root, error)
+            continue
+        log.info("%s: from the disk cache", plan.name)
+        return plan
+    return None
+
+
+def _compile(make_module: Callable[[], ModuleOp], request: Request) -> Plan:
+    from ..ir.text import verify
+    from .plan_build import interpret_plan, kernel_plan
+
+    start = time.perf_counter()
+    module = make_module()
+    verify(module)
+    if request.backend == "reference":
+        plan = interpret_plan(module)
+    else:
+        request.run_passes(module)
+        backend = load_backend(request.backend)
+        plan = kernel_plan(module, backend, request.device.type, request.compile_kernel)
+    plan.prepare()
+    log.info("%s: built for %s in %.0f ms", plan.name, request.backend, (time.perf_counter() - start) * 1e3)
+    return plan

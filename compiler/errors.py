@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 from ..ir.errors import AttncError
 
@@ -34,6 +35,8 @@ class PassVerifyError(AttncError):
 
 class InternalError(AttncError):
     """A defect of the compiler; the message names a folder that replays it."""
+
+    folder: Path | None = None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -1,16 +1,29 @@
-"""Lowered: one program at every stage of its compilation, produced when asked for."""
+"""Lowered: one program at every stage of its compilation, each produced when asked for."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+from ..backends.api import Artifact
+from .driver import STAGES
+from .errors import PipelineError, StageError, nearest
+from .lowering import Request
 
 if TYPE_CHECKING:
     import torch
     from xdsl.dialects.builtin import ModuleOp
 
     from .explain import Explanation
+
+# Which backend has a stage, and on which target if the program was not lowered for that backend.
+_CPU, _GPU = ("cpu", None), ("triton", "sm_90")
+_STAGE_BACKEND = {"mlir": _CPU, "llvm": _CPU, "triton": _GPU, "ttir": _GPU, "ttgir": _GPU, "ptx": _GPU}
+_SOURCE = {"cpu": "mlir", "triton": "triton", "reference": "tile"}
+_COMMENT = {"mlir": "//", "llvm": ";", "triton": "#", "ttir": "//", "ttgir": "//", "ptx": "//"}
 
 
 @dataclass
@@ -24,24 +37,116 @@ class Lowered:
     device: torch.device
     options: Mapping[str, Any] = field(default_factory=dict)
     target: str | None = None  # such as "sm_90"; None asks the backend
-    hints: Mapping[str, int] = field(default_factory=dict)  # size symbol -> value at hand
+    hints: Mapping[str, int | float] = field(default_factory=dict)  # sizes and scalar arguments at hand
     eager: Any = ()  # what the frontend keeps eager and why
+    _artifacts: dict[str, list[Artifact]] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def request(self) -> Request:
+        """The compilation that the stages ``attn`` and ``tile`` belong to."""
+        return Request.of(self.backend, self.dtype, self.device, self.options, self.target)
+
+    @cached_property
+    def _attn(self) -> str:
+        from ..ir.text import print_module
+
+        return print_module(self.make_module())
+
+    @cached_property
+    def _tile(self) -> str:
+        return self._lowered_text(self.request)
+
+    def _lowered_text(self, request: Request) -> str:
+        from ..ir.text import print_module
+
+        return print_module(request.run_passes(self.module("attn")))
 
     def ir(self, stage: str) -> str:
-        """The program's text after ``stage``, one of :data:`STAGES`."""
-        raise NotImplementedError
+        """The program's text after ``stage``, one of ``attnc.STAGES``.
+
+        Stages of another device than the one lowered for are made for a default device of that kind.
+        """
+        if stage == "capture":
+            return self.key
+        if stage == "attn":
+            return self._attn
+        if stage == "tile":
+            return self._tile
+        if stage not in STAGES:
+            raise StageError(f"there is no stage {stage!r}{nearest(stage, STAGES)}")
+        parts: list[str] = []
+        artifacts = self.artifacts(stage)
+        for artifact in artifacts:
+            text = artifact.stages.get(stage) or artifact.stages.get("amdgcn" if stage == "ptx" else stage)
+            if text is None:
+                raise StageError(f"the {artifact.backend} backend gave no {stage} text for {artifact.kernel}")
+            title = f"{_COMMENT[stage]} kernel {artifact.kernel}\n" if len(artifacts) > 1 else ""
+            parts.append(title + text)
+        return "\n".join(parts)
+
+    def on(self, target: str) -> Lowered:
+        """The same program lowered for another device: ``"sm_90"``, ``"cpu-avx2"``."""
+        import torch
+
+        backend, device = ("cpu", "cpu") if target.startswith("cpu") else ("triton", "cuda")
+        return Lowered(
+            self.key,
+            self.make_module,
+            backend,
+            self.dtype,
+            torch.device(device),
+            self.options,
+            target,
+            self.hints,
+            self.eager,
+        )
 
     def module(self, stage: str) -> ModuleOp:
         """A fresh copy of the module after ``"attn"`` or ``"tile"``."""
-        raise NotImplementedError
+        from ..ir.text import parse_module
+
+        if stage not in ("attn", "tile"):
+            raise StageError(f"only the stages attn and tile are modules, not {stage!r}")
+        return parse_module(self.ir(stage), f"<{stage}>")
 
     def after(self, name: str) -> str:
-        """The program's text after the pass called ``name``."""
-        raise NotImplementedError
+        """The program's text right after the pass called ``name``."""
+        from ..ir.text import print_module
+        from .instruments import instruments
+        from .pass_manager import PassManager
+
+        passes = self.request.passes()
+        names = [p.name for p in passes]
+        if name not in names:
+            raise PipelineError(f"the pipeline has no pass {name!r}{nearest(name, names)}")
+        settings = self.request.settings
+        module = PassManager(passes[: names.index(name) + 1], instruments(settings)).run(self.module("attn"))
+        return print_module(module)
+
+    def artifacts(self, stage: str) -> list[Artifact]:
+        """The compiled kernels, with the text of ``stage``; empty if the program has none."""
+        if stage not in self._artifacts:
+            from ..ir.text import parse_module
+            from ..ir.tile import kernels_of
+
+            request = self._request_for(stage)
+            text = self._tile if request is self.request else self._lowered_text(request)
+            kernels = kernels_of(parse_module(text, "<tile>"))
+            self._artifacts[stage] = [request.compile_kernel(k, (stage,)) for k in kernels.values()]
+        return self._artifacts[stage]
+
+    def _request_for(self, stage: str) -> Request:
+        import torch
+
+        backend, target = _STAGE_BACKEND[stage]
+        if backend == self.backend:
+            return self.request
+        device = torch.device("cpu" if backend == "cpu" else "cuda")
+        return dataclasses.replace(self.request, backend=backend, device=device, target=target)
 
     def source(self) -> str:
-        """Source of the generated kernels in the backend's language, and of the plan that launches them."""
-        raise NotImplementedError
+        """Source of the generated kernels, in the backend's language."""
+        return self.ir(_SOURCE[self.backend])
 
     def explain(self) -> Explanation:
         """What was recognised, how it is tiled, what it costs, what stays eager and why."""

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..backends.api import Artifact, Launch
-from ..ir.expr import evaluate, parse
 from .errors import InputError
 
 if TYPE_CHECKING:
@@ -91,6 +90,7 @@ class Plan:
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     load: Callable[[Artifact], Launch] | None = None  # the backend's loader
     _run: Callable[[Sequence[torch.Tensor]], list[torch.Tensor]] | None = field(default=None, repr=False)
+    _guards: Callable[[Mapping[str, int | float]], bool] | None = field(default=None, repr=False)
 
     @property
     def kernels(self) -> list[str]:
@@ -101,17 +101,26 @@ class Plan:
         """The value of each size symbol that the arguments bind."""
         return {name: tensors[a].shape[axis] for name, (a, axis) in self.size_bindings.items()}
 
-    def guards_hold(self, sizes: Mapping[str, int]) -> bool:
-        """Do the facts hold that the compilation relied on?"""
-        return all(evaluate(parse(guard), sizes) for guard in self.guards)
+    def guards_hold(self, values: Mapping[str, int | float]) -> bool:
+        """Do the facts hold that the compilation relied on?  ``values`` gives sizes and scalar arguments by name."""
+        if self._guards is None:
+            from .plan_code import compile_guards
+
+            self._guards = compile_guards(self)
+        return self._guards(values)
+
+    def prepare(self) -> Plan:
+        """Load the kernels now instead of at the first run."""
+        if self._run is None:
+            from .plan_code import compile_plan
+
+            self._run = compile_plan(self)  # two threads may both do this; either result serves
+        return self
 
     def run(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Results for these arguments.  Raises :class:`InputError` if they are not what was compiled for."""
-        run = self._run
-        if run is None:
-            from .plan_code import compile_plan
-
-            run = self._run = compile_plan(self)  # two threads may both do this; either result serves
+        run = self._run or self.prepare()._run
+        assert run is not None
         return run(tensors)
 
     @property
@@ -163,7 +172,7 @@ def _spec(data: Mapping[str, Any]) -> TensorSpec:
 
 
 def _step(data: Mapping[str, Any]) -> Step:
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k != "kind"}
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k != "kind"}
     if "outputs" in values:
         values["outputs"] = tuple(_spec(o) for o in values["outputs"])
     if "output" in values:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..ir.expr import evaluate, loads, parse
+from ..ir.expr import evaluate, free_vars, loads, parse
 from .errors import InputError
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ def check_inputs(plan: Plan, tensors: Sequence[torch.Tensor]) -> None:
     problems: list[str] = []
     for spec, x in zip(plan.inputs, tensors, strict=True):
         if x.dim() != len(spec.shape):
-            problems.append(f"{spec.name} has {x.dim()} dimensions, expected {len(spec.shape)}: ({', '.join(spec.shape)})")
+            expected = ", ".join(spec.shape)
+            problems.append(f"{spec.name} has {x.dim()} dimensions, expected {len(spec.shape)}: ({expected})")
         if x.dtype is not getattr(torch, spec.dtype):
             problems.append(f"{spec.name} is {_short(x.dtype)}, expected {spec.dtype}")
     if not problems:
@@ -43,7 +44,8 @@ def _size_problems(plan: Plan, tensors: Sequence[torch.Tensor]) -> list[str]:
         problems.append(f"the tensors are on several devices: {', '.join(devices)}")
     if plan.device_type and any(x.device.type != plan.device_type for x in tensors if x.dim()):
         problems.append(f"the tensors are on {', '.join(devices)}, expected {plan.device_type}")
-    broken = [g for g in plan.guards if not loads(parse(g)) and not evaluate(parse(g), sizes)]
+    guards = [g for g in plan.guards if not loads(parse(g)) and free_vars(parse(g)) <= sizes.keys()]
+    broken = [g for g in guards if not evaluate(parse(g), sizes)]
     values = ", ".join(f"{k} = {v}" for k, v in sorted(sizes.items()))
     problems += [f"{guard} does not hold ({values})" for guard in broken]
     return problems

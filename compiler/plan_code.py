@@ -8,7 +8,7 @@
         ...argument checks...
         o = empty((B, H, N, 64), dtype=float32, device=device)
         lse = empty((B, H, N), dtype=float32, device=device)
-        launch_window((q, k, v, o, lse), {"B": B, "H": H, "N": N})
+        _launch_0((q, k, v, o, lse), {"B": B, "H": H, "N": N})
         return [o]
 
 All names and expressions come from parsed text, never from raw strings, so a plan read from disk can hold no
@@ -20,13 +20,13 @@ from __future__ import annotations
 import ast
 import keyword
 import linecache
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from ..ir.calls import parse_call
-from ..ir.expr import OPS, Expr, Op, free_vars, loads, parse
+from ..ir.expr import OPS, Expr, Load, Op, Var, free_vars, loads, parse, rewrite
 from .errors import InputError
 from .plan import CallStep, InterpretStep, LaunchStep, Plan, ReorderStep, TensorSpec
 from .plan_check import check_inputs, check_value
@@ -36,14 +36,32 @@ from .plan_reorder import HELPERS, reorder_lines
 RESERVED = frozenset({"torch", "device", "tensors", "empty", "inf", "nan", "_", "plan", *OPS, *HELPERS})
 
 
+_FUNCTIONS: dict[str, Any] = {
+    "inf": float("inf"),
+    "nan": float("nan"),
+    **{name: fold for name, (_, fold) in OPS.items() if name.isidentifier()},
+}
+
+
+def compile_guards(plan: Plan) -> Callable[[Mapping[str, int | float]], bool]:
+    """All guards as one function of sizes and scalar arguments, which guards write as reads of rank 0."""
+    guards = [rewrite(parse(g), lambda e: Var(e.tensor, "float") if isinstance(e, Load) and not e.index else None)
+              for g in plan.guards]  # fmt: skip
+    tensors = sorted({load.tensor for g in guards for load in loads(g)})
+    if tensors:
+        raise InputError(f"a guard of the plan {plan.name} reads {', '.join(tensors)}; guards read scalars only")
+    code = compile(" and ".join(map(python_text, guards)) or "True", f"<attnc guards of {plan.name}>", "eval")
+    names = {**_FUNCTIONS, "__builtins__": {}}
+    return lambda values: bool(eval(code, names, values))
+
+
 def compile_plan(plan: Plan) -> Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]:
     """The plan as a function; kernels are loaded here."""
     source = plan_source(plan)
     filename = f"<attnc plan {plan.name}>"
     # Tracebacks through a call step show the line.
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-    names: dict[str, Any] = {name: fold for name, (_, fold) in OPS.items() if name.isidentifier()}
-    names |= {"torch": torch, "empty": torch.empty, "inf": float("inf"), "nan": float("nan"), **HELPERS}
+    names: dict[str, Any] = {"torch": torch, "empty": torch.empty, **_FUNCTIONS, **HELPERS}
     names |= {d: getattr(torch, d) for d in _dtypes(plan)}
     names["check_inputs"] = lambda tensors: check_inputs(plan, tensors)
     names["check_value"] = check_value
@@ -51,9 +69,9 @@ def compile_plan(plan: Plan) -> Callable[[Sequence[torch.Tensor]], list[torch.Te
         if isinstance(step, LaunchStep):
             if plan.load is None:
                 raise InputError(f"the plan {plan.name} has kernels but no backend to load them")
-            names[f"launch_{n}"] = plan.load(plan.artifacts[step.artifact])
+            names[f"_launch_{n}"] = plan.load(plan.artifacts[step.artifact])
         elif isinstance(step, InterpretStep):
-            names[f"interpret_{n}"] = _interpreter(step.module)
+            names[f"_interpret_{n}"] = _interpreter(step.module)
     exec(compile(source, filename, "exec"), names)
     return names["run"]
 
@@ -111,7 +129,7 @@ class _Writer:
                 case LaunchStep():
                     self.launch(n, step)
                 case InterpretStep():
-                    self.lines.append(f"{self.targets(step.outputs)} = interpret_{n}(tensors)")
+                    self.lines.append(f"{self.targets(step.outputs)} = _interpret_{n}(tensors)")
             dead = sorted(name for name, at in last_use.items() if at == n and name in self.known)
             if dead:
                 self.lines.append(f"del {', '.join(dead)}")
@@ -124,9 +142,14 @@ class _Writer:
         """Temporary -> the step after which nobody reads it.  Arguments belong to the caller."""
         last: dict[str, int] = {}
         for n, step in enumerate(self.plan.steps):
-            reads = () if isinstance(step, InterpretStep) else (step.input,) if isinstance(step, ReorderStep) else step.inputs
-            writes = (step.output,) if isinstance(step, ReorderStep) else step.outputs
-            last |= dict.fromkeys([*reads, *(w.name for w in writes)], n)
+            match step:
+                case ReorderStep():
+                    names = [step.input, step.output.name]
+                case InterpretStep():
+                    names = []
+                case _:
+                    names = [*step.inputs, *(s.name for s in step.outputs)]
+            last |= dict.fromkeys(names, n)
         keep = {*self.plan.results, *(i.name for i in self.plan.inputs)}
         return {name: n for name, n in last.items() if name not in keep}
 
@@ -157,7 +180,8 @@ class _Writer:
         e = parse(e) if isinstance(e, str) else e
         loose = free_vars(e) - self.bound - set(extra)
         if loose or loads(e):
-            raise InputError(f"the plan {self.plan.name} uses {e}, but {', '.join(sorted(loose)) or 'a tensor'} has no value")
+            what = ", ".join(sorted(loose)) or "a tensor"
+            raise InputError(f"the plan {self.plan.name} uses {e}, but {what} has no value")
         return python_text(e)
 
     def shape(self, shape: Sequence[str]) -> str:
@@ -193,7 +217,8 @@ class _Writer:
                 checks.append(f"{spec.name}.shape != {self.shape(spec.shape)}")
             if spec.shape and spec is not ranked[0]:
                 checks.append(f"{spec.name}.device != device")
-        checks += [f"not ({self.expr(g)})" for g in map(parse, plan.guards) if not loads(g)]
+        # a guard on a size that no shape names (D == 64) is what the shapes say already
+        checks += [f"not ({self.expr(g)})" for g in map(parse, plan.guards) if not loads(g) and free_vars(g) <= self.bound]
         self.lines += [f"if {' or '.join(checks)}:", "    check_inputs(tensors)"]
 
     def call(self, n: int, step: CallStep, launched: set[str]) -> None:
@@ -235,7 +260,7 @@ class _Writer:
         some = " or ".join(f"{s.name}.numel()" for s in step.outputs)
         comment = f"  # {step.kernel}" + (f" ({step.at})" if step.at else "")
         self.lines.append(f"if {some}:")
-        self.lines.append(f"    launch_{n}(({tensors},), {{{sizes}}}){comment}")
+        self.lines.append(f"    _launch_{n}(({tensors},), {{{sizes}}}){comment}")
 
 
 def python_text(e: Expr) -> str:

@@ -31,16 +31,16 @@ def reorder_lines(step: ReorderStep, emit: Emit) -> list[str]:
         return [f"{y} = {x}.permute({_tuple(str(order.index(n)) for n in range(out_rank))})"]
     if forward := _strides(index, out_rank):
         coefficients, start = forward
-        strides = [
-            _sum(f"{emit(c)} * {x}.stride({k})" for k, c in enumerate(column) if c != ZERO) for column in coefficients
-        ]
-        offset = _sum([f"{x}.storage_offset()", *(f"{emit(c)} * {x}.stride({k})" for k, c in enumerate(start) if c != ZERO)])
+        steps = [f"{x}.stride({k})" for k in range(in_rank)]
+        strides = [_dot(column, steps, emit) for column in coefficients]
+        offset = _dot([ONE, *start], [f"{x}.storage_offset()", *steps], emit)
         return [f"{y} = {x}.as_strided({shape}, {_tuple(strides)}, {offset})"]
     if backward := _strides(inverse, in_rank):
         coefficients, start = backward
-        steps = [_product(emit(s) for s in step.output.shape[n + 1 :]) for n in range(out_rank)]  # of a contiguous output
-        strides = [_sum(f"{emit(c)} * {steps[k]}" for k, c in enumerate(column) if c != ZERO) for column in coefficients]
-        offset = _sum(f"{emit(c)} * {steps[k]}" for k, c in enumerate(start) if c != ZERO)
+        sizes = step.output.shape
+        steps = [_product(emit(s) for s in sizes[n + 1 :]) for n in range(out_rank)]  # strides when contiguous
+        strides = [_dot(column, steps, emit) for column in coefficients]
+        offset = _dot(start, steps, emit)
         return [f"{y} = merge_axes({x}, {shape}, {_tuple(strides)}, {offset})"]
     axes = [f"axis({emit(s)}, {n}, {out_rank}, device)" for n, s in enumerate(step.output.shape)]
     inner = _tuple(_tensor_text(e, names) for e in index)
@@ -112,8 +112,9 @@ def _tuple(parts: Any) -> str:
     return "(" + "".join(f"{p}, " for p in parts) + ")"
 
 
-def _sum(parts: Any) -> str:
-    return " + ".join(parts) or "0"
+def _dot(coefficients: Sequence[Expr], steps: Sequence[str], emit: Emit) -> str:
+    terms = [(c, step) for c, step in zip(coefficients, steps, strict=True) if c != ZERO]
+    return " + ".join(step if c == ONE else f"{emit(c)} * {step}" for c, step in terms) or "0"
 
 
 def _product(parts: Any) -> str:
@@ -137,9 +138,9 @@ def gather(x: torch.Tensor, index: Sequence[Any], shape: Sequence[int]) -> torch
 
 def merge_axes(x: torch.Tensor, shape: Sequence[int], strides: tuple[int, ...], offset: int) -> torch.Tensor:
     """A contiguous tensor of ``shape`` whose elements are those of ``x``, which sits in it at these strides."""
-    if x.stride() == strides and not offset:
-        return x.view(shape)
     out = x.new_empty(shape)
+    if x.stride() == strides and not offset:
+        return x.as_strided(out.shape, out.stride(), x.storage_offset())
     out.as_strided(x.shape, strides, offset).copy_(x)
     return out
 

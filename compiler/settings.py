@@ -62,7 +62,7 @@ VARIABLES: tuple[Variable, ...] = (
              "each: also interpret the program before and after each pass and compare"),
     Variable("ATTNC_DUMP", _path, "folder that receives the IR before and after each pass"),
     Variable("ATTNC_SKIP", _names, "names of optional passes to leave out, with commas", changes_code=True),
-    Variable("ATTNC_OPT_BISECT_LIMIT", _count, "run only this many optional passes of each compilation", changes_code=True),
+    Variable("ATTNC_OPT_BISECT_LIMIT", _count, "run only this many optional passes", changes_code=True),
     Variable("ATTNC_DEBUG", _count, "1: log builds and cache use; 2: also time passes; 3: also generated source; "
              "4: also IR after each pass"),
 )  # fmt: skip

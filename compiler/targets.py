@@ -93,7 +93,9 @@ def _import_module(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
-            raise TargetError(f"no such module: {name} (a file is written with its .py: path/file.py:function)") from None
+            raise TargetError(
+                f"no such module: {name} (a file is written with its .py: path/file.py:function)"
+            ) from None
         raise TargetError(f"importing {name} failed: {error}") from error
     except Exception as error:
         raise TargetError(f"importing {name} failed: {_blame(error, None)}") from error

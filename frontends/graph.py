@@ -64,6 +64,7 @@ from typing import Any
 import torch
 
 from ..ir.expr import TRUE, Const, Expr, Number, Op, Var, conjuncts, evaluate, free_vars, loads, op, rewrite, substitute
+from .errors import Mismatch, UnsupportedOpError
 
 Source = tuple[str, str]  # ("arg", "q") or ("capture", "self.bias"): where a call finds the tensor
 
@@ -139,8 +140,12 @@ class Graph:
     nodes: list[Node] = field(default_factory=list)
     outputs: Any = None  # nested tuples, lists and dicts of Nodes, Exprs and plain values
     guards: list[Expr] = field(default_factory=list)
+    value_guards: list[Expr] = field(default_factory=list)  # the same about scalar arguments
     hints: dict[str, Number] = field(default_factory=dict)
+    bindings: dict[str, tuple[int, int]] = field(default_factory=dict)  # size symbol -> (input, axis)
+    late: set[str] = field(default_factory=set)  # sizes that are known only after a call to PyTorch inside
     aliases: dict[str, Expr] = field(default_factory=dict)
+    exact: set[tuple[Expr, Expr]] = field(default_factory=set)  # (N, 128) where N % 128 == 0 is a guard
 
     # ---- sizes
 
@@ -148,7 +153,13 @@ class Graph:
         """``e`` with sizes that are known to be equal written as one."""
         while free_vars(e) & self.aliases.keys():
             e = substitute(e, self.aliases)
-        return e
+        return rewrite(e, self._undivided) if self.exact else e
+
+    def _undivided(self, e: Expr) -> Expr | None:
+        match e:
+            case Op("*", (Op("//", (whole, part)), other)) | Op("*", (other, Op("//", (whole, part)))):
+                return whole if part == other and (whole, part) in self.exact else None
+        return None
 
     def hint(self, e: Expr) -> Number:
         """The value of ``e`` in the traced call."""
@@ -158,8 +169,6 @@ class Graph:
         """Is ``cond`` true in the traced call?  The answer becomes a guard."""
         cond = self.canon(cond)
         truth = bool(self.hint(cond))
-        if truth and _trivial(cond):
-            return True
         self._record(cond if truth else op("not", cond))
         return truth
 
@@ -172,21 +181,38 @@ class Graph:
 
     def _record(self, fact: Expr) -> None:
         for term in conjuncts(fact):
+            if term == TRUE:
+                continue
+            if free_vars(term) & self.late:
+                raise UnsupportedOpError(
+                    f"{self.location}: needs to know {term} before {', '.join(sorted(free_vars(term) & self.late))} exists, "
+                    "the size of a result that attnc has no rule for; compute that op outside and pass its result"
+                )
             match term:
                 case Op("==", (Var(a), Var(b))):  # the older name stays
                     older, newer = sorted((a, b), key=list(self.hints).index)
                     term = op("==", Var(newer), Var(older))
                     self.aliases[newer] = Var(older)
-                case Op("==", (Var(name), Const() as value)) | Op("==", (Const() as value, Var(name))):
-                    term = op("==", Var(name), value)
-                    self.aliases[name] = value
-            if term != TRUE and term not in self.guards:
-                self.guards.append(term)
+                case Op("==", (Var(name, "int"), other)) | Op("==", (other, Var(name, "int"))):
+                    term = op("==", Var(name), other)
+                    if name not in free_vars(other):
+                        self.aliases[name] = other
+                case Op("==", (Op("%", (whole, part)), Const(0))):
+                    self.exact.add((whole, part))
+            kept = self.value_guards if loads(term) else self.guards
+            if term != TRUE and not _trivial(term) and term not in kept:
+                kept.append(term)
 
     def unify(self, a: Expr, b: Expr) -> Expr:
-        """Record that two sizes are equal, which they must be in the traced call."""
+        """Record that two sizes are equal.  Raises :class:`Mismatch` if they are not in the traced call."""
+        a, b = self.canon(a), self.canon(b)
+        if self.hint(a) != self.hint(b):
+            raise Mismatch(f"sizes {self._shown(a)} and {self._shown(b)} must be equal")
         self.assume(op("==", a, b))
         return self.canon(a)
+
+    def _shown(self, e: Expr) -> str:
+        return str(e) if isinstance(e, Const) else f"{e} = {self.hint(e)}"
 
     # ---- reading
 
@@ -218,7 +244,7 @@ class Graph:
         lines = [f"graph @{self.name} {{  # {self.location}"]
         lines += [f"  {node}" for node in self.inputs]
         lines += [f"  {node}  # {node.location}" for node in self.nodes]
-        lines += [f"  guard {guard}" for guard in self.guards]
+        lines += [f"  guard {guard}" for guard in [*self.guards, *self.value_guards]]
         lines += [f"  return {_arg_text(self.outputs)}", "}"]
         return "\n".join(lines) + "\n"
 

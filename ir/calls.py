@@ -23,7 +23,9 @@ _NODES = (
 
 # Modules of PyTorch whose functions a call may name; ``torch.os``, ``torch.hub`` and the like stay out.
 _MODULES = ("torch", "torch.nn.functional", "torch.special", "torch.linalg", "torch.fft", "torch.ops.aten")
-_FORBIDDEN = frozenset({"load", "save", "compile", "from_file", "numpy", "tofile", "apply_", "map_", "map2_", "register_hook"})
+_FORBIDDEN = frozenset(
+    {"load", "save", "compile", "from_file", "numpy", "tofile", "apply_", "map_", "map2_", "register_hook"}
+)
 
 
 def parse_call(text: str) -> ast.Expression:
@@ -42,11 +44,13 @@ def parse_call(text: str) -> ast.Expression:
 def _harmless(node: ast.Attribute) -> bool:
     if node.attr.startswith("_") or node.attr in _FORBIDDEN:
         return False
-    path = ast.unparse(node)
-    if path.split(".")[0] != "torch" or any(m.startswith(path + ".") or m == path for m in _MODULES):
-        return True
-    parent = ast.unparse(node.value)
-    return parent in _MODULES or parent.startswith("torch.ops.aten.")
+    base: ast.expr = node
+    while isinstance(base, ast.Attribute):
+        base = base.value
+    if not (isinstance(base, ast.Name) and base.id == "torch"):
+        return True  # a method or attribute of a value
+    path, parent = ast.unparse(node), ast.unparse(node.value)
+    return parent in _MODULES or parent.startswith("torch.ops.aten.") or any(m.startswith(path) for m in _MODULES)
 
 
 @cache

@@ -18,7 +18,8 @@ from .poly import Poly
 Range = tuple[Expr | None, Expr | None]
 _NO_RANGE: Range = (None, None)
 _COMPARE = ("<", "<=", ">", ">=", "==", "!=")
-_DEPTH = 14  # eliminations tried in one proof; real proofs need three or four
+_DEPTH = 14  # eliminations in a row; real proofs need three or four
+_BUDGET = 400  # steps in one proof; what is not proved by then counts as unknown
 
 
 class Facts:
@@ -29,6 +30,8 @@ class Facts:
         self.equal: dict[str, Expr] = {}
         self.exact: set[tuple[Expr, Expr]] = set()  # (x, c): c divides x
         self._memo: dict[Expr, Expr] = {}
+        self._proved: dict[tuple[frozenset[tuple[poly.Monomial, int]], int], bool] = {}
+        self._steps = 0
         for condition in holds:
             for c in conjuncts(condition):
                 self._learn(c)
@@ -208,6 +211,9 @@ class Facts:
             return a
         if self._nonneg(minus):
             return poly.to_expr(minus)
+        g = gcd(*p.values())
+        if g > 1:
+            return op("*", self._abs(poly.to_expr({m: c // g for m, c in p.items()})), g)
         first = min(str(poly.to_expr(p)), str(poly.to_expr(minus)), key=lambda t: (t.startswith("-"), len(t), t))
         return op("abs", a if first == str(poly.to_expr(p)) else poly.to_expr(minus))
 
@@ -298,6 +304,20 @@ class Facts:
         c = poly.constant_value(p)
         if c is not None:
             return c >= 0
+        if depth == _DEPTH:
+            self._steps = 0
+        self._steps += 1
+        if self._steps > _BUDGET:
+            return False
+        key = frozenset(p.items()), depth
+        known = self._proved.get(key)
+        if known is None:
+            known = self._prove(p, depth)
+            if self._steps <= _BUDGET:
+                self._proved[key] = known
+        return known
+
+    def _prove(self, p: Poly, depth: int) -> bool:
         if all(k >= 0 for k in p.values()) and all(self._atom_nonneg(a, depth) for a in poly.atoms(p)):
             return True
         if depth <= 0:

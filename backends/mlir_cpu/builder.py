@@ -66,7 +66,9 @@ class Builder:
         self._lines: list[str] = []
         self._constants: dict[tuple[str, str], tuple[Val, str]] = {}
         self._names: dict[str, int] = {}
+        self._numbers: dict[Val, int] = {}
         self._depth = 1
+        self._known: list[dict[str, Val]] = [{}]  # for each open block, the pure operations in it
 
     def body(self) -> str:
         """The text: constants first, then everything in order."""
@@ -88,8 +90,17 @@ class Builder:
         return f"%{hint}" if count == 0 and hint != "v" else f"%{hint}_{count}"
 
     def op(self, text: str, type: str, hint: str = "") -> Val:
+        """A line with one result."""
         value = Val(self.name(hint), type)
         self.line(f"{value.ssa} = {text}")
+        return value
+
+    def pure(self, text: str, type: str, hint: str = "") -> Val:
+        """A line without side effects: written once in a block and the blocks inside it."""
+        for scope in self._known:
+            if text in scope:
+                return scope[text]
+        value = self._known[-1][text] = self.op(text, type, hint)
         return value
 
     # ---- constants ------------------------------------------------------------------------------------
@@ -97,18 +108,24 @@ class Builder:
     def _constant(self, literal: str, type: str, hint: str) -> Val:
         key = (literal, type)
         if key not in self._constants:
-            text = f"dense<{literal}>" if type.startswith("vector<") else literal
-            self._constants[key] = (Val(self.name(hint), type), f"arith.constant {text} : {type}")
+            text = f"dense<{literal}> : {type}" if type.startswith("vector<") else f"{literal} : {type}"
+            if type == "i1":
+                text = literal  # true and false have no written type
+            self._constants[key] = (Val(self.name(hint), type), f"arith.constant {text}")
         return self._constants[key][0]
 
     def int(self, value: int, type: str = "i64") -> Val:
-        return self._constant(str(value), type, f"c{value}" if value >= 0 else f"cm{-value}")
+        result = self._constant(str(value), type, f"c{value}" if value >= 0 else f"cm{-value}")
+        if type == "i64":
+            self._numbers[result] = value
+        return result
 
     def float(self, value: float, type: str) -> Val:
         return self._constant(float_literal(value, Val("", type).element), type, "cst")
 
-    def true(self, lanes: int = 0) -> Val:
-        return self._constant("true", vec(lanes, "i1"), "true")
+    def bool(self, value: bool, lanes: int = 0) -> Val:
+        literal = "true" if value else "false"
+        return self._constant(literal, vec(lanes, "i1"), literal)
 
     def iota(self, type: str) -> Val:
         """0, 1, 2, ... in the lanes of an integer vector type."""
@@ -125,51 +142,61 @@ class Builder:
     def binary(self, name: str, a: Val, b: Val, hint: str = "") -> Val:
         """An ``arith`` op on two values of one type; floats may contract to fma."""
         flags = " fastmath<contract>" if name in ("addf", "subf", "mulf") else ""
-        return self.op(f"arith.{name} {a.ssa}, {b.ssa}{flags} : {a.type}", a.type, hint)
+        return self.pure(f"arith.{name} {a.ssa}, {b.ssa}{flags} : {a.type}", a.type, hint)
 
     def cast(self, name: str, a: Val, type: str) -> Val:
-        return a if a.type == type else self.op(f"arith.{name} {a.ssa} : {a.type} to {type}", type)
+        return a if a.type == type else self.pure(f"arith.{name} {a.ssa} : {a.type} to {type}", type)
 
     def cmpi(self, predicate: str, a: Val, b: Val) -> Val:
-        return self.op(f"arith.cmpi {predicate}, {a.ssa}, {b.ssa} : {a.type}", vec(a.lanes, "i1"))
+        return self.pure(f"arith.cmpi {predicate}, {a.ssa}, {b.ssa} : {a.type}", vec(a.lanes, "i1"))
 
     def cmpf(self, predicate: str, a: Val, b: Val) -> Val:
-        return self.op(f"arith.cmpf {predicate}, {a.ssa}, {b.ssa} : {a.type}", vec(a.lanes, "i1"))
+        return self.pure(f"arith.cmpf {predicate}, {a.ssa}, {b.ssa} : {a.type}", vec(a.lanes, "i1"))
 
     def select(self, cond: Val, a: Val, b: Val) -> Val:
         types = f"{cond.type}, {a.type}" if cond.lanes else a.type
-        return self.op(f"arith.select {cond.ssa}, {a.ssa}, {b.ssa} : {types}", a.type)
+        return self.pure(f"arith.select {cond.ssa}, {a.ssa}, {b.ssa} : {types}", a.type)
 
     def fma(self, a: Val, b: Val, c: Val) -> Val:
-        return self.op(f"math.fma {a.ssa}, {b.ssa}, {c.ssa} : {a.type}", a.type)
+        return self.pure(f"math.fma {a.ssa}, {b.ssa}, {c.ssa} : {a.type}", a.type)
 
     def unary(self, name: str, a: Val) -> Val:
         """A ``math`` op."""
-        return self.op(f"math.{name} {a.ssa} : {a.type}", a.type)
+        return self.pure(f"math.{name} {a.ssa} : {a.type}", a.type)
 
     def broadcast(self, a: Val, lanes: int) -> Val:
         if a.lanes == lanes:
             return a
-        return self.op(f"vector.broadcast {a.ssa} : {a.type} to {vec(lanes, a.type)}", vec(lanes, a.type))
+        return self.pure(f"vector.broadcast {a.ssa} : {a.type} to {vec(lanes, a.type)}", vec(lanes, a.type))
 
     def bitcast(self, a: Val, type: str) -> Val:
         dialect = "vector" if a.lanes else "arith"
-        return self.op(f"{dialect}.bitcast {a.ssa} : {a.type} to {type}", type)
+        return self.pure(f"{dialect}.bitcast {a.ssa} : {a.type} to {type}", type)
 
     def intrinsic(self, name: str, args: Sequence[Val], type: str) -> Val:
         names, types = ", ".join(a.ssa for a in args), ", ".join(a.type for a in args)
-        return self.op(f'llvm.call_intrinsic "{name}"({names}) : ({types}) -> {type}', type)
+        return self.pure(f'llvm.call_intrinsic "{name}"({names}) : ({types}) -> {type}', type)
 
     # scalar i64 arithmetic, folding the constants that address computations are full of
 
-    def add(self, a: Val, b: Val | int) -> Val:
-        return a if b == 0 else self.binary("addi", a, self._i64(b))
+    def add(self, a: Val | int, b: Val | int) -> Val:
+        x, y = self._number(a), self._number(b)
+        if isinstance(x, int) and isinstance(y, int):
+            return self.int(x + y)
+        if x == 0 or y == 0:
+            return self._i64(b if x == 0 else a)
+        return self.binary("addi", self._i64(a), self._i64(b))
 
     def sub(self, a: Val, b: Val | int) -> Val:
-        return a if b == 0 else self.binary("subi", a, self._i64(b))
+        return a if self._number(b) == 0 else self.binary("subi", a, self._i64(b))
 
-    def mul(self, a: Val, b: Val | int) -> Val:
-        return a if b == 1 else self.binary("muli", a, self._i64(b))
+    def mul(self, a: Val | int, b: Val | int) -> Val:
+        x, y = self._number(a), self._number(b)
+        if isinstance(x, int) and isinstance(y, int):
+            return self.int(x * y)
+        if x == 1 or y == 1:
+            return self._i64(b if x == 1 else a)
+        return self.binary("muli", self._i64(a), self._i64(b))
 
     def least(self, a: Val, b: Val | int) -> Val:
         return self.binary("minsi", a, self._i64(b))
@@ -180,6 +207,10 @@ class Builder:
     def less(self, a: Val, b: Val | int) -> Val:
         return self.cmpi("slt", a, self._i64(b))
 
+    def _number(self, value: Val | int) -> Val | int:
+        """A constant's number."""
+        return value if isinstance(value, int) else self._numbers.get(value, value)
+
     def _i64(self, value: Val | int) -> Val:
         return value if isinstance(value, Val) else self.int(value)
 
@@ -187,14 +218,16 @@ class Builder:
 
     def at(self, pointer: Val, index: Val | int, element: str, hint: str = "") -> Val:
         """``pointer + index`` elements; a vector of indices gives a vector of pointers."""
+        if isinstance(index, Val):
+            index = self._number(index)
         if isinstance(index, int):
             if index == 0:
                 return pointer
-            return self.op(
+            return self.pure(
                 f"llvm.getelementptr {pointer.ssa}[{index}] : ({PTR}) -> {PTR}, {element}", PTR, hint
             )
         type = vec(index.lanes, PTR)
-        return self.op(
+        return self.pure(
             f"llvm.getelementptr {pointer.ssa}[{index.ssa}] : ({PTR}, {index.type}) -> {type}, {element}", type, hint
         )
 
@@ -278,10 +311,17 @@ class Builder:
     @contextlib.contextmanager
     def block(self, head: str, tail: str = "}") -> Iterator[None]:
         self.line(head)
-        self._depth += 1
-        yield
-        self._depth -= 1
+        with self._indented():
+            yield
         self.line(tail)
+
+    @contextlib.contextmanager
+    def _indented(self) -> Iterator[None]:
+        self._depth += 1
+        self._known.append({})
+        yield
+        self._known.pop()
+        self._depth -= 1
 
     @contextlib.contextmanager
     def when(self, cond: Val) -> Iterator[None]:
@@ -302,9 +342,8 @@ class Builder:
         result = Val(self.name("chosen"), type)
         with self.block(f"{result.ssa} = scf.if {cond.ssa} -> ({type}) {{", "} else {"):
             self.line(f"scf.yield {then().ssa} : {type}")
-        self._depth += 1
-        self.line(f"scf.yield {otherwise().ssa} : {type}")
-        self._depth -= 1
+        with self._indented():
+            self.line(f"scf.yield {otherwise().ssa} : {type}")
         self.line("}")
         return result
 

@@ -21,39 +21,40 @@ INT_ARITH = {"+": "addi", "-": "subi", "*": "muli", "&": "andi", "|": "ori", "^"
 
 @dataclass
 class Limits:
-    """How large sizes may be: ``factor * max(sizes)`` must stay below 2**31."""
+    """How large sizes may be: ``factor * size`` must stay below 2**30."""
 
     factor: int = 1
 
-    def linear(self, e: Expr) -> int | None:
-        """A constant c with ``abs(e) <= c * max(1, variables)``, or None where e may grow faster."""
+    def linear(self, e: Expr) -> tuple[int, int] | None:
+        """Constants (a, c) with ``abs(e) <= a * largest variable + c``; None where e may grow faster."""
         match e:
             case Const(value):
-                return abs(int(value)) if not isinstance(value, float) else None
+                return None if isinstance(value, float) else (0, abs(int(value)))
             case Var(_, "int"):
-                return 1
-            case Op("+" | "-", (a, b)):
-                sides = self.linear(a), self.linear(b)
-                return None if None in sides else sum(sides)  # type: ignore[arg-type]
+                return 1, 0
+            case Op("+" | "-", (x, y)):
+                a, b = self.linear(x), self.linear(y)
+                return None if a is None or b is None else (a[0] + b[0], a[1] + b[1])
             case Op("*", (Const(int(c)), x) | (x, Const(int(c)))):
-                inner = self.linear(x)
-                return None if inner is None else abs(c) * inner
-            case Op("//" | "%", (a, Const(int(c)))) if c != 0:
-                inner = self.linear(a)
-                return None if inner is None else max(inner, abs(c))
+                a = self.linear(x)
+                return None if a is None else (abs(c) * a[0], abs(c) * a[1])
+            case Op("//", (x, Const())):
+                a = self.linear(x)
+                return None if a is None else (a[0], a[1] + 1)
+            case Op("%", (_, y)):
+                return self.linear(y)
             case Op("min" | "max" | "where" | "abs", args):
-                parts = [self.linear(a) for a in (args[1:] if e.name == "where" else args)]
-                return None if None in parts else max(parts)  # type: ignore[type-var]
-            case Op("%", (_, b)):
-                return self.linear(b)
-        return 1 if kind_of(e) == "bool" else None
+                parts = [self.linear(x) for x in (args[1:] if e.name == "where" else args)]
+                known = [p for p in parts if p is not None]
+                return (max(a for a, _ in known), max(c for _, c in known)) if len(known) == len(parts) else None
+        return (0, 1) if kind_of(e) == "bool" else None
 
     def fits32(self, e: Expr) -> bool:
         """May ``e`` be computed in 32 bits?  Records what that asks of the sizes."""
         bound = self.linear(e)
-        if bound is None or bound >= 2**16:
-            return isinstance(e, Const) and bound is not None and bound < 2**31
-        self.factor = max(self.factor, bound)
+        if bound is None or bound[0] >= 2**12 or bound[1] >= 2**30:
+            return False
+        self.factor = max(self.factor, bound[0])
         return True
 
 
@@ -62,7 +63,7 @@ class Scope:
     """Values of the free names of an expression, and what was already emitted for it."""
 
     names: dict[str, Val | Callable[[], Val]]
-    live: Val | None = None  # lanes that may touch memory; None for scalar expressions
+    live: Callable[[], Val] | None = None  # lanes that may touch memory
     memo: dict[Expr, Val] = field(default_factory=dict)
 
     def lookup(self, name: str) -> Val:
@@ -131,7 +132,7 @@ class Expressions:
     def _emit(self, e: Expr, scope: Scope) -> Val:
         match e:
             case Const(bool(value)):
-                return self.b.int(int(value), "i1") if not value else self.b.true()
+                return self.b.bool(value)
             case Const(int(value)):
                 return self.b.int(value)
             case Const(float(value)):
@@ -154,7 +155,7 @@ class Expressions:
             return b.binary("andi" if name == "and" else "ori", x, y)
         if name == "not":
             x = self.as_bool(args[0])
-            return b.binary("xori", x, b.true(x.lanes))
+            return b.binary("xori", x, b.bool(True, x.lanes))
         if name == "where":
             cond = self.as_bool(args[0])
             if kind_of(e) == "bool":
@@ -198,7 +199,7 @@ class Expressions:
             return self._power(e, args)
         args = self._alike(*map(self.as_float, args))
         if name == "-" and e.args[0] == Const(0):
-            return b.op(f"arith.negf {args[1].ssa} : {args[1].type}", args[1].type)
+            return b.pure(f"arith.negf {args[1].ssa} : {args[1].type}", args[1].type)
         if name in FLOAT_ARITH:
             return b.binary(FLOAT_ARITH[name], *args)
         if name == "//":
@@ -230,7 +231,7 @@ class Expressions:
                 result = b.binary("mulf", result, base)
             return result
         x, y = self._alike(base, exponent)
-        return b.op(f"math.powf {x.ssa}, {y.ssa} : {x.type}", x.type)
+        return b.pure(f"math.powf {x.ssa}, {y.ssa} : {x.type}", x.type)
 
     def _int_op(self, name: str, e: Op, args: list[Val]) -> Val:
         b = self.b

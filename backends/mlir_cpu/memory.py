@@ -44,10 +44,15 @@ class Memory:
         lanes = max((v.lanes for v in index), default=0)
         offset: Val | None = None
         for position, stride in zip(index, self.strides, strict=True):
-            term = b.binary("muli", position, b.broadcast(stride, position.lanes) if position.lanes else stride)
+            if position.lanes:
+                term = b.binary("muli", position, b.broadcast(stride, position.lanes))
+            else:
+                term = b.mul(position, stride)
             if lanes:
                 term = b.broadcast(term, lanes)
-            offset = term if offset is None else b.binary("addi", offset, term)
+                offset = term if offset is None else b.binary("addi", offset, term)
+            else:
+                offset = term if offset is None else b.add(offset, term)
         return self.pointer if offset is None else b.at(self.pointer, offset, self.stored, hint)
 
 
@@ -124,7 +129,7 @@ class CapturedReads:
         x, b = self.expressions, self.expressions.b
         lanes = x.lanes
         wide = [x.as_int(v, 64) for v in index]
-        mask = scope.live or b.true(lanes)
+        mask = scope.live() if scope.live else b.bool(True, lanes)
         for v, dim in zip(wide, memory.dims, strict=True):
             limit = b.broadcast(dim, v.lanes) if v.lanes else dim
             # one unsigned comparison is both 0 <= v and v < dim
@@ -144,7 +149,7 @@ class CapturedReads:
 
         def contiguous() -> Val:
             first = [
-                b.op(f"vector.extract {v.ssa}[0] : i64 from {v.type}", "i64") if v.lanes else v for v in wide
+                b.pure(f"vector.extract {v.ssa}[0] : i64 from {v.type}", "i64") if v.lanes else v for v in wide
             ]
             return b.masked_load(memory.address(b, first), mask, type)
 

@@ -35,6 +35,7 @@ class Text:
     strength: int = _ATOM
     axes: tuple[str, ...] = ()
     kind: Kind = "int"
+    wide: bool = False  # already 64 bits
 
     def at_least(self, strength: int) -> str:
         return self.code if self.strength >= strength else f"({self.code})"
@@ -159,8 +160,8 @@ class Scalars:
             return Text(f"{a.at_least(10)} {name} {b.at_least(11)}", 10, axes)  # truncating is flooring here
         if isinstance(divisor, int) and divisor > 0 and divisor & (divisor - 1) == 0:
             if name == "//":
-                return Text(f"{a.at_least(8)} >> {divisor.bit_length() - 1}", 8, axes)
-            return Text(f"{a.at_least(7)} & {divisor - 1}", 7, axes)
+                return Text(f"{a.at_least(10)} >> {divisor.bit_length() - 1}", 8, axes)
+            return Text(f"{a.at_least(10)} & {divisor - 1}", 7, axes)
         helper = "floor_div" if name == "//" else "floor_mod"
         self._helper(helper)
         return self._call(helper, [a, b], "int")
@@ -213,6 +214,7 @@ class Scalars:
         if isinstance(base, Const) and base.value > 0:
             (n,) = self._args([exponent], "float")
             factor = math.log2(base.value)
-            return Text(f"tl.exp2({n.at_least(10)} * {factor!r})" if factor != 1 else f"tl.exp2({n.code})", _ATOM, n.axes, kind)
+            power = n.code if factor == 1 else f"{n.at_least(10)} * {factor!r}"
+            return Text(f"tl.exp2({power})", _ATOM, n.axes, kind)
         a, b = self._args(args, "float")
         return self._call("tl.exp2", [Text(f"{b.at_least(10)} * tl.log2({a.code})", 10, a.axes or b.axes)], "float")

@@ -6,12 +6,16 @@ import keyword
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
 # Names that the printed module or Triton's own language gives a meaning.
 _RESERVED = frozenset(keyword.kwlist) | {
     "tl", "triton", "torch", "math", "pid", "range", "float", "int", "bool", "min", "max", "abs", "sum", "len",
     "print", "tasks", "launch", "floor_div", "floor_mod", "tanh", "NUM_WARPS", "NUM_STAGES",
 }  # fmt: skip
+
+
+WIDTH = 110  # of a printed line
 
 
 class Names:
@@ -40,7 +44,13 @@ class Source:
         self._depth = 0
 
     def line(self, text: str = "") -> None:
-        self._lines.append("    " * self._depth + text if text else "")
+        """Append a line; a call that makes it too long gets a line for each argument."""
+        indent = "    " * self._depth
+        if len(indent) + len(text) <= WIDTH or not text.endswith(")") or "(" not in text:
+            self._lines.append(indent + text if text else "")
+            return
+        head, arguments = _outer_call(text)
+        self._lines += [f"{indent}{head}(", *(f"{indent}    {a}," for a in arguments), f"{indent})"]
 
     @contextmanager
     def indented(self) -> Iterator[None]:
@@ -50,3 +60,20 @@ class Source:
 
     def text(self) -> str:
         return "\n".join(self._lines) + "\n"
+
+
+def _outer_call(text: str) -> tuple[str, list[str]]:
+    """``head(a, b)`` -> ``head`` and its arguments, for text that ends in a call."""
+    depth, cuts = 0, [len(text) - 1]
+    for n in range(len(text) - 1, -1, -1):
+        if text[n] in ")]":
+            depth += 1
+        elif text[n] in "([":
+            depth -= 1
+            if depth == 0:
+                cuts.append(n)
+                break
+        elif text[n] == "," and depth == 1:
+            cuts.append(n)
+    cuts.reverse()
+    return text[: cuts[0]], [text[a + 1 : b].strip() for a, b in pairwise(cuts)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ...ir import poly
 from ...ir.attributes import Dim
 from ...ir.errors import AttncError
 from ...ir.expr import Const, Expr, Op, Var, free_vars, kind_of, maximum, minimum, op
@@ -33,10 +34,26 @@ def _bound(e: Expr, dims: Sequence[Dim], side: int) -> Expr:
     # Innermost first: an extent may use the dimensions before it.
     for dim in reversed(dims):
         if dim.name in free_vars(e):
-            bounds = _interval(e, dim)
+            bounds = _interval(_cancelled(e), dim)
             if bounds is None:
                 raise UnboundedExprError(f"{e} has no closed-form bound over {dim}; write it with +, -, * and // by constants")
             e = bounds[side]
+    return e
+
+
+def _cancelled(e: Expr) -> Expr:
+    """``min(a, b) - c`` as ``min(a - c, b - c)``, so that what both sides share drops out."""
+    match e:
+        case Op("-", (Op("min", (a, b)), c)):
+            return minimum(_cancelled(a - c), _cancelled(b - c))
+        case Op("-", (a, Op("max", (b, c)))):
+            return minimum(_cancelled(a - b), _cancelled(a - c))
+        case Op(name, args) if name in ("//", "min", "max"):
+            return op(name, *(_cancelled(a) for a in args))
+        case Op("+", (a, Const() as c)):
+            return _cancelled(a) + c
+        case Op("+" | "-", _) if kind_of(e) == "int":
+            return poly.to_expr(poly.of_expr(e))
     return e
 
 

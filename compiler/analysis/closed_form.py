@@ -6,19 +6,21 @@ by isl under a context of known facts, so that ``min(t * 64 + 64, N, N + 32)`` c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ...ir import poly
-from ...ir.expr import Const, Expr, Var, all_of, maximum, minimum, op
+from ...ir.expr import Const, Expr, Op, Var, all_of, maximum, minimum, op
 from .integer_sets import Space, isl
 
 if TYPE_CHECKING:
     from islpy import Set
 
 LARGEST = 8  # convex pieces of a set that are looked at one by one
+MOST_ARMS = 3  # values that the end of an interval is a max or min of
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,10 @@ class Prover:
         return self._order[a, b]
 
     def largest(self, bounds: Sequence[Expr]) -> Expr:
-        return maximum(*self._needed(bounds, lambda a, b: self.at_most(b, a)))
+        return maximum(*self._needed(arms("max", bounds), lambda a, b: self.at_most(b, a)))
 
     def smallest(self, bounds: Sequence[Expr]) -> Expr:
-        return minimum(*self._needed(bounds, self.at_most))
+        return minimum(*self._needed(arms("min", bounds), self.at_most))
 
     def _needed(self, bounds: Sequence[Expr], covers: Any) -> list[Expr]:
         """The bounds that no other one makes redundant."""
@@ -82,7 +84,7 @@ def intervals(points: Set, prover: Prover, *, cover: bool) -> list[Interval] | N
         return None
     found = []
     for piece in _joined([isl().Set.from_basic_set(p) for p in pieces], points):
-        interval = _Piece(piece, prover).interval(cover)
+        interval = _Piece(piece, points, prover).interval(cover)
         if interval is None and cover:
             return None
         if interval is not None and not prover.is_empty(interval):
@@ -97,7 +99,7 @@ def _joined(pieces: list[Set], whole: Set) -> list[Set]:
         done = True
         for n, a in enumerate(pieces):
             for b in pieces[n + 1 :]:
-                hull = isl().Set.from_basic_set((a | b).polyhedral_hull())
+                hull = isl().Set.from_basic_set((a | b).simple_hull())
                 if hull.is_subset(whole):
                     rest = [p for p in pieces if p is not a and p is not b and not p.is_subset(hull)]
                     pieces, done = [hull, *rest], False
@@ -110,20 +112,19 @@ def _joined(pieces: list[Set], whole: Set) -> list[Set]:
 class _Piece:
     """One convex set of the variable, and how it reads as an interval."""
 
-    def __init__(self, points: Set, prover: Prover):
-        self.points, self.prover = points, prover
+    def __init__(self, points: Set, whole: Set, prover: Prover):
+        self.points, self.whole, self.prover = points, whole, prover
         simple = points.gist(prover.context).compute_divs().get_basic_sets()
         self.basic = simple[0] if len(simple) == 1 else None
 
     def interval(self, cover: bool) -> Interval | None:
         prover = self.prover
-        result = self._from_constraints() or self._from_extremes(cover)
+        result = self._from_constraints() or self._from_extremes()
         if result is None:
             return None
-        extra = prover.points(result) - self.points
-        if not extra.is_empty():
+        if not prover.points(result).is_subset(self.whole):
             guarded = self._guarded(result)
-            if guarded is not None and (prover.points(guarded) - self.points).is_empty():
+            if guarded is not None and prover.points(guarded).is_subset(self.whole):
                 return guarded
             if not cover:
                 return None
@@ -150,37 +151,40 @@ class _Piece:
                 return None
             if slope > 0 or c.is_equality():  # slope * j + rest >= 0
                 a = rest if slope > 0 else poly.scale(rest, -1)
-                lows.append(poly.to_expr(poly.scale(a, -1)) if abs(slope) == 1 else 0 - _floordiv(a, slope))
+                lows.append(poly.to_expr(poly.scale(_floordiv(a, abs(slope)), -1)))
             if slope < 0 or c.is_equality():
                 a = rest if slope < 0 else poly.scale(rest, -1)
-                end = _floordiv(a, abs(slope))
-                highs.append(poly.to_expr(poly.add(poly.of_expr(end), poly.constant(1))))
+                highs.append(poly.to_expr(poly.add(_floordiv(a, abs(slope)), poly.constant(1))))
         if not lows or not highs:
             return None
         return Interval(self.prover.largest(_ordered(lows)), self.prover.smallest(_ordered(highs)))
 
-    def _from_extremes(self, cover: bool) -> Interval | None:
+    def _from_extremes(self) -> Interval | None:
         """Bounds from the least and greatest element, for sets with strides or rounding in the variable."""
         ends = []
-        for end, grows in ((self.points.dim_min(0), True), (self.points.dim_max(0), False)):
+        for end, low in ((self.points.dim_min(0), True), (self.points.dim_max(0), False)):
             values = []
             for _, aff in end.gist(self.prover.context.params()).get_pieces():
                 value = self._linear(aff)
                 if value is None:
                     return None
-                values.append(poly.to_expr(value))
-            values = _ordered(values)
-            # the pieces usually are the arms of one max (or min); a looser end is right for a cover
-            arms = [self.prover.largest(values), self.prover.smallest(values)]
-            ends.append(arms if grows else arms[::-1])
-        lo_tight, lo_wide = ends[0]
-        hi_tight, hi_wide = ends[1]
-        for lo in (lo_tight, lo_wide):
-            for hi in (hi_tight, hi_wide):
-                x = Interval(lo, poly.to_expr(poly.add(poly.of_expr(hi), poly.constant(1))))
-                if self.points.is_subset(self.prover.points(x)):
-                    return x
-        return None
+                values.append(poly.to_expr(value if low else poly.add(value, poly.constant(1))))
+            ends.append(self._end(_ordered(values), low))
+        return Interval(*ends)
+
+    def _end(self, values: list[Expr], low: bool) -> Expr:
+        """The end that takes one of ``values`` everywhere: mostly a max (or min) of some of them."""
+        prover, j = self.prover, Var(self.prover.space.inner[0])
+        inward, outward = (prover.largest, prover.smallest) if low else (prover.smallest, prover.largest)
+        where = self.points.params()
+        for size in range(1, min(len(values), MOST_ARMS) + 1):
+            for some in itertools.combinations(values, size):
+                end = inward(some)
+                beyond = prover.space.upper(op("<", j, end) if low else op(">=", j, end))
+                at = prover.space.upper(op("==", j, end if low else end - 1))
+                if (self.points & beyond).is_empty() and where.is_subset((self.points & at).params()):
+                    return end
+        return outward(values)
 
     def _guarded(self, x: Interval) -> Interval | None:
         """``x`` only where the set has points at all."""
@@ -212,10 +216,10 @@ class _Piece:
                 inner = self._rounded(aff.get_div(n))
                 if inner is None:
                     return None
-                result = poly.add(result, poly.of_expr(inner), k)
+                result = poly.add(result, inner, k)
         return result
 
-    def _rounded(self, div: Any) -> Expr | None:
+    def _rounded(self, div: Any) -> poly.Poly | None:
         """``floor`` of a rational affine form without the variable."""
         kind = self._kind
         if div.is_nan() or (div.dim(kind.in_) and not div.get_coefficient_val(kind.in_, 0).is_zero()):
@@ -225,14 +229,32 @@ class _Piece:
         return None if value is None else _floordiv(value, by)
 
 
+def arms(name: str, bounds: Iterable[Expr]) -> list[Expr]:
+    """The arguments of nested ``min`` or ``max``, flat."""
+    flat: list[Expr] = []
+    for b in bounds:
+        flat += arms(name, b.args) if isinstance(b, Op) and b.name == name else [b]
+    return flat
+
+
 def _int(value: Any) -> int:
     return int(value.to_str())
 
 
-def _floordiv(a: poly.Poly, by: int) -> Expr:
-    if all(k % by == 0 for k in a.values()):
-        return poly.to_expr({m: k // by for m, k in a.items()})
-    return op("//", poly.to_expr(a), Const(by))
+def _floordiv(a: poly.Poly, by: int) -> poly.Poly:
+    """``a // by`` with what divides taken out and small coefficients: ``95 * x // 96`` is ``x - (x + 95) // 96``."""
+    whole: poly.Poly = {}
+    rest: poly.Poly = {}
+    for m, k in a.items():
+        r = (k + (by - 1) // 2) % by - (by - 1) // 2 if m else k % by
+        whole = poly.add(whole, {m: (k - r) // by} if k != r else {})
+        rest = poly.add(rest, {m: r} if r else {})
+    if not any(rest):
+        return whole
+    if all(k < 0 for m, k in rest.items() if m):
+        up = poly.add(poly.scale(rest, -1), poly.constant(by - 1))
+        return poly.add(whole, poly.of_expr(op("//", poly.to_expr(up), Const(by))), -1)
+    return poly.add(whole, poly.of_expr(op("//", poly.to_expr(rest), Const(by))))
 
 
 def _ordered(bounds: Sequence[Expr]) -> list[Expr]:

@@ -10,6 +10,7 @@ islpy is imported inside, and every use of it holds :data:`LOCK`: an isl context
 
 from __future__ import annotations
 
+import copy
 import math
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -84,22 +85,34 @@ class Space:
                     facts += known
                     pending += known
         self.params = tuple(sorted(names - set(self.inner)))
+        self._open()
+        sizes = (op(">=", Var(p), 0) for p in self.params if p not in self.terms)
+        self.known = self.upper_all([*sizes, *facts])
+
+    def _open(self) -> None:
         self.space = isl().Space.create_from_names(context(), set=list(self.inner), params=list(self.params))
         self._local = isl().LocalSpace.from_space(self.space)
         self.universe = isl().Set.universe(self.space)
         self.empty = isl().Set.empty(self.space)
-        sizes = (op(">=", Var(p), 0) for p in self.params if p not in self.terms)
-        self.known = self.upper_all([*sizes, *facts])
+
+    def without(self, name: str) -> Space:
+        """The space that is left when ``name`` is projected out; its expressions are abstracted already."""
+        rest = copy.copy(self)
+        rest.inner = tuple(n for n in self.inner if n != name)
+        rest.opaque = False
+        rest.known = self.known.project_out(isl().dim_type.set, self.inner.index(name), 1)
+        rest._open()
+        return rest
 
     # ---- terms that stand for themselves ---------------------------------------------------------------------
 
     def abstract(self, e: Expr) -> Expr:
         """Replace the terms that become parameters of their own."""
-        if e.children and kind_of(e) == "int" and not free_vars(e) & set(self.inner) and not loads(e):
-            if not (_linear(e) if self.opaque else _quasi_affine(e)):
-                return Var(self._name(e))
         if not e.children:
             return e
+        fixed = kind_of(e) == "int" and not free_vars(e) & set(self.inner) and not loads(e)
+        if fixed and not _sum(e) and not (self.opaque is False and _quasi_affine(e)):
+            return Var(self._name(e))
         return e.rebuild(tuple(self.abstract(c) for c in e.children))
 
     def _name(self, term: Expr) -> str:
@@ -284,6 +297,16 @@ def _integer_bound(name: str, value: float) -> Expr | None:
     return None
 
 
+def _sum(e: Expr) -> bool:
+    """Is ``e`` a sum, or a multiple by a constant?"""
+    match e:
+        case Op("+" | "-", _):
+            return True
+        case Op("*", (a, b)):
+            return isinstance(a, Const) or isinstance(b, Const)
+    return False
+
+
 @cache
 def _linear(e: Expr) -> bool:
     match e:
@@ -328,6 +351,8 @@ def _facts_of(name: str, term: Expr) -> list[Expr]:
             return [op(">=", p, a), op(">=", p, 0 - a)]
         case Op("*", args) if all(isinstance(a, Var) for a in args):
             return [op(">=", p, 0)]
+        case Op("pow", (Const(int() as base), Var())) if base > 0:
+            return [op(">=", p, 1)]
     return []
 
 

@@ -37,7 +37,9 @@ def _highlighted(text: str, python: bool) -> None:
 
     console = Console()
     if python:
-        console.print(Syntax(text.rstrip("\n"), "python", theme="ansi_dark", background_color="default", word_wrap=True))
+        console.print(
+            Syntax(text.rstrip("\n"), "python", theme="ansi_dark", background_color="default", word_wrap=True)
+        )
     else:
         console.print(mlir_text(text), soft_wrap=True)
 

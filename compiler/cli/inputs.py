@@ -137,7 +137,9 @@ def _from_example(target: Target) -> Inputs:
     try:
         result = example()
     except Exception as error:
-        raise InputsError(f"example_inputs() of {target.module.__name__} failed: {type(error).__name__}: {error}") from error
+        raise InputsError(
+            f"example_inputs() of {target.module.__name__} failed: {type(error).__name__}: {error}"
+        ) from error
     match result:
         case (tuple() | list() as args, dict() as kwargs):
             return tuple(args), kwargs
@@ -179,7 +181,9 @@ def _parse_arg(text: str, sizes: Mapping[str, int]) -> tuple[str, Any]:
     try:
         return name, ast.literal_eval(value)
     except (ValueError, SyntaxError):
-        raise InputsError(f"cannot read the value of --arg {text!r}: give a number, or a shape such as '[H, N]'") from None
+        raise InputsError(
+            f"cannot read the value of --arg {text!r}: give a number, or a shape such as '[H, N]'"
+        ) from None
 
 
 def _parse_shape(name: str, text: str, sizes: Mapping[str, int]) -> tuple[int, ...]:

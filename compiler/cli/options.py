@@ -28,8 +28,19 @@ ArgOption = Annotated[
         show_default=False,
     ),
 ]
-DtypeOption = Annotated[str, typer.Option("--dtype", metavar="f32|f64|bf16|f16", help="Element type of --shape's inputs.")]
+DtypeOption = Annotated[
+    str, typer.Option("--dtype", metavar="f32|f64|bf16|f16", help="Element type of --shape's inputs.")
+]
 DeviceOption = Annotated[str, typer.Option("--device", metavar="cpu|cuda", help="Where --shape's inputs live.")]
 BackendOption = Annotated[
     str, typer.Option("--backend", metavar="auto|cpu|triton|reference", help="The backend that runs the kernels.")
+]
+MachineOption = Annotated[
+    str | None,
+    typer.Option(
+        "--target",
+        metavar="sm_90|sm_80|sm_100|gfx942|cpu",
+        help="Compile for this machine instead of the one at hand; no GPU is needed.",
+        show_default=False,
+    ),
 ]

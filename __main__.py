@@ -1,0 +1,5 @@
+"""``python -m attnc``: the command line."""
+
+from .compiler.cli.app import main
+
+main()

@@ -1,0 +1,78 @@
+"""CPU backend: generated MLIR, compiled by torch-mlir, run on PyTorch's threads.
+
+Data flow: ``plan`` (fusion) and ``buffers`` (scratch) decide, ``lower`` with ``passes``, ``transfers`` and
+``expressions`` writes MLIR, ``jit`` compiles, ``object_file`` and ``launcher`` run without the compiler.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..api import Artifact, Backend, Launch
+from .target import cpu_features, host_target, target_named
+
+if TYPE_CHECKING:
+    import torch
+
+    from ...ir.tile import KernelOp
+
+DTYPES = {"f64": "float64", "f32": "float32", "bf16": "bfloat16", "f16": "float16", "i64": "int64", "i32": "int32",
+          "i16": "int16", "i8": "int8", "i1": "bool"}  # fmt: skip
+
+
+class CpuBackend:
+    """See :class:`~attnc.backends.api.Backend`."""
+
+    name = "cpu"
+
+    @cache  # noqa: B019  there is one instance
+    def fingerprint(self) -> str:
+        source = hashlib.sha256()
+        for path in sorted(Path(__file__).parent.glob("*.py")):
+            source.update(path.read_bytes())
+        versions = []
+        for package in ("torch", "torch-mlir"):
+            try:
+                versions.append(f"{package} {metadata.version(package)}")
+            except metadata.PackageNotFoundError:
+                versions.append(f"{package} absent")
+        features = hashlib.sha256(" ".join(cpu_features()).encode()).hexdigest()[:16]
+        return "; ".join([f"cpu {host_target().name} {features}", *versions, f"source {source.hexdigest()[:16]}"])
+
+    def pipeline_options(self, dtype: str, device: torch.device) -> dict[str, Any]:
+        return {"target": f"cpu-{host_target().name}", "narrow": False}
+
+    def compile(self, kernel: KernelOp, *, stages: Collection[str] = (), target: str | None = None) -> Artifact:
+        from .jit import compile_object
+        from .lower import lower, memory_element
+
+        lowered = lower(kernel, target_named(target))
+        name = kernel.sym_name.data
+        payload, llvm = compile_object(lowered.text, name, want_llvm="llvm" in stages)
+        texts = {"mlir": lowered.text} | ({"llvm": llvm} if llvm else {})
+        meta = {
+            "name": name,
+            "arguments": kernel.names,
+            "ranks": lowered.ranks,
+            "dtypes": [DTYPES[memory_element(a.type)] for a in kernel.args],
+            "sizes": lowered.sizes,
+            "index_factor": lowered.limits.factor,
+            "scratch_bytes": lowered.scratch_bytes,
+        }
+        return Artifact("cpu", name, texts, payload, meta)
+
+    def load(self, artifact: Artifact) -> Launch:
+        from .launcher import CompiledKernel
+
+        return CompiledKernel(artifact.payload, artifact.meta)
+
+
+@cache
+def backend() -> Backend:
+    """The one instance."""
+    return CpuBackend()

@@ -1,0 +1,101 @@
+"""What is in scope while a kernel's blocks are emitted: axes, sizes, buffers, tiles read from memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from xdsl.ir import SSAValue
+
+from .buffers import Buffers
+from .builder import Builder, Val, vec
+from .expressions import Expressions, Scope
+from .memory import Memory
+from .target import Target
+
+
+@dataclass(frozen=True)
+class KeyView:
+    """A tile without the row axis: rows of contiguous elements in memory or in scratch."""
+
+    pointer: Val
+    stride: Val  # elements from row to row
+    axes: tuple[str, str]
+    width: int  # elements of a row
+    in_place: bool  # may be the user's memory, far from the cache
+
+
+@dataclass(frozen=True)
+class Span:
+    """The part of an axis that a tile covers: global index of element 0, and how many are live."""
+
+    start: Val
+    count: Val | int
+
+
+@dataclass
+class Frame:
+    """Everything that emission needs to know about where it is."""
+
+    b: Builder
+    target: Target
+    expressions: Expressions
+    memories: dict[SSAValue, Memory]
+    buffers: Buffers
+    scratch: list[Val]  # pointer of each buffer
+    rows: str  # axis in the lanes
+    vectors: int  # lane vectors of a tile row
+    names: dict[str, Val]  # grid dimensions and sizes
+    spans: dict[str, Span] = field(default_factory=dict)
+    views: dict[SSAValue, KeyView] = field(default_factory=dict)
+
+    @property
+    def element(self) -> str:
+        return self.expressions.float
+
+    @property
+    def lanes(self) -> int:
+        return self.expressions.lanes
+
+    @property
+    def vector(self) -> str:
+        return vec(self.lanes, self.element)
+
+    @property
+    def pitch(self) -> int:
+        """Elements of a tile row in scratch."""
+        return self.vectors * self.lanes
+
+    @property
+    def align(self) -> int:
+        return self.target.vector_bytes
+
+    def inside(self, spans: dict[str, Span]) -> Frame:
+        """This frame with more axes in scope, for the body of a loop."""
+        return replace(self, spans=self.spans | spans, views=dict(self.views))
+
+    def scalar_scope(self, extra: dict[str, Val] | None = None) -> Scope:
+        """Names for expressions that are the same in all lanes."""
+        starts = {axis: span.start for axis, span in self.spans.items()}
+        return Scope({**starts, **self.names, **(extra or {})})
+
+    def lane_indices(self, lane: Val) -> Val:
+        """Global row index of each lane of the vector that starts at lane number ``lane``."""
+        b, type = self.b, vec(self.lanes, "i32")
+        first = b.cast("trunci", b.add(self.spans[self.rows].start, lane), "i32")
+        return b.binary("addi", b.broadcast(first, self.lanes), b.iota(type))
+
+    def live_lanes(self, lane: Val) -> Val:
+        """Which lanes of the vector that starts at ``lane`` hold live rows."""
+        b, type = self.b, vec(self.lanes, "i64")
+        count = self.spans[self.rows].count
+        assert isinstance(count, Val)
+        left = b.broadcast(b.sub(count, lane), self.lanes)
+        return b.cmpi("slt", b.iota(type), left)
+
+    def row_pointer(self, value: SSAValue, row: Val | int, lane: Val) -> Val:
+        """Where a buffer keeps the lanes from ``lane`` on of one tile row."""
+        b = self.b
+        pointer = self.scratch[self.buffers.of[value]]
+        if not isinstance(row, int):
+            pointer = b.at(pointer, b.mul(row, self.pitch), self.element)
+        return b.at(pointer, lane, self.element)

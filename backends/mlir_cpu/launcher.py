@@ -1,0 +1,118 @@
+"""Runs a loaded kernel on PyTorch's own OpenMP threads."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .errors import ArgumentError, ObjectFileError
+from .object_file import load_object
+
+_forked = False  # a forked child has no OpenMP threads, and waiting for them would hang
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = True
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+# read by kernels in place of tensors without elements, whose indices are clamped to 0
+_NOTHING = ctypes.create_string_buffer(64)
+
+
+@cache
+def _parallel() -> Any:
+    """``GOMP_parallel(function, data, threads, flags)`` of the runtime that PyTorch runs on, if there is one."""
+    libraries: list[str | None] = [None]
+    libraries += map(str, sorted(Path(torch.__file__).with_name("lib").glob("libgomp*")))
+    for library in libraries:
+        try:
+            function = ctypes.CDLL(library).GOMP_parallel
+        except (OSError, AttributeError):
+            continue
+        function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+        function.restype = None
+        return function
+    return None
+
+
+@cache
+def _libraries() -> list[ctypes.CDLL]:
+    found = [ctypes.CDLL(None)]
+    for name in ("libm.so.6", "libm.so"):
+        try:
+            found.append(ctypes.CDLL(name))
+            break
+        except OSError:
+            continue
+    return found
+
+
+def resolve(symbol: str) -> int:
+    """Address of a C library function that compiled code calls."""
+    for library in _libraries():
+        try:
+            return ctypes.cast(getattr(library, symbol), ctypes.c_void_p).value or 0
+        except AttributeError:
+            continue
+    raise ObjectFileError(f"a kernel calls {symbol!r}, which no loaded library has")
+
+
+class CompiledKernel:
+    """Callable with (tensors, sizes).  Safe in threads: every call has its own argument array and counter."""
+
+    def __init__(self, payload: bytes, meta: Mapping[str, Any]):
+        self.name: str = meta["name"]
+        self._object = load_object(payload, resolve)  # keeps the code mapped
+        self._ranks: list[int] = meta["ranks"]
+        self._dtypes = [getattr(torch, d) for d in meta["dtypes"]]
+        self._sizes: list[str] = meta["sizes"]
+        self._size_limit = 2**30 // meta["index_factor"]
+        self._slots = ctypes.c_int64 * (1 + sum(1 + 2 * r for r in self._ranks) + len(self._sizes))
+        self._body = self._object.symbols[self.name]
+        self._run_here = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._body)
+        self._tasks = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(self._object.symbols[f"{self.name}.tasks"])
+
+    def __call__(self, tensors: Sequence[torch.Tensor], sizes: Mapping[str, int]) -> None:
+        values = [0]
+        self._check(tensors)
+        for t in tensors:
+            if t.numel():
+                values.append(t.data_ptr())
+                values += t.shape
+                values += t.stride()
+            else:
+                values.append(ctypes.addressof(_NOTHING))
+                values += t.shape
+                values += [0] * t.dim()
+        for name in self._sizes:
+            size = sizes[name]
+            if size > self._size_limit:
+                raise ArgumentError(f"kernel {self.name}: size {name} = {size} exceeds {self._size_limit}")
+            values.append(size)
+        slots = self._slots(*values)
+        tasks = self._tasks(slots)
+        threads = min(tasks, 1 if _forked else torch.get_num_threads())
+        parallel = _parallel() if threads > 1 else None
+        if parallel is not None:
+            parallel(self._body, slots, threads, 0)
+        elif tasks:
+            self._run_here(slots)
+
+    def _check(self, tensors: Sequence[torch.Tensor]) -> None:
+        if len(tensors) != len(self._ranks):
+            raise ArgumentError(f"kernel {self.name} takes {len(self._ranks)} tensors, not {len(tensors)}")
+        for n, (t, rank, dtype) in enumerate(zip(tensors, self._ranks, self._dtypes, strict=True)):
+            if t.dtype != dtype or t.dim() != rank or t.device.type != "cpu":
+                raise ArgumentError(
+                    f"kernel {self.name}: argument {n} must be a CPU tensor of {dtype} and rank {rank}, "
+                    f"not {t.dtype} and rank {t.dim()} on {t.device}"
+                )

@@ -1,0 +1,236 @@
+"""A tile kernel as MLIR text: one function that takes tasks from a counter until none is left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from xdsl.dialects.builtin import Float64Type, IntegerType
+from xdsl.ir import Attribute, SSAValue
+
+from ...ir.expr import Expr
+from ...ir.tile import ForOp, KernelOp, LoadOp, MemType, StoreOp, TileType
+from .buffers import Buffers, assign
+from .builder import ELEMENT_BYTES, Builder, Val
+from .errors import UnsupportedKernelError
+from .expressions import Expressions, Limits
+from .frame import Frame, Span
+from .memory import CapturedReads, load_arguments, slots
+from .passes import PassEmitter
+from .plan import BlockPlan, Pass, axes, plan_block
+from .target import Target
+from .transfers import Transfers
+from .vecmath import VectorMath
+
+STACK_LIMIT = 2 << 20  # bytes of scratch that a thread's stack surely holds
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """The text of a kernel and what the launcher must know."""
+
+    text: str
+    ranks: list[int]
+    sizes: list[str]
+    scratch_bytes: int
+    limits: Limits
+
+
+def lower(kernel: KernelOp, target: Target) -> Lowered:
+    """Generate the MLIR of one kernel.  Raises :class:`UnsupportedKernelError`."""
+    return _KernelLowering(kernel, target).run()
+
+
+def memory_element(type: Attribute) -> str:
+    """Name of a memory's element type: "f32", "bf16", "i64", "i1"."""
+    element = type.element if isinstance(type, MemType) else type
+    return f"i{element.width.data}" if isinstance(element, IntegerType) else str(element)
+
+
+class _KernelLowering:
+    def __init__(self, kernel: KernelOp, target: Target):
+        self.kernel, self.target = kernel, target
+        self.name = kernel.sym_name.data
+        self.rows = kernel.rows.data
+        self.sizes = list(kernel.size_names)
+        self.ranks = [a.type.rank.data for a in kernel.args]
+        self.elements = [memory_element(a.type) for a in kernel.args]
+        self.element = "f64" if self._uses_f64() else "f32"
+        lanes = target.lanes(self.element)
+        self.vectors = -(-self.rows.size // lanes)
+        self.block = kernel.body.block
+        self.plan = plan_block(self.block, self.rows.name)
+        self.buffers: Buffers = assign(self.plan, self.block, self.rows.name)
+        self.scratch_bytes = 0
+
+    def _uses_f64(self) -> bool:
+        tiles = [r.type for op in self.kernel.walk() for r in op.results if isinstance(r.type, TileType)]
+        return any(isinstance(t.element, Float64Type) for t in tiles)
+
+    def run(self) -> Lowered:
+        body, limits = self._function(self._tasks)
+        count, _ = self._function(self._task_count)
+        grid = ", ".join(f"{d.name} < {d.extent}" for d in self.kernel.grid.data)
+        text = "\n".join([
+            f"// kernel {self.name} for {self.target.name}: {self.element}, {self.vectors} lane vectors of rows {self.rows}",
+            f"// grid {grid}",
+            "module {",
+            f" llvm.func @{self.name}(%args: !llvm.ptr) {{",
+            body,
+            "  llvm.return",
+            " }",
+            f" llvm.func @{self.name}.tasks(%args: !llvm.ptr) -> i64 {{",
+            count,
+            " }",
+            "}\n",
+        ])  # fmt: skip
+        if self.scratch_bytes > STACK_LIMIT:
+            raise UnsupportedKernelError(
+                f"kernel {self.name} needs {self.scratch_bytes >> 10} KB of scratch a thread, "
+                f"more than {STACK_LIMIT >> 10}; choose smaller tiles"
+            )
+        return Lowered(text, self.ranks, self.sizes, self.scratch_bytes, limits)
+
+    def _function(self, emit) -> tuple[str, Limits]:
+        b = Builder()
+        frame = self._frame(b)
+        emit(b, frame)
+        return b.body(), frame.expressions.limits
+
+    def _frame(self, b: Builder) -> Frame:
+        args = Val("%args", "!llvm.ptr")
+        memories = load_arguments(b, args, self.kernel.names, self.elements, self.ranks)
+        first = slots(self.ranks)[-1]
+        sizes = {n: b.load(b.at(args, first + k, "i64"), "i64", 8, n) for k, n in enumerate(self.sizes)}
+        reads = CapturedReads(memories, self.rows.name)
+        expressions = reads.expressions = Expressions(VectorMath(b, self.target, self.element), reads)
+        by_value: dict[SSAValue, object] = dict(zip(self.kernel.args, memories.values(), strict=True))
+        return Frame(
+            b, self.target, expressions, by_value, self.buffers, [], self.rows.name, self.vectors, sizes
+        )  # type: ignore[arg-type]
+
+    # ---- tasks ----------------------------------------------------------------------------------------
+
+    def _extents(self, b: Builder, frame: Frame) -> list[Val]:
+        scope = frame.scalar_scope()
+        return [b.most(frame.expressions.scalar(d.extent, scope), 0) for d in self.kernel.grid.data]
+
+    def _total(self, b: Builder, extents: list[Val]) -> Val:
+        total = b.int(1)
+        for extent in extents:
+            total = b.binary("muli", total, extent)
+        return total
+
+    def _task_count(self, b: Builder, frame: Frame) -> None:
+        b.line(f"llvm.return {self._total(b, self._extents(b, frame)).ssa} : i64")
+
+    def _tasks(self, b: Builder, frame: Frame) -> None:
+        extents = self._extents(b, frame)
+        total = self._total(b, extents)
+        bytes_each = ELEMENT_BYTES[self.element]
+        for n, rows in enumerate(self.buffers.rows):
+            frame.scratch.append(self._scratch(b, rows * frame.pitch * bytes_each, f"scratch{n}"))
+        packs = self._pack_scratch(b, frame, self.plan)
+        one, counter = b.int(1), Val("%args", "!llvm.ptr")
+        task, taken = b.name("task"), b.name("taken")
+        with b.block(f"{taken} = scf.while (%again = {one.ssa}) : (i64) -> i64 {{", "} do {"):
+            b.line(f"{task} = llvm.atomicrmw add {counter.ssa}, {one.ssa} monotonic : !llvm.ptr, i64")
+            more = b.less(Val(task, "i64"), total)
+            b.line(f"scf.condition({more.ssa}) {task} : i64")
+        with b.block(f"^bb0({task}_now: i64):"):
+            self._task(b, frame, Val(f"{task}_now", "i64"), extents, packs)
+            b.line(f"scf.yield {one.ssa} : i64")
+
+    def _scratch(self, b: Builder, size: int, name: str) -> Val:
+        self.scratch_bytes += size
+        return b.alloca(max(size, 64), name)
+
+    def _pack_scratch(self, b: Builder, frame: Frame, plan: BlockPlan) -> dict[LoadOp, Val]:
+        """Room for key tiles that cannot be read in place; loops that follow one another share it."""
+        pools: dict[int, list[Val]] = {}
+        result: dict[LoadOp, Val] = {}
+
+        def visit(plan: BlockPlan, taken: dict[int, int]) -> None:
+            for op in plan.key_loads:
+                (_, rows), (_, width) = axes(op.result).items()
+                size = rows * Transfers(frame).packed_width(width) * ELEMENT_BYTES[self.element]
+                pool = pools.setdefault(size, [])
+                n = taken.get(size, 0)
+                if n == len(pool):
+                    pool.append(self._scratch(b, size, f"packed{len(result)}"))
+                result[op] = pool[n]
+                taken[size] = n + 1
+            for body in plan.bodies.values():
+                visit(body, dict(taken))
+
+        visit(plan, {})
+        return result
+
+    def _task(self, b: Builder, frame: Frame, task: Val, extents: list[Val], packs: dict[LoadOp, Val]) -> None:
+        names = dict(frame.names)
+        rest = task
+        for dim, extent in reversed(list(zip(self.kernel.grid.data, extents, strict=True))):
+            names[dim.name] = b.pure(f"arith.remui {rest.ssa}, {extent.ssa} : i64", "i64", dim.name)
+            rest = b.binary("divui", rest, extent)
+        inner = Frame(**{**frame.__dict__, "names": names, "views": {}})
+        base = inner.expressions.scalar(self.rows.base, inner.scalar_scope())
+        bound = inner.expressions.scalar(self.rows.bound, inner.scalar_scope())
+        live = b.least(b.sub(bound, base), self.rows.size)
+        inner = inner.inside({self.rows.name: Span(base, live)})
+        with b.when(b.cmpi("sgt", live, b.int(0))):
+            _BlockEmitter(inner, self.plan, packs).emit()
+
+
+class _BlockEmitter:
+    """Emits the steps of one block."""
+
+    def __init__(self, frame: Frame, plan: BlockPlan, packs: dict[LoadOp, Val]):
+        self.f, self.b, self.plan, self.packs = frame, frame.b, plan, packs
+
+    def emit(self) -> None:
+        transfers = Transfers(self.f)
+        for op in self.plan.key_loads:
+            self._comment(op)
+            self.f.views[op.result] = transfers.view(op, self.packs[op])
+        for step in self.plan.steps:
+            match step:
+                case Pass():
+                    PassEmitter(self.f, step).emit()
+                case LoadOp():
+                    self._comment(step)
+                    transfers.load_rows(step)
+                case StoreOp():
+                    self._comment(step)
+                    if step.value not in self.f.buffers.of:
+                        raise UnsupportedKernelError(f"{step}: stores a constant")
+                    transfers.store(step)
+                case ForOp():
+                    self._loop(step)
+
+    def _comment(self, op) -> None:
+        self.b.comment(" ".join(str(op).split()))
+
+    def _loop(self, op: ForOp) -> None:
+        self.b.comment(f"tile.for {op.axis.data} in {[r.text() for r in op.ranges]} step {op.step.data} {op.kind.data}")
+        for initial, argument in zip(op.initial, op.carried, strict=True):
+            self._copy(initial, argument)
+        for r in op.range_list:
+            self._range(op, r.lo, r.hi)
+
+    def _range(self, op: ForOp, lo: Expr, hi: Expr) -> None:
+        f, b, axis = self.f, self.b, op.axis.data
+        scope = f.scalar_scope()
+        low, high = f.expressions.scalar(lo, scope), f.expressions.scalar(hi, scope)
+        with b.loop(low, high, op.step.data, hint=axis) as loop:
+            count = b.least(b.sub(high, loop.iv), op.step.data)
+            plan = self.plan.bodies[op]
+            _BlockEmitter(f.inside({axis: Span(loop.iv, count)}), plan, self.packs).emit()
+            for value, argument in zip(plan.yields, op.carried, strict=True):
+                self._copy(value, argument)
+
+    def _copy(self, source: SSAValue, target: SSAValue) -> None:
+        """Put a value where a loop carries it, unless it is computed there already."""
+        of = self.f.buffers.of
+        if source is target or of.get(source) == of[target]:
+            return
+        step = Pass(axes(target))
+        PassEmitter(self.f, step).copy(source, target)

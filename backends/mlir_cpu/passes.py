@@ -1,0 +1,259 @@
+"""Emission of one fused pass: a register-blocked dot or nothing, then elementwise ops and reductions.
+
+A register block is a few lane vectors wide and a few tile rows high.  The dot multiplies lane vectors of one
+operand with broadcast scalars of the other, which therefore may have any row stride and is never packed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from xdsl.ir import SSAValue
+
+from ...ir.expr import Load, Op, Var
+from ...ir.tile import DotOp, FullOp, LoadOp, MapOp, MaskOp, ReduceOp, tile_type
+from .builder import Val
+from .errors import UnsupportedKernelError
+from .expressions import Scope
+from .frame import Frame, KeyView
+from .plan import Pass, axes
+
+
+class Chunk:
+    """One lane vector of one tile row, and the values known there."""
+
+    def __init__(self, frame: Frame, axis: str | None, row: Val | int, lane: Val, known: dict[SSAValue, Val]):
+        self.frame, self.axis, self.row, self.lane = frame, axis, row, lane
+        self.known = dict(known)
+        self._names: dict[str, Val | Callable[[], Val]] | None = None
+
+    def scope(self, params: dict[str, Val | Callable[[], Val]]) -> Scope:
+        f = self.frame
+        if self._names is None:
+            names: dict[str, Val | Callable[[], Val]] = dict(f.scalar_scope().names)
+            names[f.rows] = lambda: f.lane_indices(self.lane)
+            if self.axis is not None:
+                names[self.axis] = lambda: f.b.add(f.spans[self.axis].start, self.row)
+            self._names = names
+        return Scope({**self._names, **params}, live=lambda: f.live_lanes(self.lane))
+
+    def value(self, v: SSAValue) -> Val:
+        if v not in self.known:
+            if v in self.frame.buffers.of:
+                row = self.row if len(axes(v)) > 1 else 0
+                pointer = self.frame.row_pointer(v, row, self.lane)
+                self.known[v] = self.frame.b.load(pointer, self.frame.vector, self.frame.align, v.name_hint or "")
+            else:
+                self.known[v] = self.compute(v)
+        return self.known[v]
+
+    def compute(self, v: SSAValue) -> Val:
+        """Emit the op that defines ``v``, for this chunk."""
+        x, op = self.frame.expressions, v.owner
+        match op:
+            case FullOp():
+                return x.vector(op.value.data.body, self.scope({}))
+            case LoadOp():
+                memory = self.frame.memories[op.memory]
+                return x.vector(Load(memory.name, op.index.data), self.scope({}))
+            case MapOp():
+                body, params = op.function.data.body, op.function.data.params
+                lazily = {p: (lambda u=u: self.value(u)) for p, u in zip(params, op.inputs, strict=True)}
+                return self._round(x.vector(body, self.scope(lazily)), v)
+            case MaskOp():
+                value = self.value(op.input)
+                b = self.frame.b
+                cond = b.broadcast(x.as_bool(x.emit(op.condition.data, self.scope({}))), x.lanes)
+                return b.select(cond, value, b.float(-math.inf, value.type))
+        raise UnsupportedKernelError(f"no CPU lowering for the value of {op}")
+
+    def _round(self, value: Val, v: SSAValue) -> Val:
+        """Drop the digits that a narrow element type would not keep."""
+        element, b = str(tile_type(v).element), self.frame.b
+        if element == "f64" or element == value.element:
+            return value
+        if element == "f32" or self.frame.element == "f64":
+            return value
+        narrow = b.cast("truncf", value, f"vector<{value.lanes}x{element}>")
+        return b.cast("extf", narrow, value.type)
+
+
+class PassEmitter:
+    """Emits one :class:`Pass`."""
+
+    def __init__(self, frame: Frame, step: Pass):
+        self.f, self.b, self.step = frame, frame.b, step
+        self.axis = next((a for a in step.shape if a != frame.rows), None)
+        self.reduces = [op for op in step.ops if isinstance(op, ReduceOp)]
+        wide, self.height = frame.target.block(frame.vectors)
+        self.offsets = [n * frame.lanes for n in range(wide)]
+
+    def emit(self) -> None:
+        for op in [self.step.dot, *self.step.ops]:
+            if op is not None:
+                self.b.comment(" ".join(str(op).split()))
+        with self._lane_blocks() as lane:
+            lanes = [self.b.add(lane, n) for n in self.offsets]
+            known = [self._row_values(x) for x in lanes]
+            if self.axis is None:
+                for x, k in zip(lanes, known, strict=True):
+                    self._finish(Chunk(self.f, None, 0, x, k), [])
+                return
+            accumulators = [self._start(op) for op in self.reduces for _ in lanes]
+            if self.step.dot is None:
+                results = self._rows(0, self._count(), 1, accumulators, lanes, known)
+            else:
+                results = self._blocked_rows(accumulators, lanes, known)
+            for n, op in enumerate(self.reduces):
+                for m, x in enumerate(lanes):
+                    self._store(op.result, 0, x, results[n * len(lanes) + m])
+
+    @contextmanager
+    def _lane_blocks(self) -> Iterator[Val]:
+        width = len(self.offsets) * self.f.lanes
+        if width == self.f.pitch:
+            yield self.b.int(0)
+        else:
+            with self.b.loop(0, self.f.pitch, width, hint="lane") as loop:
+                yield loop.iv
+
+    def _count(self) -> Val | int:
+        assert self.axis is not None
+        return self.f.spans[self.axis].count if self.axis in self.f.spans else self.step.shape[self.axis]
+
+    def _row_values(self, lane: Val) -> dict[SSAValue, Val]:
+        """Operands that do not change from tile row to tile row, read once."""
+        if self.axis is None:
+            return {}
+        chunk = Chunk(self.f, None, 0, lane, {})
+        operands = [v for op in self.step.ops for v in op.operands]
+        return {v: chunk.value(v) for v in operands if v in self.f.buffers.of and len(axes(v)) == 1}
+
+    def _start(self, op: ReduceOp) -> Val:
+        return self.b.float(-math.inf if op.kind.data == "max" else 0.0, self.f.vector)
+
+    def _store(self, value: SSAValue, row: Val | int, lane: Val, what: Val) -> None:
+        self.b.store(what, self.f.row_pointer(value, row, lane), self.f.align)
+
+    def _finish(self, chunk: Chunk, accumulators: Sequence[Val]) -> list[Val]:
+        """The elementwise ops of one chunk; stores come last, for values may be computed in place."""
+        combined = []
+        for op in self.step.ops:
+            if isinstance(op, ReduceOp):
+                acc, x = accumulators[len(combined)], chunk.value(op.input)
+                if op.kind.data == "max":
+                    combined.append(self.f.expressions.math.maximum(x, acc))
+                else:
+                    combined.append(self.b.pure(f"arith.addf {acc.ssa}, {x.ssa} : {acc.type}", acc.type))
+            else:
+                result = op.results[0]
+                chunk.known[result] = chunk.compute(result)
+        for value in self.step.stored:
+            if not isinstance(value.owner, ReduceOp):
+                self._store(value, chunk.row, chunk.lane, chunk.known[value])
+        return combined
+
+    def _blocked_rows(self, accumulators: list[Val], lanes: list[Val], known: list[dict[SSAValue, Val]]) -> list[Val]:
+        """Full register blocks, then what is left."""
+        count, height = self._count(), self.height
+        if isinstance(count, int):
+            whole = count // height * height
+            if whole:
+                accumulators = self._rows(0, whole, height, accumulators, lanes, known)
+            if count > whole:
+                accumulators = self._rows(whole, count, count - whole, accumulators, lanes, known)
+            return accumulators
+        whole_rows = self.b.mul(self.b.binary("divui", count, self.b.int(height)), height)
+        accumulators = self._rows(0, whole_rows, height, accumulators, lanes, known)
+        return self._rows(whole_rows, count, 1, accumulators, lanes, known)
+
+    def _rows(
+        self,
+        first: Val | int,
+        end: Val | int,
+        height: int,
+        accumulators: list[Val],
+        lanes: list[Val],
+        known: list[dict[SSAValue, Val]],
+    ) -> list[Val]:
+        """A loop over tile rows, ``height`` at a time."""
+        with self.b.loop(first, end, height, accumulators, hint=self.axis or "x") as loop:
+            dots = self._dot(self.step.dot, loop.iv, height, lanes) if self.step.dot else []
+            current = list(loop.carried)
+            width = len(lanes)
+            for r in range(height):
+                row = self.b.add(loop.iv, r)
+                for m, lane in enumerate(lanes):
+                    chunk = Chunk(self.f, self.axis, row, lane, known[m])
+                    if self.step.dot:
+                        chunk.known[self.step.dot.result] = self._accumulate(self.step.dot, chunk, dots[r * width + m])
+                    mine = current[m::width] if current else []
+                    for n, value in enumerate(self._finish(chunk, mine)):
+                        current[n * width + m] = value
+            loop.yields = current
+        return loop.results
+
+    # ---- dot ------------------------------------------------------------------------------------------
+
+    def _operands(self, dot: DotOp) -> tuple[SSAValue, KeyView]:
+        """The operand in the lanes and the one that is broadcast."""
+        lane, key = (dot.lhs, dot.rhs) if self.f.rows in axes(dot.lhs) else (dot.rhs, dot.lhs)
+        if self.f.rows not in axes(lane) or self.f.rows in axes(key) or key not in self.f.views:
+            raise UnsupportedKernelError(f"{dot}: one operand must have the row axis and the other come from memory")
+        return lane, self.f.views[key]
+
+    def _dot(self, dot: DotOp, row: Val, height: int, lanes: list[Val]) -> list[Val]:
+        """Products for ``height`` tile rows from ``row`` on: row-major, one vector for each of ``lanes``."""
+        b, f = self.b, self.f
+        source, view = self._operands(dot)
+        along_rows = view.axes[0] == dot.contracted
+        to_row, to_term = (b.int(1), view.stride) if along_rows else (view.stride, b.int(1))
+        base = b.at(view.pointer, b.mul(row, to_row), f.element)
+        bases = [base if r == 0 else b.at(base, b.mul(to_row, r), f.element) for r in range(height)]
+        if not along_rows:
+            self._prefetch(view, row, height)
+        terms = f.spans[dot.contracted].count if dot.contracted in f.spans else axes(source)[dot.contracted]
+        zero = b.float(0.0, f.vector)
+        with b.loop(0, terms, 1, [zero] * (height * len(lanes)), hint=dot.contracted) as loop:
+            vectors = [b.load(f.row_pointer(source, loop.iv, lane), f.vector, f.align) for lane in lanes]
+            offset = b.mul(loop.iv, to_term)
+            for r in range(height):
+                scalar = b.broadcast(b.load(b.at(bases[r], offset, f.element), f.element), f.lanes)
+                loop.yields += [
+                    b.fma(scalar, vector, loop.carried[r * len(lanes) + m]) for m, vector in enumerate(vectors)
+                ]
+        return loop.results
+
+    def _prefetch(self, current: KeyView, row: Val, height: int) -> None:
+        """Ask for the rows that a later dot of this block reads: hardware does not foresee strided ones."""
+        for view in self.f.views.values():
+            if view is current or not view.in_place or view.axes[0] != current.axes[0]:
+                continue
+            line = 64 // (8 if self.f.element == "f64" else 4)
+            for r in range(height):
+                start = self.b.at(
+                    view.pointer, self.b.mul(self.b.add(row, r), view.stride), self.f.element
+                )
+                for n in range(0, view.width, line):
+                    self.b.prefetch(self.b.at(start, n, self.f.element))
+
+    def _accumulate(self, dot: DotOp, chunk: Chunk, product: Val) -> Val:
+        """``acc + product``, as one fma where the accumulator is rescaled by a product."""
+        if dot.acc is None:
+            return product
+        owner = dot.acc.owner
+        if dot.acc not in self.f.buffers.of and isinstance(owner, MapOp):
+            match owner.function.data.body:
+                case Op("*", (Var(x), Var(y))):
+                    values = dict(zip(owner.function.data.params, owner.inputs, strict=True))
+                    return self.b.fma(chunk.value(values[x]), chunk.value(values[y]), product)
+        return self.b.binary("addf", chunk.value(dot.acc), product)
+
+    def copy(self, source: SSAValue, target: SSAValue) -> None:
+        """Write ``source`` where ``target`` lives."""
+        with self._lane_blocks() as lane, self.b.loop(0, self._count() if self.axis else 1) as loop:
+            for n in self.offsets:
+                chunk = Chunk(self.f, self.axis, loop.iv, self.b.add(lane, n), {})
+                self._store(target, loop.iv if self.axis else 0, chunk.lane, chunk.value(source))

@@ -1,0 +1,17 @@
+"""The triton backend: tile kernels as readable Triton source, for NVIDIA and AMD GPUs.
+
+Reading order: ``module`` (a whole file), ``emit`` and ``loops`` (statements), ``scalars`` (expressions),
+``layout`` (axes), ``config`` (targets, warps, stages), ``launch`` (running), ``ahead`` (compiling without a
+GPU), ``static`` (facts of the result), ``interpreter`` (running without a GPU).
+"""
+
+from __future__ import annotations
+
+from ..api import Backend
+
+
+def backend() -> Backend:
+    """The backend, as the driver finds it."""
+    from .backend import TritonBackend
+
+    return TritonBackend()

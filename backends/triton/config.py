@@ -1,0 +1,63 @@
+"""Launch parameters: warps, and as many pipeline stages as shared memory holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from xdsl.dialects.builtin import IntegerAttr
+
+from ...ir.dtypes import itemsize
+from ...ir.tile import ForOp, KernelOp, LoadOp, TileType
+from .layout import padded
+from .targets import Target
+
+
+@dataclass(frozen=True)
+class Config:
+    """How a kernel is launched on a target."""
+
+    target: str
+    num_warps: int
+    num_stages: int
+
+
+def choose(kernel: KernelOp, target: Target) -> Config:
+    """Four warps for tiles up to 64 rows, eight beyond; two to three stages as they fit in shared memory.
+
+    Float32 products run on ordinary units, which hold operands and results in registers: eight warps from 64 rows.
+    The kernel's own attributes ``num_warps`` and ``num_stages``, an autotuner's choice, come first.
+    """
+    rows = padded(kernel.rows.data.size)
+    widest = max((padded(n) for op in kernel.body.walk() for r in op.results if isinstance(r.type, TileType)
+                  for n in r.type.shape.values()), default=16)  # fmt: skip
+    scalar_dots = any(itemsize(op.result.type.element) == 4 for op in kernel.body.walk() if isinstance(op, LoadOp))
+    warps = 8 if rows >= (64 if scalar_dots else 128) or rows * widest >= 128 * 128 else 4
+    stage = max((_stage_bytes(op) for op in kernel.body.walk() if isinstance(op, ForOp)), default=0)
+    fixed = sum(_bytes(op.result.type) for op in kernel.body.block.ops if isinstance(op, LoadOp))
+    stages = 3
+    if target.backend == "hip":  # there, one stage waits in registers
+        stages, fixed = 2, fixed - stage
+    while stages > 1 and fixed + stages * stage > target.shared:
+        stages -= 1
+    return Config(
+        target.name, _attribute(kernel, "num_warps") or warps, _attribute(kernel, "num_stages") or stages
+    )
+
+
+def _stage_bytes(loop: ForOp) -> int:
+    return sum(_bytes(op.result.type) for op in loop.body.walk() if isinstance(op, LoadOp))
+
+
+def _bytes(type: object) -> int:
+    assert isinstance(type, TileType)
+    count = itemsize(type.element)
+    for n in type.shape.values():
+        count *= padded(n)
+    return count
+
+
+def _attribute(kernel: KernelOp, name: str) -> int | None:
+    value = kernel.attributes.get(name)
+    return value.value.data if isinstance(value, IntegerAttr) else None
+
+

@@ -1,0 +1,360 @@
+"""The body of a kernel as Triton statements: one method an op, expressions by :class:`Scalars`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from xdsl.dialects.builtin import StringAttr
+from xdsl.ir import Operation, SSAValue
+
+from ...ir import tile
+from ...ir.dtypes import accumulator, name_of
+from ...ir.expr import Const, Expr, Load, free_vars, loads
+from ...ir.tile import tile_type
+from .errors import UnsupportedKernelError
+from .facts import Fill, fill_of, nonnegative
+from .layout import AxisCode, axis_sizes, dtype, memory_type, padded, padded_shape, rows_always_live
+from .loops import emit_loop
+from .scalars import Scalars, Text, expanded, in_order, number
+from .source import Names, Source
+
+
+class Emitter:
+    """State while printing one kernel."""
+
+    def __init__(
+        self,
+        kernel: tile.KernelOp,
+        names: Names,
+        arguments: Sequence[str],
+        scalars: Mapping[str, str],
+        source: Source,
+    ):
+        self.kernel, self.names, self.source = kernel, names, source
+        self.scalars = {name: Text(code) for name, code in scalars.items()}  # sizes and grid dimensions
+        self.memory = dict(zip(kernel.args, arguments, strict=True))  # memory -> pointer argument
+        self.captured_as = dict(zip(kernel.names, arguments, strict=True))
+        self.elements = {n: memory_type(a).element for n, a in zip(kernel.names, kernel.args, strict=True)}
+        self.axes: dict[str, AxisCode] = {}
+        self.values: dict[SSAValue, str] = {}
+        self.fills: dict[SSAValue, dict[str, Fill]] = {}
+        self.bases: dict[tuple[str, str], str] = {}
+        self.helpers: set[str] = set()
+        self.guarded: set[tuple[str, int]] = set()  # sizes of captured tensors that the kernel compares with
+        self.wanted: dict[SSAValue, str] = {}  # a name that a value's definition must use
+        self.origin = ""
+
+    # ---- statements -----------------------------------------------------------------------------------
+
+    def line(self, text: str) -> None:
+        self.source.line(text)
+
+    def define(self, value: SSAValue, code: str, fills: dict[str, Fill] | None = None) -> None:
+        name = self.wanted.get(value) or self.names.fresh(value.name_hint or "x")
+        self.values[value] = name
+        self.fills[value] = fills or {}
+        self.line(f"{name} = {code}")
+
+    def prologue(self) -> None:
+        """Index vectors and base addresses, before any op."""
+        rows = self.kernel.rows.data
+        size = padded(rows.size)
+        index = self.names.fresh(rows.name)
+        base = self.scalar(rows.base)
+        plus = "" if base.code == "0" else f"{base.at_least(9)} + "
+        self.line(f"{index} = {plus}tl.arange(0, {size})")
+        if rows_always_live(self.kernel):
+            self.axes[rows.name] = AxisCode(index, None)
+        else:
+            bound = self.scalar(rows.bound)
+            if size != rows.size:
+                end = f"{base.at_least(9)} + {rows.size}"
+                bound = Text(f"tl.minimum({end}, {bound.code})")
+            if bound.strength < 20 or "(" in bound.code:
+                name = self.names.fresh(f"{rows.name}_end")
+                self.line(f"{name} = {bound.code}")
+                bound = Text(name)
+            self.axes[rows.name] = AxisCode(index, f"{index} < {bound.code}")
+        for axis, width in sorted(axis_sizes(self.kernel).items()):
+            index = self.names.fresh(axis)
+            self.line(f"{index} = tl.arange(0, {padded(width)}).to(tl.int64)")
+            self.axes[axis] = AxisCode(index, None if padded(width) == width else f"{index} < {width}", wide=True)
+        for op in self.kernel.body.walk():
+            if isinstance(op, tile.LoadOp | tile.StoreOp):
+                self.base(op.memory, op.index.data)
+
+    def body(self, ops: Sequence[Operation]) -> Sequence[SSAValue]:
+        """Print the ops; gives the operands of the final yield."""
+        for op in ops:
+            if isinstance(op, tile.YieldOp):
+                return op.values
+            self.comment(op)
+            emit = _TABLE.get(type(op))
+            if emit is None:
+                raise UnsupportedKernelError(f"the triton backend has no rule for {op.name}")
+            emit(self, op)
+        return ()
+
+    def comment(self, op: Operation) -> None:
+        """The user's line, where it changes."""
+        at = op.attributes.get("at")
+        if isinstance(at, StringAttr) and at.data != self.origin:
+            self.origin = at.data
+            self.line(f"# {at.data}")
+
+    # ---- expressions ----------------------------------------------------------------------------------
+
+    def printer(self, axes: Sequence[str], float_type: str, params: Mapping[str, Text] | None = None) -> Scalars:
+        """A printer of expressions over the given axes, grid dimensions, sizes and ``params``."""
+        index = {a: Text(code.index, axes=(a,), wide=code.wide) for a, code in self.axes.items()}
+        cache: dict[Load, Text] = {}
+
+        def read(load: Load, scalars: Scalars) -> Text:
+            if load not in cache:
+                cache[load] = self.captured(load, scalars)
+            return cache[load]
+
+        return Scalars({**self.scalars, **index, **(params or {})}, axes, float_type, read, self.helpers.add)
+
+    def scalar(self, e: Expr) -> Text:
+        return self.printer((), "tl.float32").text(e)
+
+    def captured(self, load: Load, scalars: Scalars) -> Text:
+        """Read an element of a captured tensor; dead elements may point outside it and read 0."""
+        memory, element = self.captured_as[load.tensor], self.elements[load.tensor]
+        texts = [scalars.text(e) for e in load.index]
+        terms, guards = [], []
+        for n, (e, x) in enumerate(zip(load.index, texts, strict=True)):
+            terms.append(_scaled(x, f"{memory}_s{n}"))
+            if x.axes or loads(e):
+                self.guarded.add((memory, n))
+                if not nonnegative(e):
+                    guards.append(Text(f"({x.at_least(5)} >= 0)", axes=x.axes))
+                guards.append(Text(f"({x.at_least(5)} < {memory}_n{n})", axes=x.axes))
+        axes = in_order(scalars.axes, {a for x in texts for a in x.axes})
+        address = " + ".join([memory, *(expanded(t, axes).at_least(10) for t in terms if t.code != "0")])
+        mask = " & ".join(expanded(g, axes).code for g in guards)
+        code = f"tl.load({address}{f', mask={mask}, other=0' if mask else ''})"
+        if load.kind == "float":
+            code += f".to({scalars.float_type})" if dtype(element) != scalars.float_type else ""
+        elif load.kind == "bool":
+            code += "" if name_of(element) == "i1" else " != 0"
+        elif name_of(element) not in ("i64", "i32"):
+            code += ".to(tl.int32)"
+        name = self.names.fresh(f"{memory}_at")
+        self.line(f"{name} = {code}")
+        return Text(name, axes=axes, kind=load.kind)
+
+    # ---- memory ---------------------------------------------------------------------------------------
+
+    def base(self, memory: SSAValue, index: Sequence[Expr]) -> str:
+        """The pointer to which a tile's own offsets are added; named once, before the loops."""
+        name = self.memory[memory]
+        terms = []
+        for n, e in enumerate(index):
+            if not free_vars(e) & self.axis_names and not loads(e):
+                x = _scaled(self.scalar(e), f"{name}_s{n}")
+                if x.code != "0":
+                    terms.append(x.at_least(10))
+        key = (name, " + ".join(terms))
+        if not terms:
+            return name
+        if key not in self.bases:
+            self.bases[key] = self.names.fresh(f"{name}_base")
+            self.line(f"{self.bases[key]} = {name} + {key[1]}")
+        return self.bases[key]
+
+    @property
+    def axis_names(self) -> set[str]:
+        loops = {op.axis.data for op in self.kernel.body.walk() if isinstance(op, tile.ForOp)}
+        return {self.kernel.rows.data.name, *axis_sizes(self.kernel), *loops}
+
+    def address(self, memory: SSAValue, index: Sequence[Expr], type: tile.TileType) -> tuple[str, str]:
+        """Pointers of a tile's elements, and the condition that they are live (empty where all are)."""
+        axes = list(type.shape)
+        scalars = self.printer(axes, "tl.float32")
+        name = self.memory[memory]
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for n, e in enumerate(index):
+            if free_vars(e) & self.axis_names or loads(e):
+                x = _scaled(scalars.text(e), f"{name}_s{n}")
+                groups.setdefault(x.axes, []).append(x.at_least(10))
+        terms = [self.base(memory, index)]
+        for own, codes in groups.items():
+            x = Text(" + ".join(codes), 10 if len(codes) == 1 else 9, own)
+            terms.append(expanded(x, axes).at_least(9))
+        if len({a for own in groups for a in own}) < len(axes):  # an axis that the address does not use
+            terms.append(f"tl.zeros({padded_shape(type)}, tl.int64)")
+        return " + ".join(terms), self.live(axes)
+
+    def live(self, axes: Sequence[str]) -> str:
+        """The condition that an element of a tile is live; empty where all are."""
+        terms = [Text(f"({self.axes[a].live})", axes=(a,)) for a in axes if self.axes[a].live]
+        if len(terms) == len(axes) == 1:
+            return terms[0].code[1:-1]
+        return " & ".join(expanded(t, axes).code for t in terms)
+
+    def fill_dead(self, value: SSAValue, axis: str, wanted: float) -> None:
+        """Make sure that the dead elements along ``axis`` hold ``wanted``."""
+        live = self.axes[axis].live
+        if live is None or self.fills[value].get(axis, "any") == wanted:
+            return
+        name = self.values[value]
+        condition = expanded(Text(f"({live})", axes=(axis,)), list(tile_type(value).shape)).code
+        self.line(f"{name} = tl.where({condition}, {name}, {number(wanted)})")
+        self.fills[value] = {axis: wanted}
+
+    # ---- one method an op -----------------------------------------------------------------------------
+
+    def full(self, op: tile.FullOp) -> None:
+        type = tile_type(op.result)
+        value = op.value.data.body
+        fill: Fill = float(value.value) if isinstance(value, Const) else "any"
+        code = f"tl.full({padded_shape(type)}, {self.scalar(value).code}, {dtype(type.element)})"
+        self.define(op.result, code, dict.fromkeys(type.shape, fill))
+
+    def load(self, op: tile.LoadOp) -> None:
+        type = tile_type(op.result)
+        address, live = self.address(op.memory, op.index.data, type)
+        self.define(op.result, f"tl.load({address}{f', mask={live}, other=0.0' if live else ''})",
+                    dict.fromkeys(type.shape, 0.0))  # fmt: skip
+
+    def store(self, op: tile.StoreOp) -> None:
+        type = tile_type(op.value)
+        address, live = self.address(op.memory, op.index.data, type)
+        value = self.values[op.value]
+        if type.element != memory_type(op.memory).element:
+            value += f".to({dtype(memory_type(op.memory).element)})"
+        self.line(f"tl.store({address}, {value}{f', mask={live}' if live else ''})")
+
+    def map(self, op: tile.MapOp) -> None:
+        type = tile_type(op.result)
+        axes = list(type.shape)
+        compute = accumulator(type.element)
+        for v in op.inputs:
+            if name_of(tile_type(v).element) == "f64":
+                compute = tile_type(v).element
+        operands = dict(zip(op.function.data.params, op.inputs, strict=True))
+        params = {p: self.operand(v, axes, dtype(compute)) for p, v in operands.items()}
+        x = self.printer(axes, dtype(compute), params).text(op.function.data.body)
+        x = expanded(x, axes)
+        if x.axes == () and axes:
+            x = Text(f"tl.full({padded_shape(type)}, {x.code}, {dtype(compute)})", axes=tuple(axes))
+        elif not set(self.used_axes(op)) >= set(axes):
+            x = Text(f"tl.broadcast_to({x.code}, {padded_shape(type)})", axes=tuple(axes))
+        if type.element != compute:
+            x = x.method(f"to({dtype(type.element)})")
+        fills = {}
+        for a in axes:
+            known: dict[str, Fill] = {
+                p: self.fills[v].get(a, "any") if a in tile_type(v).shape else "finite" for p, v in operands.items()
+            }
+            fills[a] = fill_of(op.function.data.body, known)
+        self.define(op.result, x.code, fills)
+
+    def used_axes(self, op: tile.MapOp) -> set[str]:
+        """Axes along which the function's value varies."""
+        used = set()
+        for name in free_vars(op.function.data.body):
+            if name in op.function.data.params:
+                used |= set(tile_type(op.inputs[op.function.data.params.index(name)]).shape)
+            elif name in self.axes:
+                used.add(name)
+        return used
+
+    def operand(self, value: SSAValue, axes: Sequence[str], float_type: str) -> Text:
+        """A tile as an operand of a map: converted, its axes in the result's order."""
+        own = list(tile_type(value).shape)
+        order = in_order(axes, set(own))
+        x = Text(self.values[value], axes=tuple(own), kind="float")
+        if tuple(own) != order:
+            x = Text(f"tl.permute({x.code}, {[own.index(a) for a in order]})", axes=order, kind="float")
+        return x if dtype(tile_type(value).element) == float_type else x.method(f"to({float_type})")
+
+    def mask(self, op: tile.MaskOp) -> None:
+        type = tile_type(op.result)
+        axes = list(type.shape)
+        condition = self.printer(axes, dtype(type.element)).text(op.condition.data)
+        terms = [condition]
+        keys = [a for a in axes if a != self.kernel.rows.data.name and self.axes[a].live]
+        terms += [Text(f"({self.axes[a].live})", axes=(a,)) for a in keys]
+        code = " & ".join(expanded(t, axes).at_least(7 if len(terms) > 1 else 0) for t in terms)
+        if condition.code == "True":
+            code = " & ".join(expanded(t, axes).code for t in terms[1:]) or "True"
+        value = self.values[op.input]
+        code = value if code == "True" else f"tl.where({code}, {value}, {number(float('-inf'))})"
+        self.define(op.result, code, dict.fromkeys(keys, float("-inf")))
+
+    def reduce(self, op: tile.ReduceOp) -> None:
+        self.fill_dead(op.input, op.axis, float("-inf") if op.kind.data == "max" else 0.0)
+        axis = list(tile_type(op.input).shape).index(op.axis)
+        self.define(op.result, f"tl.{op.kind.data}({self.values[op.input]}, {axis})")
+
+    def dot(self, op: tile.DotOp) -> None:
+        axis = op.contracted
+        self.clear_contracted(op.lhs, op.rhs, axis)
+        out = tile_type(op.result)
+        wide = max((tile_type(v).element for v in (op.lhs, op.rhs)), key=lambda t: _WIDTH[name_of(t)])
+        shapes = [list(tile_type(v).shape) for v in (op.lhs, op.rhs)]
+        casts = ["" if tile_type(v).element == wide else f".to({dtype(wide)})" for v in (op.lhs, op.rhs)]
+        codes = [self.values[v] + cast for v, cast in zip((op.lhs, op.rhs), casts, strict=True)]
+        if [len(s) for s in shapes] != [2, 2]:
+            code = self.vector_dot(op, shapes, axis, dtype(out.element))
+        else:
+            if shapes[0][1 - shapes[0].index(axis)] != next(iter(out.shape)):
+                shapes, codes = shapes[::-1], codes[::-1]
+            left = codes[0] if shapes[0].index(axis) == 1 else f"tl.trans({codes[0]})"
+            right = codes[1] if shapes[1].index(axis) == 0 else f"tl.trans({codes[1]})"
+            options = [f"acc={self.values[op.acc]}"] if op.acc is not None else []
+            if name_of(wide) in ("f32", "f64"):
+                options.append('input_precision="ieee"')  # no TensorFloat-32: the error stays near eager's
+            if name_of(out.element) == "f64":
+                options.append("out_dtype=tl.float64")
+            code = f"tl.dot({', '.join([left, right, *options])})"
+        self.define(op.result, code)
+
+    def vector_dot(self, op: tile.DotOp, shapes: list[list[str]], axis: str, float_type: str) -> str:
+        """A contraction with a vector, as a sum of products."""
+        union = [axis, *tile_type(op.result).shape]
+        x, y = (expanded(self.operand(v, union, float_type), union) for v in (op.lhs, op.rhs))
+        plus = f"{self.values[op.acc]} + " if op.acc is not None else ""
+        return f"{plus}tl.sum({x.at_least(10)} * {y.at_least(11)}, 0)"
+
+    def clear_contracted(self, lhs: SSAValue, rhs: SSAValue, axis: str) -> None:
+        """Dead elements must add nothing: one side holds 0 there and the other is finite."""
+        if self.axes[axis].live is None:
+            return
+        fills = [self.fills[v].get(axis, "any") for v in (lhs, rhs)]
+        finite = [f == "finite" or (isinstance(f, float) and abs(f) < float("inf")) for f in fills]
+        if (fills[0] == 0.0 and finite[1]) or (fills[1] == 0.0 and finite[0]):
+            return
+        for value, other_finite in ((lhs, finite[1]), (rhs, finite[0])):
+            if not (other_finite and value is rhs and self.fills[lhs].get(axis) == 0.0):
+                self.fill_dead(value, axis, 0.0)
+
+    def loop(self, op: tile.ForOp) -> None:
+        emit_loop(self, op)
+
+
+_WIDTH = {"bf16": 2, "f16": 2, "f32": 4, "f64": 8}
+
+_TABLE: dict[type[Operation], Callable[..., None]] = {
+    tile.FullOp: Emitter.full,
+    tile.LoadOp: Emitter.load,
+    tile.StoreOp: Emitter.store,
+    tile.MapOp: Emitter.map,
+    tile.MaskOp: Emitter.mask,
+    tile.ReduceOp: Emitter.reduce,
+    tile.DotOp: Emitter.dot,
+    tile.ForOp: Emitter.loop,
+}
+
+
+def _scaled(x: Text, stride: str) -> Text:
+    """A 64-bit offset: index times stride."""
+    if x.code == "0":
+        return x
+    if x.code.isdigit():
+        return Text(f"tl.cast({x.code}, tl.int64) * {stride}", 10)
+    wide = x if x.wide else x.method("to(tl.int64)")
+    return Text(f"{wide.code} * {stride}", 10, x.axes)

@@ -1,0 +1,155 @@
+"""Loops over key ranges.
+
+One range::
+
+    for start in range(lo, hi, 128):          partial: the pattern's mask also ends the last step
+        ...
+
+    whole = lo + tl.maximum(hi - lo, 0) // 128 * 128
+    for start in range(lo, whole, 128):       full: no mask at all ...
+        ...
+    if whole < hi:                            ... and the last, incomplete step apart
+        ...
+
+Several ranges run in one loop over all their steps, so that the body is printed, and pipelined, once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xdsl.ir import Operation, SSAValue
+
+from ...ir.expr import Expr
+from ...ir.tile import ForOp
+from .facts import divisible
+from .layout import AxisCode, padded
+
+if TYPE_CHECKING:
+    from .emit import Emitter
+
+
+def emit_loop(emitter: Emitter, op: ForOp) -> None:
+    """Print a loop; its results are the variables that it carries."""
+    carried = [_carried_name(emitter, op, n) for n in range(len(op.initial))]
+    names, step = emitter.names, op.step.data
+    ranges = op.range_list
+    saved = emitter.axes.get(op.axis.data)
+    start = names.fresh("start")
+    if len(ranges) == 1:
+        lo, hi = _named(emitter, ranges[0].lo, "lo"), _named(emitter, ranges[0].hi, "hi")
+        whole = padded(step) == step and divisible(ranges[0].lo, step) and divisible(ranges[0].hi, step)
+        if op.kind.data == "partial" or padded(step) != step or whole:
+            emitter.line(f"for {start} in range({lo}, {hi}, {step}):")
+            _body(emitter, op, carried, start, None if whole else hi)
+        else:
+            end = names.fresh("whole")
+            plus, minus = ("", "") if lo == "0" else (f"{lo} + ", f" - {lo}")
+            emitter.line(f"{end} = {plus}tl.maximum({hi}{minus}, 0) // {step} * {step}")
+            emitter.line(f"for {start} in range({lo}, {end}, {step}):  # whole steps")
+            _body(emitter, op, carried, start, None)
+            emitter.line(f"if {end} < {hi}:  # the rest")
+            _body(emitter, op, carried, end, hi)
+    elif ranges:
+        _concatenated(emitter, op, carried, start)
+    for value, name in zip(op.results_, carried, strict=True):
+        emitter.values[value] = name
+        emitter.fills[value] = {}
+    if saved is None:
+        emitter.axes.pop(op.axis.data, None)
+    else:
+        emitter.axes[op.axis.data] = saved
+
+
+def _concatenated(emitter: Emitter, op: ForOp, carried: list[str], start: str) -> None:
+    step = op.step.data
+    los, his, ends = [], [], []
+    total = ""
+    for n, r in enumerate(op.range_list):
+        los.append(_named(emitter, r.lo, f"lo{n}"))
+        his.append(_named(emitter, r.hi, f"hi{n}"))
+        steps = f"(tl.maximum({his[-1]} - {los[-1]}, 0) + {step - 1}) // {step}"
+        end = emitter.names.fresh(f"end{n}")
+        emitter.line(f"{end} = {total + ' + ' if total else ''}{steps}")
+        total = end
+        ends.append(end)
+    turn = emitter.names.fresh("turn")
+    emitter.line(f"for {turn} in range(0, {ends[-1]}):  # {len(ends)} ranges, one after the other")
+    hi = emitter.names.fresh("hi")
+    with emitter.source.indented():
+        last = len(ends) - 1
+        first = f"{los[last]} + ({turn} - {ends[last - 1]}) * {step}"
+        bound = his[last]
+        for n in reversed(range(last)):
+            before = f"({turn} - {ends[n - 1]})" if n else turn
+            first = f"tl.where({turn} < {ends[n]}, {los[n]} + {before} * {step}, {first})"
+            bound = f"tl.where({turn} < {ends[n]}, {his[n]}, {bound})"
+        emitter.line(f"{start} = {first}")
+        emitter.line(f"{hi} = {bound}")
+    _body(emitter, op, carried, start, hi)
+
+
+def _body(emitter: Emitter, op: ForOp, carried: list[str], start: str, hi: str | None) -> None:
+    """One step of the loop; with ``hi`` None all its keys are live."""
+    step, axis = op.step.data, op.axis.data
+    for arg, name in zip(op.carried, carried, strict=True):
+        emitter.values[arg] = name
+        emitter.fills[arg] = {}
+    with emitter.source.indented():
+        index = emitter.names.fresh(axis)
+        emitter.line(f"{index} = {start} + tl.arange(0, {padded(step)})")
+        if hi is not None and padded(step) != step:
+            end = emitter.names.fresh(f"{axis}_end")
+            emitter.line(f"{end} = tl.minimum({start} + {step}, {hi})")
+            hi = end
+        emitter.axes[axis] = AxisCode(index, None if hi is None else f"{index} < {hi}")
+        emitter.wanted = _in_place(op, carried)
+        yielded = [emitter.values[v] for v in emitter.body(list(op.body.block.ops))]
+        emitter.wanted = {}
+        moves = [(name, new) for name, new in zip(carried, yielded, strict=True) if name != new]
+        for n, (name, new) in enumerate(moves):  # a value that an earlier move overwrites is kept first
+            if new in {m[0] for m in moves[:n]}:
+                kept = emitter.names.fresh(new)
+                emitter.line(f"{kept} = {new}")
+                moves[n] = (name, kept)
+        for name, new in moves:
+            emitter.line(f"{name} = {new}")
+
+
+def _in_place(op: ForOp, carried: list[str]) -> dict[SSAValue, str]:
+    """Yielded values that may be computed straight into the variable that carries them.
+
+    That is so when the old value is not needed after the new one is made, and the value is yielded once.
+    """
+    block = op.body.block
+    ops = list(block.ops)
+    yielded = ops[-1]
+    last = list(yielded.operands)
+    wanted: dict[SSAValue, str] = {}
+    for n, value in enumerate(last):
+        owner = value.owner
+        if not isinstance(owner, Operation) or owner not in ops or last.count(value) != 1 or block.args[n] in last:
+            continue
+        made = ops.index(owner)
+        if all(use.operation in ops[: made + 1] for use in block.args[n].uses):
+            wanted[value] = carried[n]
+    return wanted
+
+
+def _carried_name(emitter: Emitter, op: ForOp, n: int) -> str:
+    """The variable that carries a value through the loop: the initial value's own, unless others need that too."""
+    initial = op.initial[n]
+    if initial.has_one_use():
+        return emitter.values[initial]
+    name = emitter.names.fresh(op.carried[n].name_hint or "carried")
+    emitter.line(f"{name} = {emitter.values[initial]}")
+    return name
+
+
+def _named(emitter: Emitter, e: Expr, name: str) -> str:
+    text = emitter.scalar(e)
+    if text.strength == 20 and "(" not in text.code:
+        return text.code
+    name = emitter.names.fresh(name)
+    emitter.line(f"{name} = {text.code}")
+    return name

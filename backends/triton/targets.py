@@ -1,0 +1,53 @@
+"""GPU targets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .errors import UnknownTargetError
+
+
+@dataclass(frozen=True)
+class Target:
+    """A GPU architecture: how Triton calls it, and the bytes of shared memory that a kernel may use."""
+
+    name: str
+    backend: str
+    arch: int | str
+    warp: int
+    shared: int
+
+
+TARGETS = {
+    t.name: t
+    for t in (
+        Target("sm_80", "cuda", 80, 32, 163 << 10),
+        Target("sm_86", "cuda", 86, 32, 99 << 10),
+        Target("sm_89", "cuda", 89, 32, 99 << 10),
+        Target("sm_90", "cuda", 90, 32, 227 << 10),
+        Target("sm_100", "cuda", 100, 32, 227 << 10),
+        Target("sm_120", "cuda", 120, 32, 99 << 10),
+        Target("gfx942", "hip", "gfx942", 64, 64 << 10),
+        Target("gfx950", "hip", "gfx950", 64, 160 << 10),
+    )
+}
+DEFAULT_TARGET = "sm_90"
+
+
+def target_named(name: str) -> Target:
+    """The target called ``name``."""
+    if name not in TARGETS:
+        raise UnknownTargetError(f"no GPU target {name!r}; choose one of {', '.join(sorted(TARGETS))}")
+    return TARGETS[name]
+
+
+def nearest_target(found: str) -> str:
+    """The known target whose limits hold for the GPU ``found``: itself, or the newest one not newer than it."""
+    if found in TARGETS:
+        return found
+    if found.startswith("gfx"):
+        return "gfx942"
+    older = [t for t in TARGETS.values() if t.backend == "cuda" and int(t.arch) <= int(found.removeprefix("sm_"))]
+    if not older:
+        raise UnknownTargetError(f"the GPU {found} is older than {', '.join(sorted(TARGETS))}; use the cpu backend")
+    return max(older, key=lambda t: int(t.arch)).name

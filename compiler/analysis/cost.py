@@ -1,0 +1,154 @@
+"""What a device is good at, and how long attention of a given size takes on it: the first cost model.
+
+Time is the larger of arithmetic and memory traffic, plus a fixed price per step of a key loop.  It ranks choices; it
+does not predict microseconds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ...ir.attn import Source
+from ...ir.attributes import Dim
+from ...ir.errors import AttncError
+from ...ir.expr import Expr
+from .live_area import computed_pairs, nominal_sizes
+
+NOMINAL_LENGTH = 8192  # rows and keys assumed when weighing choices: sizes are symbols when a kernel is compiled
+_BYTES = {"f64": 8, "f32": 4, "bf16": 2, "f16": 2}
+
+
+class UnknownTargetError(AttncError):
+    """A target name that no device has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One core of a CPU, or one multiprocessor of a GPU.
+
+    ``peak`` is multiply-adds per second by dtype; ``fast`` is the size in bytes of the memory that a tile must
+    fit in (level-1 cache, or shared memory); ``step`` is the price in seconds of one step of a key loop.
+    """
+
+    name: str
+    lanes: int  # 32-bit lanes of a vector register (CPU); 0 on a GPU
+    peak: dict[str, float]
+    bandwidth: float
+    fast: int
+    registers: int  # bytes of accumulators that fit registers
+    step: float
+
+    @property
+    def is_gpu(self) -> bool:
+        return not self.lanes
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+
+def _cpu(name: str, lanes: int, fast: int, bf16: float = 1.0) -> Device:
+    f32 = lanes * 2 * 2.5e9  # two multiply-add units
+    return Device(name, lanes, {"f32": f32, "f64": f32 / 2, "bf16": f32 * bf16, "f16": f32}, 8e9, fast, 32 * lanes * 4, 60e-9)
+
+
+def _gpu(name: str, half: float, single: float, bandwidth: float, cores: int, fast: int) -> Device:
+    peak = {"f16": half, "bf16": half, "f32": single, "f64": single / 2}
+    return Device(name, 0, {k: v / 2 / cores for k, v in peak.items()}, bandwidth / cores, fast, 128 * 1024, 400e-9)
+
+
+DEVICES = {
+    d.name: d
+    for d in (
+        _cpu("cpu-avx512", 16, 48 << 10),
+        _cpu("cpu-avx512-bf16", 16, 48 << 10, bf16=2.0),
+        _cpu("cpu-avx2", 8, 32 << 10),
+        _cpu("cpu-neon", 4, 64 << 10),
+        # peak half and single rates of the whole device, memory bandwidth, multiprocessors, shared memory of one
+        _gpu("sm_80", 312e12, 156e12, 2.0e12, 108, 163 << 10),
+        _gpu("sm_90", 990e12, 495e12, 3.35e12, 132, 227 << 10),
+        _gpu("sm_100", 2250e12, 1100e12, 8.0e12, 148, 227 << 10),
+        _gpu("gfx942", 1300e12, 650e12, 5.3e12, 304, 64 << 10),
+    )
+}
+
+
+def device(target: str) -> Device:
+    """The device called ``target``; a newer GPU counts as the newest known.  Raises :class:`UnknownTargetError`."""
+    if target in DEVICES:
+        return DEVICES[target]
+    if match := re.fullmatch(r"sm_(\d+)a?", target):
+        known = sorted((int(name[3:]), name) for name in DEVICES if name.startswith("sm_"))
+        older = [name for number, name in known if number <= int(match[1])]
+        return DEVICES[older[-1] if older else known[0][1]]
+    if target.startswith("gfx"):
+        return DEVICES["gfx942"]
+    raise UnknownTargetError(f"there is no target {target!r}; targets: {', '.join(DEVICES)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One attention to be tiled: its domain, sources, widths, element type and facts about sizes."""
+
+    domain: tuple[Dim, ...]
+    sources: tuple[Source, ...]
+    width: int
+    value_width: int
+    dtype: str
+    facts: tuple[Expr, ...] = ()
+
+    def sizes(self, length: int = NOMINAL_LENGTH) -> dict[str, int]:
+        return nominal_sizes(self.domain, self.sources, length)
+
+
+def seconds(work: Work, on: Device, tiles: tuple[int, int], length: int = NOMINAL_LENGTH) -> float:
+    """Predicted time of one core for ``work`` in tiles of (queries, keys), at a nominal length."""
+    rows, keys = tiles
+    sizes = work.sizes(length)
+    pad = (rows, keys if on.is_gpu else 16)
+    area = sum(computed_pairs(work.domain, s, sizes, rows=rows, padded=pad, facts=work.facts) for s in work.sources)
+    steps = sum(
+        computed_pairs(work.domain, s, sizes, rows=rows, padded=(rows, keys), facts=work.facts) for s in work.sources
+    ) / (rows * keys)
+    widths = work.width + work.value_width
+    # a GPU tile that is narrow leaves matrix units idle; exponentials cost about 16 multiply-adds each
+    busy = min(1.0, rows / 128) ** 0.5 * min(1.0, keys / 64) ** 0.5 if on.is_gpu else 1.0
+    arithmetic = area * widths / (on.peak[work.dtype] * busy) + area * 16 / on.peak["f32"]
+    traffic = area / rows * widths * _BYTES[work.dtype] / (on.bandwidth * 8)  # keys mostly come from the last cache
+    return max(arithmetic, traffic) + steps * on.step
+
+
+def candidates(work: Work, on: Device) -> Iterator[tuple[int, int]]:
+    """Tiles that a device can hold."""
+    if not on.is_gpu:
+        # queries fill four vector registers; the scores of a tile stay in the level-1 cache
+        rows = 4 * on.lanes // (2 if work.dtype == "f64" else 1)
+        yield from ((rows, keys) for keys in (128, 64, 32, 16))
+        return
+    size = _BYTES[work.dtype]
+    width, value_width = (max(16, 1 << (w - 1).bit_length()) for w in (work.width, work.value_width))
+    for rows, keys in itertools.product((128, 64, 32, 16), (128, 64, 32, 16)):
+        shared = (rows * width + 2 * keys * (width + value_width)) * size  # keys and values are fetched ahead
+        accumulators = rows * (value_width + keys) * max(4, size)
+        if shared <= on.fast and accumulators <= on.registers:
+            yield rows, keys
+
+
+def choose_tiles(work: Work, target: str) -> tuple[int, int]:
+    """The (queries, keys) tile with the lowest predicted time; larger keys win ties."""
+    on = device(target)
+    found = list(candidates(work, on)) or [(16, 16)]
+    return min(found, key=lambda tiles: (seconds(work, on, tiles), [-n for n in tiles]))
+
+
+def best_seconds(work: Work, target: str, length: int = NOMINAL_LENGTH) -> float:
+    """Predicted time with the best tiles."""
+    return seconds(work, device(target), choose_tiles(work, target), length)
+
+
+def faster(after: Work, before: Work, target: str, lengths: Sequence[int] = (512, NOMINAL_LENGTH)) -> bool:
+    """Is ``after`` predicted to take no longer than ``before`` at every length, and less at one?"""
+    pairs = [(best_seconds(after, target, n), best_seconds(before, target, n)) for n in lengths]
+    return all(a <= b * 1.05 for a, b in pairs) and any(a < b * 0.98 for a, b in pairs)

@@ -1,0 +1,202 @@
+"""The disk cache: plans and compiled kernels, found by a digest of all that they depend on.
+
+One file holds one entry, under ``<root>/v1/<digest>/<variant>``.  A digest may have several variants: plans
+of the same program that rely on different facts about sizes (their guards).  Safe with many processes and
+a kill at any instant, because an entry appears by a rename and carries its own checksum; an entry that
+fails the check is a miss, and the next build overwrites it.
+
+Layout of an entry: a line with format and SHA-256 of what follows, a line of JSON, the kernels' payloads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ..backends.api import Artifact
+
+MAGIC = b"attnc-cache-1 "
+LIMIT = 2 << 30  # bytes kept before the oldest entries go
+_ABANDONED = 3600  # seconds after which a temporary file has no living writer
+
+
+def default_dir() -> Path:
+    """The folder used when ``ATTNC_CACHE_DIR`` is not set."""
+    from platformdirs import user_cache_path
+
+    return user_cache_path("attnc", appauthor=False)
+
+
+@cache
+def source_hash() -> str:
+    """A digest of this package's source files by name, size and time: what generated code depends on."""
+    package = Path(__file__).parents[1]
+    rows: list[str] = []
+    for folder in ("ir", "compiler", "frontends", "backends"):
+        for path in sorted((package / folder).rglob("*.py")):
+            stat = path.stat()
+            rows.append(f"{path.relative_to(package)} {stat.st_size} {stat.st_mtime_ns}")
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
+
+def digest(*parts: str) -> str:
+    """A name for an entry: SHA-256 over parts, each with its length so that borders count."""
+    h = hashlib.sha256()
+    for part in parts:
+        data = part.encode()
+        h.update(b"%d:" % len(data))
+        h.update(data)
+    return h.hexdigest()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one file holds: the plan's JSON, and the artifacts it names."""
+
+    plan: str
+    artifacts: dict[str, Artifact]
+
+
+@dataclass(frozen=True)
+class CacheStats:
+    root: Path
+    entries: int
+    bytes: int
+
+
+class DiskCache:
+    """The cache under one folder.  A folder that cannot be written makes every store a no-op."""
+
+    def __init__(self, root: Path | None = None):
+        self.root = root or default_dir()
+        self.entries = self.root / "v1"
+        self._stores = 0
+
+    def load(self, key: str) -> Iterator[Entry]:
+        """The readable variants stored for this digest."""
+        try:
+            paths = sorted((self.entries / key).iterdir())
+        except OSError:
+            return
+        for path in paths:
+            if not path.name.startswith(".") and (entry := self._read(path)):
+                yield entry
+
+    def _read(self, path: Path) -> Entry | None:
+        try:
+            data = path.read_bytes()
+        except OSError:
+            return None
+        body = checked(data)
+        return None if body is None else _decode(body)
+
+    def store(self, key: str, entry: Entry) -> bool:
+        """Keep an entry; returns whether that worked."""
+        variant = digest(*json.loads(entry.plan).get("guards", []))[:16]
+        done = write_atomically(self.entries / key / variant, with_checksum(_encode(entry)))
+        self._stores += 1
+        if done and self._stores % 64 == 1:  # a look at the whole folder, now and then
+            self.prune()
+        return done
+
+    def _files(self) -> list[tuple[Path, os.stat_result]]:
+        files: list[tuple[Path, os.stat_result]] = []
+        for folder, _, names in os.walk(self.entries):
+            for name in names:
+                path = Path(folder, name)
+                with contextlib.suppress(OSError):  # another process may have removed it
+                    files.append((path, path.stat()))
+        return files
+
+    def stats(self) -> CacheStats:
+        files = [(p, s) for p, s in self._files() if not p.name.startswith(".")]
+        return CacheStats(self.root, len(files), sum(s.st_size for _, s in files))
+
+    def clear(self) -> None:
+        """Remove every entry."""
+        shutil.rmtree(self.entries, ignore_errors=True)
+
+    def prune(self, limit: int = LIMIT) -> None:
+        """Remove what killed writers left behind, then the oldest entries beyond ``limit`` bytes."""
+        now = time.time()
+        kept = 0
+        for path, stat in sorted(self._files(), key=lambda f: f[1].st_mtime, reverse=True):
+            abandoned = path.name.startswith(".") and now - stat.st_mtime > _ABANDONED
+            kept += stat.st_size
+            if abandoned or kept > limit:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                    path.parent.rmdir()  # succeeds only when that was the last variant
+
+
+# ---- bytes --------------------------------------------------------------------------------------------
+
+
+def with_checksum(body: bytes) -> bytes:
+    return MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+
+
+def checked(data: bytes) -> bytes | None:
+    """The body of :func:`with_checksum`, or None if a single bit of it is wrong."""
+    head, newline, body = data.partition(b"\n")
+    return body if newline and head == MAGIC + hashlib.sha256(body).hexdigest().encode() else None
+
+
+def write_atomically(path: Path, data: bytes) -> bool:
+    """Make ``path`` hold ``data``, at once or not at all; returns whether that worked."""
+    for _ in range(3):  # another process may prune the folder between two lines
+        temporary = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            handle, temporary = tempfile.mkstemp(prefix=".", dir=path.parent)
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            Path(temporary).replace(path)
+            return True
+        except FileNotFoundError:
+            continue
+        except OSError:
+            if temporary:
+                with contextlib.suppress(OSError):
+                    Path(temporary).unlink()
+            return False
+    return False
+
+
+def _encode(entry: Entry) -> bytes:
+    rows: list[dict[str, Any]] = []
+    for name, artifact in sorted(entry.artifacts.items()):
+        row = {"id": name, "backend": artifact.backend, "kernel": artifact.kernel, "meta": artifact.meta}
+        rows.append({**row, "size": len(artifact.payload)})
+    head = json.dumps({"plan": entry.plan, "artifacts": rows}, sort_keys=True).encode()
+    return head + b"\n" + b"".join(a.payload for _, a in sorted(entry.artifacts.items()))
+
+
+def _decode(body: bytes) -> Entry | None:
+    head, _, payloads = body.partition(b"\n")
+    try:
+        data: Mapping[str, Any] = json.loads(head)
+        artifacts: dict[str, Artifact] = {}
+        start = 0
+        for row in data["artifacts"]:
+            end = start + row["size"]
+            artifacts[row["id"]] = Artifact(row["backend"], row["kernel"], {}, payloads[start:end], row["meta"])
+            start = end
+        return Entry(data["plan"], artifacts) if start == len(payloads) else None
+    except (ValueError, KeyError, TypeError):
+        return None  # a checksum of something else: another attnc's format
+
+
+def stored_form(artifact: Artifact) -> Artifact:
+    """The artifact as the disk gives it back: without the texts of its stages."""
+    return replace(artifact, stages={})

@@ -1,0 +1,36 @@
+"""``attnc explain``: what attnc makes of a function, as a table."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from . import options
+
+
+def explain(
+    target: options.TargetArgument,
+    shape: options.ShapeOption = None,
+    arg: options.ArgOption = None,
+    dtype: options.DtypeOption = "f32",
+    device: options.DeviceOption = "cpu",
+    backend: options.BackendOption = "auto",
+    machine: options.MachineOption = None,
+    picture: Annotated[
+        str | None, typer.Option("--picture", metavar="FILE", help="Also draw the tile map (.png or .svg).")
+    ] = None,
+) -> None:
+    """Say what was recognised, how it is tiled, how much of the square is computed, and what stays eager.
+
+    Costs no memory whatever the length: nothing is run, and no tensor of the given size is made.
+    """
+    from .lowering import lower
+
+    lowered = lower(target, shape, arg, dtype, device, backend, machine)
+    print(lowered.explain())
+    if picture is not None:
+        from ..pictures import tile_map
+
+        tile_map(lowered, path=picture)
+        print(f"\ntile map: {picture}")

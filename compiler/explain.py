@@ -1,0 +1,301 @@
+"""``Lowered.explain()``: what was recognised, how it is tiled, what is computed, what it costs, what stays eager.
+
+Everything comes from closed forms (index sets, loop ranges), so a length of a million costs no more than one of a
+thousand.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..ir import attn, tile
+from ..ir.attributes import Dim
+from ..ir.dtypes import itemsize
+from ..ir.errors import AttncError
+from ..ir.expr import Expr, evaluate, free_vars, loads
+from ..ir.text import parse_module
+from .analysis import cost
+from .analysis.live_area import live_pairs
+from .coverage import Coverage, coverage, loops_of
+from .passes.common import work_of
+from .wording import in_words, set_text
+
+if TYPE_CHECKING:
+    from .lowered import Lowered
+
+
+class MissingSizeError(AttncError):
+    """A size symbol without a value."""
+
+
+@dataclass(frozen=True)
+class KernelInfo:
+    """One attention: what it sees, and how it runs."""
+
+    name: str
+    at: str  # the user's file:line
+    pattern: str  # the mask in words
+    live_set: str  # the mask as a set
+    score: str
+    domain: str  # what the passes made of it, empty when nothing
+    tiles: tuple[int, int]  # queries x keys
+    why: str
+    ranges: tuple[str, ...]
+    coverage: Coverage
+    pairs: int  # queries x keys, live or not
+    live_pairs: int | None  # None: the mask depends on data
+    exact: bool  # is ``live_pairs`` a count, not an estimate from a sample of rows?
+    flops: int
+    bytes: int
+    seconds: float  # predicted, of one core or multiprocessor
+
+
+@dataclass(frozen=True)
+class EagerOp:
+    """Something that PyTorch runs, why, and where the user wrote it.
+
+    ``quadratic`` ones hold a value of queries x keys, or are attention that was not fused.
+    """
+
+    call: str
+    reason: str
+    at: str
+    bytes: int = 0
+    quadratic: bool = False
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What attnc makes of a function; ``str()`` is a table.
+
+    ``fused`` is True exactly when every attention of the function runs in generated kernels and nothing of size
+    queries x keys is materialised.  Fractions are of all query-key pairs; ``live_fraction`` is None when the
+    mask depends on data.
+    """
+
+    name: str
+    backend: str
+    target: str
+    dtype: str
+    sizes: dict[str, int]
+    kernels: list[KernelInfo] = field(default_factory=list)
+    eager_ops: list[EagerOp] = field(default_factory=list)
+
+    @property
+    def fused(self) -> bool:
+        return bool(self.kernels) and not any(op.quadratic for op in self.eager_ops)
+
+    @property
+    def pairs(self) -> int:
+        return sum(k.pairs for k in self.kernels)
+
+    @property
+    def live_fraction(self) -> float | None:
+        if any(k.live_pairs is None for k in self.kernels):
+            return None
+        return _fraction(sum(k.live_pairs or 0 for k in self.kernels), self.pairs)
+
+    @property
+    def computed_fraction(self) -> float:
+        return _fraction(sum(k.coverage.computed_pairs for k in self.kernels), self.pairs)
+
+    @property
+    def flops(self) -> int:
+        return sum(k.flops for k in self.kernels)
+
+    @property
+    def bytes(self) -> int:
+        return sum(k.bytes for k in self.kernels)
+
+    @property
+    def seconds(self) -> float:
+        """Predicted time of the kernels on one core (of a GPU: one multiprocessor); it ranks, it does not measure."""
+        return sum(k.seconds for k in self.kernels)
+
+    def __str__(self) -> str:
+        from .explain_text import text
+
+        return text(self)
+
+
+def explain(lowered: Lowered, sizes: Mapping[str, int] | None = None) -> Explanation:
+    """Explain a lowered function for the sizes it was lowered with, or for others."""
+    module = lowered.module("attn")
+    func = attn.func_of(module)
+    env = {k: int(v) for k, v in {**lowered.hints, **(sizes or {})}.items() if isinstance(v, int)}
+    if missing := sorted(set(func.sizes()) - env.keys()):
+        raise MissingSizeError(
+            f"explain: no value for the size{'s'[: len(missing) > 1]} {', '.join(missing)}; pass sizes={{...}}"
+        )
+    target = str(lowered.request.pipeline_options()["target"])
+    report = Explanation(
+        func.sym_name.data, lowered.backend, target, lowered.dtype, {n: env[n] for n in sorted(func.sizes())}
+    )
+    attends = _attends(func)
+    if attends:
+        tiled = _attends(attn.func_of(parse_module(lowered.after("choose-tiles"), "<choose-tiles>")))
+        kernels = list(tile.kernels_of(lowered.module("tile")).values())
+        facts = [g.data for g in func.guards]
+        for before, after, kernel in zip(attends, tiled, kernels, strict=True):
+            report.kernels.append(_kernel(before, after, kernel, env, facts, target))
+    report.eager_ops.extend(_eager_ops(func, attends, lowered.eager, env))
+    return report
+
+
+def _attends(func: attn.FuncOp) -> list[attn.AttendOp]:
+    return [op for op in func.body.block.ops if isinstance(op, attn.AttendOp)]
+
+
+def _kernel(
+    before: attn.AttendOp,
+    after: attn.AttendOp,
+    kernel: tile.KernelOp,
+    env: dict[str, int],
+    facts: list[Expr],
+    target: str,
+) -> KernelInfo:
+    domain = before.domain
+    sources = before.source_list
+    pairs = sum(_points((*domain, Dim(s.key, s.extent)), env) for s in sources)
+    # The lowered domain has the same live pairs, in ranges that are easier to count.
+    live = [live_pairs(after.domain, s, env, facts=facts) for s in after.source_list]
+    dynamic = any(loads(s.mask) for s in after.source_list)
+    covered = coverage(kernel, env)
+    assert after.tiles is not None
+    flops = 2 * covered.computed_pairs * (after.width.data + after.value_width.data)
+    tensors = [*before.operands, before.out, before.lse]
+    moved = sum(_bytes(v, env) for v in tensors)
+    return KernelInfo(
+        name=kernel.sym_name.data,
+        at=_at(before),
+        pattern=" + ".join(in_words(s.mask, domain[-1].name, s.key) for s in sources),
+        live_set=" + ".join(set_text(domain, Dim(s.key, s.extent), s.mask) for s in sources),
+        score=", ".join(dict.fromkeys(str(s.score.body) for s in sources)),
+        domain=_changes(before, after),
+        tiles=after.tiles.data,
+        why=_why(after, target),
+        ranges=tuple(f"{x.kind} [{r.lo}, {r.hi})" for x in loops_of(kernel) for r in x.ranges),
+        coverage=covered,
+        pairs=pairs,
+        live_pairs=None if dynamic else sum(n.live for n in live),
+        exact=all(n.exact for n in live),
+        flops=flops,
+        bytes=moved,
+        seconds=_seconds(covered, after, moved, target),
+    )
+
+
+def _points(domain: tuple[Dim, ...], env: Mapping[str, int]) -> int:
+    """Points of a domain, whose extents may use earlier dimensions."""
+    for n, dim in enumerate(domain):
+        if any(dim.name in free_vars(d.extent) for d in domain[n + 1 :]):
+            around = _points(domain[:n], env)
+            steps = range(max(0, int(evaluate(dim.extent, env))))
+            return around * sum(_points(domain[n + 1 :], {**env, dim.name: x}) for x in steps)
+    return math.prod(max(0, int(evaluate(d.extent, env))) for d in domain)
+
+
+def _changes(before: attn.AttendOp, after: attn.AttendOp) -> str:
+    """What the passes did to the domain, in a line."""
+    if before.dims == after.dims:
+        return ""
+    old = {d.name for d in before.domain}
+    split = [d for d in after.domain[:-1] if d.name not in old]
+    row, source = after.domain[-1], after.source_list[0]
+    left = "; ".join(in_words(s.mask, row.name, s.key) for s in after.source_list)
+    parts = " x ".join(f"{d.extent}" for d in split) or "1"
+    each = f"each {row.extent} queries x {source.extent} keys: {left}"
+    return f"{parts} independent parts ({', '.join(map(str, split))}), {each}"
+
+
+def _seconds(covered: Coverage, after: attn.AttendOp, moved: int, target: str) -> float:
+    """The cost model's time for the tiles that were counted."""
+    on = cost.device(target)
+    work = work_of(after)
+    widths = work.width + work.value_width
+    # as the model does: a multiply-add a feature, and about 16 for an exponential
+    arithmetic = covered.computed_pairs * (widths / on.peak[work.dtype] + 16 / on.peak["f32"])
+    return max(arithmetic, moved / on.bandwidth) + (covered.full + covered.partial) * on.step
+
+
+def _why(after: attn.AttendOp, target: str) -> str:
+    """How the tiles compare with the other candidates of the cost model."""
+    assert after.tiles is not None
+    work, on = work_of(after), cost.device(target)
+    times = {t: cost.seconds(work, on, t) for t in cost.candidates(work, on)}
+    mine = times.pop(after.tiles.data, None)
+    if mine is None:
+        return f"set by hand; the cost model for {on.name} did not choose them"
+    if not times:
+        return f"the only tiles that fit {on.name}"
+    best = min(times, key=lambda t: (times[t], t))
+    gain = f"{best[0]} x {best[1]} is next, predicted {100 * (times[best] / mine - 1):.0f} % slower"
+    return f"best of {len(times) + 1} sizes that fit {on.name}; {gain}"
+
+
+def _eager_ops(func: attn.FuncOp, attends: list[attn.AttendOp], reported: Any, env: Mapping[str, int]) -> list[EagerOp]:
+    """What the frontend says stays eager, then calls that hold a value of queries x keys."""
+    found = [_reported(item) for item in reported or ()]
+    queries = _token_sizes([a.domain[-1].extent for a in attends], func)
+    keys = _token_sizes([s.extent for a in attends for s in a.source_list], func)
+    for op in func.body.block.ops:
+        if not isinstance(op, attn.CallOp):
+            continue
+        for value in op.outputs:
+            shape = attn.tensor_type(value).shape
+            if _quadratic(shape, queries, keys):
+                size = _bytes(value, env)
+                found.append(
+                    EagerOp(
+                        op.call.data,
+                        f"PyTorch makes a tensor of shape ({', '.join(map(str, shape))})",
+                        _at(op),
+                        size,
+                        True,
+                    )
+                )
+    return found
+
+
+def _reported(item: Any) -> EagerOp:
+    if isinstance(item, EagerOp):
+        return item
+    return EagerOp(
+        str(getattr(item, "call", "") or getattr(item, "op", "")),
+        str(getattr(item, "reason", item)),
+        str(getattr(item, "at", "") or getattr(item, "location", "")),
+        int(getattr(item, "bytes", 0) or 0),
+        bool(getattr(item, "quadratic", True)),
+    )
+
+
+def _token_sizes(extents: list[Expr], func: attn.FuncOp) -> set[str]:
+    """Size symbols that count tokens."""
+    return set().union(set(), *(free_vars(e) for e in extents)) & set(func.sizes())
+
+
+def _quadratic(shape: tuple[Expr, ...], queries: set[str], keys: set[str]) -> bool:
+    """Does a tensor have one axis of queries and another of keys?"""
+    rows = [n for n, s in enumerate(shape) if free_vars(s) & queries]
+    columns = [n for n, s in enumerate(shape) if free_vars(s) & keys]
+    return any(r != c for r in rows for c in columns)
+
+
+def _bytes(value: Any, env: Mapping[str, int]) -> int:
+    type = attn.tensor_type(value)
+    try:
+        return math.prod(max(0, int(evaluate(s, env))) for s in type.shape) * itemsize(type.element)
+    except KeyError:  # a size known only when an eager call returns
+        return 0
+
+
+def _at(op: Any) -> str:
+    at = op.attributes.get("at")
+    return at.data if at is not None else ""
+
+
+def _fraction(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0

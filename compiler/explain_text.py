@@ -1,0 +1,83 @@
+"""An :class:`~.explain.Explanation` as plain text."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .explain import EagerOp, Explanation, KernelInfo
+
+WIDTH = 118
+_LABEL = 12
+
+
+def text(e: Explanation) -> str:
+    """The whole page."""
+    verdict = "fused" if e.fused else "NOT fused"
+    count = f"{len(e.kernels)} kernel{'s' * (len(e.kernels) != 1)}"
+    lines = [f"{e.name}: {verdict}, {count} for {e.backend} ({e.target}), {e.dtype}"]
+    lines += _row("sizes", ", ".join(f"{k}={v:,}" for k, v in e.sizes.items()))
+    if e.kernels:
+        about = "" if all(k.exact for k in e.kernels) else "about "
+        live = (
+            "data decides how many are live"
+            if e.live_fraction is None
+            else f"{about}{percent(e.live_fraction)} are live"
+        )
+        lines += _row("computed", f"{percent(e.computed_fraction)} of {e.pairs:,} query-key pairs; {live}")
+        core = "core" if e.target.startswith("cpu") else "multiprocessor"
+        cost = f"{unit(e.flops, 1000, 'FLOP')}, at least {unit(e.bytes, 1024, 'B')} moved"
+        lines += _row("work", f"{cost}; about {unit(e.seconds, 1000, 's')} predicted on one {core}")
+    for kernel in e.kernels:
+        lines += ["", *_kernel(kernel)]
+    if e.eager_ops:
+        lines += ["", "stays with PyTorch"]
+        for op in e.eager_ops:
+            lines += _eager(op)
+    return "\n".join(lines)
+
+
+def _kernel(k: KernelInfo) -> list[str]:
+    c = k.coverage
+    lines = [f"kernel {k.name}" + (f", from {k.at}" if k.at else "")]
+    lines += _row("sees", k.pattern) + _row("as a set", k.live_set) + _row("score", k.score)
+    if k.domain:
+        lines += _row("split into", k.domain)
+    share = f"{c.full:,} full (no mask), {c.partial:,} partial, {c.empty:,} empty (skipped)"
+    lines += _row("tiles", f"{k.tiles[0]} queries x {k.tiles[1]} keys: {share}" + (", estimated" if c.sampled else ""))
+    lines += _row("", f"why: {k.why}")
+    for n, r in enumerate(k.ranges):
+        lines += _row("keys" if n == 0 else "", r)
+    return lines
+
+
+def _eager(op: EagerOp) -> list[str]:
+    size = f" ({unit(op.bytes, 1024, 'B')})" if op.bytes else ""
+    lines = _row(op.at or "?", f"{op.reason}{size}", width=max(_LABEL, len(op.at) + 2))
+    return lines + (_row("", op.call) if op.call else [])
+
+
+def _row(label: str, value: str, width: int = _LABEL) -> list[str]:
+    indent = " " * (width + 2)
+    wrapped = textwrap.wrap(value, WIDTH - len(indent), break_long_words=False) or [""]
+    return [f"  {label:<{width}}{wrapped[0]}".rstrip(), *(indent + line for line in wrapped[1:])]
+
+
+def percent(x: float) -> str:
+    """``1.6 %``; small ones keep two digits."""
+    return f"{100 * x:.3g} %"
+
+
+def unit(x: float, base: int, name: str) -> str:
+    """``4.29 GFLOP``, ``33.6 MiB``, ``12 ms``."""
+    if 0 < x < 1:
+        steps = min(3, math.ceil(-math.log(x, base)))
+        return f"{x * base**steps:.3g} {('', 'm', 'µ', 'n')[steps]}{name}"
+    prefixes = ("", "Ki", "Mi", "Gi", "Ti", "Pi") if base == 1024 else ("", "k", "M", "G", "T", "P")
+    for prefix in prefixes:
+        if x < base or prefix == prefixes[-1]:
+            break
+        x /= base
+    return f"{x:.3g} {prefix}{name}" if x < 1000 else f"{x:,.0f} {prefix}{name}"

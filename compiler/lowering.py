@@ -1,0 +1,145 @@
+"""One compilation: which passes run with which options, and the kernels compiled after them."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sys
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, cast
+
+from ..backends.api import Artifact, Backend
+from .errors import BackendError, OptionError, nearest
+from .settings import SETTING_OPTIONS, Settings
+
+if TYPE_CHECKING:
+    import torch
+    from xdsl.dialects.builtin import ModuleOp
+    from xdsl.passes import ModulePass
+
+    from ..ir.tile import KernelOp
+
+log = logging.getLogger("attnc")
+
+# backend -> (folder under backends/, package that compiling needs, how to install it)
+BACKENDS: dict[str, tuple[str, str, str]] = {
+    "cpu": ("mlir_cpu", "torch_mlir", "pip install torch-mlir"),
+    "triton": ("triton", "triton", "pip install triton"),
+    "reference": ("reference", "xdsl", "pip install xdsl"),
+}
+
+
+@cache
+def load_backend(name: str) -> Backend:
+    """The backend called ``name``.  Raises :class:`BackendError`."""
+    if name not in BACKENDS:
+        raise BackendError(f"there is no backend {name!r}{nearest(name, ['auto', *BACKENDS])}")
+    return cast(Backend, import_module(f"...backends.{BACKENDS[name][0]}", __name__).backend())
+
+
+def need_package(name: str) -> None:
+    """Raise :class:`BackendError` if what the backend compiles with is not installed."""
+    _, package, command = BACKENDS[name]
+    if find_spec(package) is None:
+        raise BackendError(
+            f"the {name} backend compiles with the package {package}, which is not installed; install it with "
+            f"`{command}`, or use backend='reference'"
+        )
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything about a compilation but the program."""
+
+    backend: str
+    dtype: str
+    device: torch.device
+    settings: Settings = field(default_factory=Settings)
+    pass_options: Mapping[str, Any] = field(default_factory=dict)  # field of a pass -> value, from the user
+    target: str | None = None  # None asks the backend
+
+    @staticmethod
+    def of(
+        backend: str, dtype: str, device: torch.device, options: Mapping[str, Any] | None, target: str | None = None
+    ) -> Request:
+        """Sort the user's options into settings and options of passes."""
+        options = dict(options or {})
+        target = options.pop("target", None) or target
+        rest = {k: v for k, v in sorted(options.items()) if k not in SETTING_OPTIONS}
+        return Request(backend, dtype, device, Settings.of(options), rest, target)
+
+    def pipeline_options(self) -> dict[str, Any]:
+        """What the passes are told: the backend's choice, then the user's."""
+        chosen = load_backend(self.backend).pipeline_options(self.dtype, self.device)
+        return {**chosen, **({"target": self.target} if self.target else {}), **self.pass_options}
+
+    def passes(self) -> list[ModulePass]:
+        """The pipeline.  Raises :class:`OptionError` for an option that no pass has."""
+        from .pipelines import forward
+
+        options = self.pipeline_options()
+        passes = forward(options["target"], options["narrow"])
+        known = {f.name for p in passes for f in dataclasses.fields(p)}
+        for name in self.pass_options:
+            if name not in known:
+                raise OptionError(f"there is no option {name!r}{nearest(name, known | SETTING_OPTIONS)}")
+        return [_with_options(p, self.pass_options) for p in passes]
+
+    def run_passes(self, module: ModuleOp) -> ModuleOp:
+        """Lower ``module`` in place, under the instruments that the settings ask for."""
+        from ..ir.text import print_module
+        from .crash import reproducer
+        from .instruments import instruments
+        from .pass_manager import PassManager, pipeline_text
+
+        show_log(self.settings.debug)
+        passes = self.passes()
+        before = print_module(module)
+        with reproducer("lowering", lambda: before, f"-p '{pipeline_text(passes)}'", crash_folder(self.settings)):
+            return PassManager(passes, instruments(self.settings)).run(module)
+
+    def compile_kernel(self, kernel: KernelOp, stages: Collection[str] = ()) -> Artifact:
+        """One kernel through the backend."""
+        from xdsl.dialects.builtin import ModuleOp
+
+        from ..ir.text import print_module
+        from .crash import reproducer
+
+        need_package(self.backend)
+        arguments = f"--backend {self.backend}" + (f" --target {self.target}" if self.target else "")
+        with reproducer(
+            f"compiling the kernel {kernel.sym_name.data} for {self.backend}",
+            lambda: print_module(ModuleOp([kernel.clone()])),
+            arguments,
+            crash_folder(self.settings),
+        ):
+            artifact = load_backend(self.backend).compile(kernel, stages=stages, target=self.target)
+        if self.settings.debug >= 3:
+            for stage, text in artifact.stages.items():
+                log.info("%s of %s:\n%s", stage, artifact.kernel, text)
+        return artifact
+
+
+def _with_options(pass_: ModulePass, options: Mapping[str, Any]) -> ModulePass:
+    mine = {f.name: options[f.name] for f in dataclasses.fields(pass_) if f.name in options}
+    return dataclasses.replace(pass_, **mine) if mine else pass_
+
+
+def crash_folder(settings: Settings) -> Any:
+    from .cache import default_dir
+
+    return settings.dump or settings.cache_dir or default_dir()
+
+
+def show_log(debug: int) -> None:
+    """Send the log to stderr once ``ATTNC_DEBUG`` asks for it; programs that configure logging keep their own way."""
+    if debug and not log.handlers and not logging.getLogger().handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("attnc: %(message)s"))
+        log.addHandler(handler)
+    if debug:
+        log.setLevel(logging.INFO)

@@ -1,0 +1,102 @@
+"""What several passes over ``attn.attend`` share."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+from xdsl.dialects.builtin import ModuleOp
+
+from ...ir import attn
+from ...ir.attributes import Dim
+from ...ir.dtypes import name_of
+from ...ir.expr import FALSE, TRUE, Const, Expr, Op, all_of, any_of, conjuncts, free_vars, op, walk
+from ...ir.simplify import Facts, Range
+from ..analysis.cost import Work
+from ..analysis.index_sets import implies, is_empty
+
+MOST_MODULUS = 1 << 14
+
+
+def attends(module: ModuleOp) -> Iterator[tuple[attn.AttendOp, tuple[Expr, ...]]]:
+    """Every attention with the facts of its function."""
+    for func in [f for f in module.walk() if isinstance(f, attn.FuncOp)]:
+        facts = tuple(g.data for g in func.guards)
+        for found in [o for o in func.body.block.ops if isinstance(o, attn.AttendOp)]:
+            yield found, facts
+
+
+def work_of(op: attn.AttendOp, facts: tuple[Expr, ...] = ()) -> Work:
+    """The attention as the cost model sees it."""
+    element = name_of(attn.tensor_type(op.query).element)
+    return Work(op.domain, tuple(op.source_list), op.width.data, op.value_width.data, element, facts)
+
+
+def ranges_of(dims: Iterable[Dim], sizes: Iterable[str] = ()) -> dict[str, Range]:
+    """Inclusive ranges of dimensions, and of sizes."""
+    ranges: dict[str, Range] = {n: (Const(0), None) for n in sorted(sizes)}
+    for d in dims:
+        ranges[d.name] = (Const(0), d.extent - 1)
+    return ranges
+
+
+def facts_about(dims: Sequence[Dim], facts: Iterable[Expr], exprs: Iterable[Expr] = ()) -> Facts:
+    """What :mod:`ir.simplify` may use at a point of ``dims``: sizes are not negative."""
+    names = set().union(*(free_vars(d.extent) for d in dims), *(free_vars(e) for e in exprs))
+    return Facts(ranges_of(dims, names - {d.name for d in dims}), facts)
+
+
+def tidy(condition: Expr, dims: Sequence[Dim], facts: Sequence[Expr]) -> Expr:
+    """An equal condition in the domain, shorter: what the rest implies is dropped, what cannot be is false."""
+    condition = facts_about(dims, facts, [condition]).simplify(condition)
+    return _tidy(condition, TRUE, dims, tuple(facts))
+
+
+def _tidy(e: Expr, given: Expr, dims: Sequence[Dim], facts: tuple[Expr, ...]) -> Expr:
+    if isinstance(e, Const):
+        return e
+    if implies(given, e, dims, facts):
+        return TRUE
+    if is_empty(op("and", given, e), dims, facts):
+        return FALSE
+    if isinstance(e, Op) and e.name == "and":
+        terms = conjuncts(e)
+        for n in reversed(range(len(terms))):  # the last of two equivalent terms goes
+            rest = all_of(t for k, t in enumerate(terms) if k != n)
+            terms[n] = _tidy(terms[n], op("and", given, rest), dims, facts)
+        return all_of(terms)
+    if isinstance(e, Op) and e.name == "or":
+        arms = [_tidy(a, given, dims, facts) for a in e.args]
+        for n, arm in enumerate(arms):
+            rest = any_of(a for k, a in enumerate(arms) if k != n)
+            if rest != FALSE and implies(op("and", given, arm), rest, dims, facts):
+                arms[n] = FALSE
+        return any_of(arms)
+    return e
+
+
+def moduli(mask: Expr) -> list[int]:
+    """Numbers that a periodic mask may repeat after, largest first: from its constants, in any spelling."""
+    found: set[int] = set()
+    for e in walk(mask):
+        match e:
+            case Op("%" | "//", (_, Const(int() as c))):
+                found.add(c)
+            case Op("&", (_, Const(int() as c))):
+                found.add(c + 1 if c >= 0 else -c)
+            case Op(">>" | "<<", (_, Const(int() as c))) if 0 <= c < 14:
+                found.add(1 << c)
+            case Op("*", args):
+                found |= {abs(a.value) for a in args if isinstance(a, Const) and isinstance(a.value, int)}
+    pairs = list(itertools.combinations(sorted(found), 2))
+    found |= {math.gcd(a, b) for a, b in pairs} | {math.lcm(a, b) for a, b in pairs}
+    return sorted((c for c in found if 2 <= c <= MOST_MODULUS), reverse=True)
+
+
+def fresh(name: str, op_: attn.AttendOp) -> str:
+    """A name like ``name`` that the op does not use yet."""
+    taken = {d.name for d in op_.domain} | {s.key for s in op_.source_list} | set(op_.captured) | {"d", "e", "dot"}
+    for value in (*op_.operands, *op_.results):
+        taken |= set().union(*(free_vars(s) for s in attn.tensor_type(value).shape))
+    return next(n for n in itertools.chain([name], (f"{name}{k}" for k in itertools.count(1))) if n not in taken)

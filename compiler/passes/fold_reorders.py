@@ -1,0 +1,138 @@
+"""Fold rearrangements of tokens into the index maps of attention.
+
+before::
+
+    %r = attn.reorder %q index "x0, x1, (x2 + 3) % N, x3" inverse "x0, x1, (x2 - 3) % N, x3"
+    %o, %lse = attn.attend over "b < B, h < H, i < N" query %r "b, h, i, d" ...
+
+after::
+
+    %o, %lse = attn.attend over "b < B, h < H, i < N" query %q "b, h, (i + 3) % N, d" ...
+
+A reorder of the output becomes part of ``out_map`` in the same way, by its inverse.
+
+Legality: a reorder is a bijection of indices, so reading (writing) through it is reading (writing) at the mapped
+index.  An output is folded only if the reorder is its one use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import SSAValue
+from xdsl.passes import ModulePass
+from xdsl.rewriter import Rewriter
+
+from ...ir import attn
+from ...ir.attributes import Dim
+from ...ir.expr import Const, Expr, Lambda, Load, rewrite, substitute
+from ...ir.simplify import Facts
+from ..rewriting import replace
+from .common import attends, facts_about
+
+
+@dataclass(frozen=True)
+class FoldReorders(ModulePass):
+    """No options."""
+
+    name = "fold-reorders"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        for attend, facts in attends(op):
+            changes = _inputs(attend, facts)
+            if changes:
+                new = attend.rebuilt(**changes)
+                replace(attend, new)
+                attend = new
+            _outputs(attend, facts)
+        _erase_unused(op)
+
+
+def _through(value: SSAValue, index: Sequence[Expr]) -> tuple[SSAValue, tuple[Expr, ...]]:
+    """Follow reorders from a tensor read at ``index`` to the tensor that it is read from."""
+    while isinstance(value.owner, attn.ReorderOp):
+        at = {f"x{n}": e for n, e in enumerate(index)}
+        index = [substitute(e, at) for e in value.owner.index.data]
+        value = value.owner.input
+    return value, tuple(index)
+
+
+def _inputs(op: attn.AttendOp, facts: Sequence[Expr]) -> dict[str, Any]:
+    """The arguments of the op that change when it reads through the reorders before it."""
+    if not any(isinstance(v.owner, attn.ReorderOp) for v in op.operands):
+        return {}
+    rows = facts_about([*op.domain, Dim("d", Const(op.width.data))], facts)
+    query, query_map = _through(op.query, op.query_map.data)
+    keys, values, sources = [], [], []
+    for s, key, value in zip(op.source_list, op.keys, op.values, strict=True):
+        widths = [Dim("d", Const(op.width.data)), Dim("e", Const(op.value_width.data))]
+        known = facts_about([*op.domain, Dim(s.key, s.extent), *widths], facts, [s.mask])
+        key, key_map = _through(key, s.key_map)
+        value, value_map = _through(value, s.value_map)
+        keys.append(key)
+        values.append(value)
+        mask, score = _loads(s.mask, op, known), _loads(s.score.body, op, known)
+        sources.append(
+            attn.Source(s.key, s.extent, _simple(key_map, known), _simple(value_map, known), mask, Lambda(s.score.params, score))
+        )
+    return {
+        "query": query,
+        "keys": keys,
+        "values": values,
+        "captures": {name: _source_of(v) for name, v in op.captured.items()},
+        "query_map": _simple(query_map, rows),
+        "sources": sources,
+    }
+
+
+def _simple(index: Sequence[Expr], known: Facts) -> tuple[Expr, ...]:
+    return tuple(known.simplify(e) for e in index)
+
+
+def _source_of(value: SSAValue) -> SSAValue:
+    while isinstance(value.owner, attn.ReorderOp):
+        value = value.owner.input
+    return value
+
+
+def _loads(e: Expr, op: attn.AttendOp, known: Facts) -> Expr:
+    """An expression that reads captured tensors before their reorder."""
+    captured = op.captured
+
+    def rule(x: Expr) -> Expr | None:
+        if isinstance(x, Load) and isinstance(captured[x.tensor].owner, attn.ReorderOp):
+            return Load(x.tensor, _simple(_through(captured[x.tensor], x.index)[1], known), x.kind)
+        return None
+
+    return rewrite(e, rule)
+
+
+def _outputs(op: attn.AttendOp, facts: Sequence[Expr]) -> None:
+    """Fold the reorders that are the only use of a result."""
+    while True:
+        widths = [Dim("e", Const(op.value_width.data))]
+        known = facts_about([*op.domain, *widths], facts)
+        for result, name, kind in ((op.out, "out_map", "out_type"), (op.lse, "lse_map", "lse_type")):
+            uses = list(result.uses)
+            if len(uses) == 1 and isinstance(uses[0].operation, attn.ReorderOp):
+                reorder = uses[0].operation
+                at = {f"x{n}": e for n, e in enumerate(getattr(op, name).data)}
+                index = _simple([substitute(e, at) for e in reorder.inverse.data], known)
+                new = op.rebuilt(**{name: index, kind: reorder.output.type})
+                reorder.output.replace_all_uses_with(result)
+                Rewriter.erase_op(reorder)
+                replace(op, new)
+                op = new
+                break
+        else:
+            return
+
+
+def _erase_unused(module: ModuleOp) -> None:
+    for op in reversed([o for o in module.walk() if isinstance(o, attn.ReorderOp)]):
+        if not op.output.uses.get_length():
+            Rewriter.erase_op(op)

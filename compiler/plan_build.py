@@ -1,0 +1,160 @@
+"""From a lowered module to a plan."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+
+from xdsl.dialects.builtin import ModuleOp, StringAttr
+from xdsl.ir import Operation, SSAValue
+
+from ..backends.api import Artifact, Backend, Launch
+from ..ir import attn, tile
+from ..ir.dtypes import to_torch
+from ..ir.text import print_module
+from .errors import InternalError
+from .plan import CallStep, InterpretStep, LaunchStep, Plan, ReorderStep, Step, TensorSpec
+from .plan_code import RESERVED
+
+
+def interpret_plan(module: ModuleOp) -> Plan:
+    """A plan that interprets the module as it is: the reference backend."""
+    names = _Names(module)
+    func = attn.func_of(module)
+    last = func.body.block.last_op
+    assert isinstance(last, attn.ReturnOp)
+    # The same value may be returned twice, so results have names of their own.
+    outputs = tuple(_spec(names.fresh("out"), v) for v in last.values)
+    step = InterpretStep(print_module(module), outputs)
+    return _plan(func, names, "reference", (step,), tuple(o.name for o in outputs), None, {}, None)
+
+
+def kernel_plan(
+    module: ModuleOp,
+    backend: Backend,
+    device_type: str,
+    compile_kernel: Callable[[tile.KernelOp], Artifact],
+) -> Plan:
+    """A plan that launches the module's kernels; equal kernels are compiled once."""
+    func = attn.func_of(module)
+    kernels = tile.kernels_of(module)
+    names = _Names(module)
+    for arg, name in zip(func.args, func.names, strict=True):
+        names.of(arg, name)
+    steps: list[Step] = []
+    artifacts: dict[str, Artifact] = {}
+    results: tuple[str, ...] = ()
+    for op in _needed(func):
+        inputs = tuple(names.of(v) for v in op.operands)
+        match op:
+            case attn.ReturnOp():
+                results = inputs
+            case attn.CallOp():
+                steps.append(CallStep(op.call.data, inputs, names.specs(op.outputs), _at(op)))
+            case attn.ReorderOp():
+                (output,) = names.specs([op.output])
+                shape = tuple(str(s) for s in attn.tensor_type(op.input).shape)
+                index, inverse = (tuple(str(e) for e in m.data) for m in (op.index, op.inverse))
+                steps.append(ReorderStep(inputs[0], shape, index, inverse, output))
+            case tile.LaunchOp():
+                kernel = kernels[op.kernel.root_reference.data]
+                artifact = kernel_id(kernel)
+                if artifact not in artifacts:
+                    artifacts[artifact] = compile_kernel(kernel)
+                outputs = names.specs(op.outputs)
+                steps.append(
+                    LaunchStep(kernel.sym_name.data, artifact, inputs, outputs, tuple(kernel.size_names), _at(op))
+                )
+            case _:
+                raise InternalError(f"the pipeline left {op.name} in {func.sym_name.data}; a plan cannot run it")
+    return _plan(func, names, backend.name, tuple(steps), results, device_type, artifacts, backend.load)
+
+
+def _plan(
+    func: attn.FuncOp,
+    names: _Names,
+    backend: str,
+    steps: tuple[Step, ...],
+    results: tuple[str, ...],
+    device_type: str | None,
+    artifacts: dict[str, Artifact],
+    load: Callable[[Artifact], Launch] | None,
+) -> Plan:
+    return Plan(
+        name=func.sym_name.data,
+        backend=backend,
+        inputs=tuple(_spec(names.of(a, n), a) for a, n in zip(func.args, func.names, strict=True)),
+        size_bindings=func.sizes(),
+        guards=tuple(str(g.data) for g in func.guards),
+        steps=steps,
+        results=results,
+        device_type=device_type,
+        artifacts=artifacts,
+        load=load,
+    )
+
+
+def kernel_id(kernel: tile.KernelOp) -> str:
+    """A digest of what the kernel does; its own name and the user's line do not matter."""
+    copy = kernel.clone()
+    copy.sym_name = StringAttr("kernel")
+    for op in copy.walk():
+        op.attributes.pop("at", None)
+    return hashlib.sha256(print_module(ModuleOp([copy])).encode()).hexdigest()[:16]
+
+
+def _needed(func: attn.FuncOp) -> list[Operation]:
+    """The ops that the results depend on, in order; ops are pure, so the rest is dead."""
+    live: set[SSAValue] = set()
+    kept: list[Operation] = []
+    for op in reversed(list(func.body.block.ops)):
+        if isinstance(op, attn.ReturnOp) or any(r in live for r in op.results):
+            live.update(op.operands)
+            kept.append(op)
+    return kept[::-1]
+
+
+def _spec(name: str, value: SSAValue) -> TensorSpec:
+    type = attn.tensor_type(value)
+    return TensorSpec(name, tuple(str(s) for s in type.shape), str(to_torch(type.element)).removeprefix("torch."))
+
+
+def _at(op: Operation) -> str:
+    at = op.attributes.get("at")
+    return at.data if isinstance(at, StringAttr) else ""
+
+
+class _Names:
+    """A distinct Python name for every tensor, off those of sizes and off reserved words."""
+
+    def __init__(self, module: ModuleOp):
+        import keyword
+
+        self.names: dict[SSAValue, str] = {}
+        self.taken: set[str] = {*RESERVED, *keyword.kwlist, *_DTYPE_NAMES}
+        func = attn.func_of(module)
+        self.taken |= set(func.sizes())
+        for op in func.body.block.ops:
+            for value in op.results:
+                self.taken |= {str(s) for s in attn.tensor_type(value).shape}
+
+    def fresh(self, hint: str) -> str:
+        hint = "".join(c if c.isalnum() or c == "_" else "_" for c in hint)
+        hint = hint if hint.isidentifier() and not hint.startswith("_") else f"t{hint}"
+        name, n = hint, 1
+        while name in self.taken:
+            name, n = f"{hint}_{n}", n + 1
+        self.taken.add(name)
+        return name
+
+    def of(self, value: SSAValue, hint: str | None = None) -> str:
+        if value not in self.names:
+            self.names[value] = self.fresh(hint or value.name_hint or "t")
+        return self.names[value]
+
+    def specs(self, values: Iterable[SSAValue]) -> tuple[TensorSpec, ...]:
+        return tuple(_spec(self.of(v), v) for v in values)
+
+
+_DTYPE_NAMES = {"float64", "float32", "bfloat16", "float16", "int64", "int32", "int16", "int8", "uint8", "bool",
+                "check_inputs", "check_value", "run"}  # fmt: skip

@@ -1,0 +1,242 @@
+"""``attnc.compile`` and what it returns."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+import types
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, overload
+
+import torch
+
+from ..compiler import driver
+from ..compiler.errors import nearest
+from ..ir.errors import AttncError
+from .bind import Binder, describe, replace_leaves
+from .capture import Finder
+from .errors import NotAFunctionError, UsageError
+from .fallback import MODES, report, report_backward
+from .graph import Graph, leaves as tree_leaves
+from .gradient import with_gradient
+from .specialise import Specialisation, all_guards, call_values, guard_function
+from .substitute import substituted
+from .trace import trace
+
+if TYPE_CHECKING:
+    from ..compiler.lowered import Lowered
+
+BACKENDS = ("auto", *driver.BACKENDS)
+_DTYPES = {torch.float32: "f32", torch.float64: "f64", torch.bfloat16: "bf16", torch.float16: "f16"}
+
+
+class CompiledAttention:
+    """A function that runs compiled.  ``eager`` is the function as written.
+
+    The first call of each kind (ranks, element types, devices, arguments that are not tensors or floats) traces
+    and compiles; so does one that breaks a guard of every trace so far.  New sizes, values of tensors and values
+    of Python floats do not.
+    """
+
+    def __init__(self, fn: Callable[..., Any], backend: str, fallback: str, options: Mapping[str, Any] | None):
+        functools.update_wrapper(self, fn)
+        self.eager = fn
+        self.backend, self.fallback, self.options = backend, fallback, dict(options or {})
+        self._binder = Binder(fn)
+        self._table: dict[tuple[Any, ...], list[Specialisation]] = {}
+        self._lock = threading.RLock()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        values = self._binder.values(args, kwargs)
+        parts: list[Any] = []
+        leaves: list[Any] = []
+        for value in values:
+            describe(value, parts, leaves)
+        key = tuple(parts)
+        arguments = dict(zip(self._binder.names, values, strict=True))
+        for found in self._table.get(key, ()):
+            inputs = found.leaves(arguments, leaves)
+            if inputs is not None:
+                return self._run(found, values, leaves, inputs)
+        try:
+            found, inputs = self._specialise(key, values, arguments, leaves)
+        except AttncError as error:  # the message says all; the frames between the user's and ours do not help
+            raise error.with_traceback(None) from None
+        return self._run(found, values, leaves, inputs)
+
+    def _run(self, found: Specialisation, values: tuple[Any, ...], leaves: list[Any], inputs: list[Any]) -> Any:
+        if torch.is_grad_enabled() and any(isinstance(x, torch.Tensor) and x.requires_grad for x in inputs):
+
+            def eager(new: Any) -> list[torch.Tensor]:
+                replaced = replace_leaves(values, list(new[: len(leaves)]))
+                with substituted(inputs[len(leaves) :], new[len(leaves) :]):
+                    out = self._binder.call(self.eager, replaced)
+                return [x for x in tree_leaves(out) if isinstance(x, torch.Tensor)]
+
+            def warn() -> None:
+                report_backward(self.fallback, found.graph, found.sizes(inputs))
+
+            return found.pick(with_gradient(found.run, eager, warn, inputs), inputs)
+        return found.pick(found.run(inputs), inputs)
+
+    def _specialise(
+        self, key: tuple[Any, ...], values: tuple[Any, ...], arguments: Mapping[str, Any], leaves: list[Any]
+    ) -> tuple[Specialisation, list[Any]]:
+        with self._lock:
+            for found in self._table.get(key, ()):  # another thread may have been first
+                inputs = found.leaves(arguments, leaves)
+                if inputs is not None:
+                    return found, inputs
+            finder = self._finder(values, arguments)
+            graph = trace(self.eager, self._binder, values, finder)
+            tensors = [finder.getter(n.source[1])(arguments) for n in graph.inputs if n.source[0] == "capture"]
+            inputs = [*leaves, *tensors]
+            notes: list[Any] = []
+
+            def make_module() -> Any:
+                from .raising import raise_graph
+
+                raised = raise_graph(graph)
+                notes.extend(raised.notes)
+                return raised.module
+
+            built: list[bool] = []
+
+            def once() -> Any:
+                built.append(True)
+                return make_module()
+
+            plan = driver.build(
+                graph.text(), once, backend=self.backend, dtype=element_type(graph), device=_device(inputs),
+                options=self.options, hints=graph.hints,
+            )  # fmt: skip
+            if not built and any(type(step).__name__ == "CallStep" for step in plan.steps):
+                make_module()  # for its notes: nothing falls back quietly, warm cache or not
+            report(self.fallback, graph.name, notes, call_values(graph, inputs))
+            captures = [
+                (finder.getter(n.source[1]), x.dtype, x.dim(), x.device)
+                for n, x in zip((n for n in graph.inputs if n.source[0] == "capture"), tensors, strict=True)
+            ]
+            holds = guard_function(graph, all_guards(graph, plan))
+            found = Specialisation(graph, plan, captures, finder.watched(), notes, holds)
+            self._table.setdefault(key, []).append(found)
+            return found, inputs
+
+    def _finder(self, values: tuple[Any, ...], arguments: Mapping[str, Any]) -> Finder:
+        return Finder(self.eager, {k: v for k, v in arguments.items() if not isinstance(v, torch.Tensor)})
+
+    def trace(self, *args: Any, **kwargs: Any) -> Graph:
+        """The traced graph of a call, without compiling it."""
+        values = self._binder.values(args, kwargs)
+        arguments = dict(zip(self._binder.names, values, strict=True))
+        try:
+            return trace(self.eager, self._binder, values, self._finder(values, arguments))
+        except AttncError as error:
+            raise error.with_traceback(None) from None
+
+    def lower(self, *args: Any, target: str | None = None, **kwargs: Any) -> Lowered:
+        """The program of a call, stage by stage; ``target`` (``"sm_90"``) may be a device that is not here."""
+        from .raising import raise_graph
+
+        graph = self.trace(*args, **kwargs)
+        text = graph.text()
+        device = next(x.device for x in _flat(self._binder.values(args, kwargs)) if x.dim())
+        raised = raise_graph(graph)
+        return driver.lower(
+            text, lambda: raise_graph(graph).module, backend=self.backend, dtype=element_type(graph), device=device,
+            options=self.options, target=target, hints=graph.hints, eager=raised.notes,
+        )  # fmt: skip
+
+    # ---- as a method, as a value
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self if instance is None else BoundCompiled(self, instance)
+
+    def __deepcopy__(self, memo: Any) -> CompiledAttention:
+        return self
+
+    def __reduce__(self) -> Any:
+        name = getattr(self.eager, "__qualname__", "")
+        if "<" in name or not name:
+            raise TypeError(f"cannot pickle {self!r}: {name or 'it'} cannot be imported by name; define it in a module")
+        return _by_name, (self.eager.__module__, name)
+
+    def __repr__(self) -> str:
+        return f"<attnc.compile of {getattr(self.eager, '__qualname__', self.eager)}>"
+
+
+class BoundCompiled(types.SimpleNamespace):
+    """A compiled method of one object."""
+
+    def __init__(self, compiled: CompiledAttention, instance: Any):
+        super().__init__(compiled=compiled, instance=instance)
+        self.__name__, self.__doc__ = getattr(compiled, "__name__", "method"), compiled.__doc__
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.compiled(self.instance, *args, **kwargs)
+
+    def eager(self, *args: Any, **kwargs: Any) -> Any:
+        """The method as written."""
+        return self.compiled.eager(self.instance, *args, **kwargs)
+
+    def lower(self, *args: Any, **kwargs: Any) -> Lowered:
+        """See :meth:`CompiledAttention.lower`."""
+        return self.compiled.lower(self.instance, *args, **kwargs)
+
+    def trace(self, *args: Any, **kwargs: Any) -> Graph:
+        """See :meth:`CompiledAttention.trace`."""
+        return self.compiled.trace(self.instance, *args, **kwargs)
+
+
+def _by_name(module: str, qualname: str) -> Any:
+    import importlib
+
+    value: Any = importlib.import_module(module)
+    for part in qualname.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _flat(values: Any) -> list[torch.Tensor]:
+    found: list[Any] = []
+    describe(values, [], found)
+    return [x for x in found if isinstance(x, torch.Tensor)]
+
+
+def _device(leaves: list[Any]) -> torch.device:
+    tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
+    return next((x.device for x in tensors if x.dim()), tensors[0].device)
+
+
+def element_type(graph: Graph) -> str:
+    """The name of the element type of the first floating tensor, the query's as a rule."""
+    return next((_DTYPES[n.dtype] for n in graph.inputs if n.shape and n.dtype in _DTYPES), "f32")
+
+
+@overload
+def compile(fn: Callable[..., Any], /, *, backend: str = ..., fallback: str = ..., options: Mapping[str, Any] | None = ...) -> CompiledAttention: ...  # fmt: skip
+@overload
+def compile(*, backend: str = ..., fallback: str = ..., options: Mapping[str, Any] | None = ...) -> Callable[[Callable[..., Any]], CompiledAttention]: ...  # fmt: skip
+def compile(fn: Any = None, *, backend: str = "auto", fallback: str = "warn", options: Mapping[str, Any] | None = None) -> Any:
+    """Compile a function that computes attention in plain PyTorch.
+
+    ``backend`` is ``"auto"``, ``"cpu"``, ``"triton"`` or ``"reference"``.  ``fallback`` says what happens when
+    something stays in eager PyTorch: ``"warn"``, ``"error"`` or ``"silent"``.
+    """
+    if backend not in BACKENDS:
+        raise UsageError(f"attnc.compile: there is no backend {backend!r}{nearest(str(backend), BACKENDS)}")
+    if fallback not in MODES:
+        raise UsageError(f"attnc.compile: there is no fallback {fallback!r}{nearest(str(fallback), MODES)}")
+    if fn is None:
+        return lambda f: compile(f, backend=backend, fallback=fallback, options=options)
+    if isinstance(fn, CompiledAttention):
+        return CompiledAttention(fn.eager, backend, fallback, options)
+    if isinstance(fn, torch.nn.Module):
+        raise NotAFunctionError(
+            f"attnc.compile takes a function, found the module {type(fn).__name__}; decorate the method that computes "
+            "attention, such as forward"
+        )
+    if not callable(fn) or inspect.isclass(fn):
+        raise NotAFunctionError(f"attnc.compile takes a function, found {type(fn).__name__} {fn!r:.60}; write @attnc.compile above a def")
+    return CompiledAttention(fn, backend, fallback, options)

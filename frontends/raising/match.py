@@ -1,0 +1,244 @@
+"""From a traced value to an attention: ``out = sum over keys of weights * values``.
+
+Steps: split the value into products of weights and values; read the weights; check that what divides is the sum
+of what is summed; read the scores; find the query row; write the maps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from ...ir.expr import FALSE, Const, Expr, Load, Op, Var, free_vars, op, rewrite, substitute, walk
+from ..graph import Node
+from .contract import Contraction, Contractions, Element
+from .elementwise import ELEMENTWISE
+from .finish import Candidate, CandidateSource, finish
+from .normaliser import Part, cover
+from .peel import Peeled, peel
+from .plan import AttendPlan
+from .score import Score, drop_common_shift, read_score
+from .terms import NoMatch, addends, factors, load, uses
+from .values import Values
+from .views import VIEWS
+from .weights import Split, Weights, boundary, read_weights
+
+ROOTS = frozenset({"matmul", "einsum", "sum", "add", "div", "mul", "scaled_dot_product_attention"})
+_WEIGHTY = frozenset({"softmax", "log_softmax", "exp", "exp2", "pow", "sdpa_score", "scaled_dot_product_attention"})
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """One product of weights and values: a range of keys."""
+
+    var: Var
+    extent: Expr
+    weights: Element
+    values: Element
+    dens: tuple[Expr, ...]
+
+
+class Matcher:
+    """Finds the attentions of one graph."""
+
+    def __init__(self, values: Values, contractions: Contractions):
+        self.values, self.contractions = values, contractions
+        self._weighty: dict[str, bool] = {}
+
+    def match(self, node: Node) -> AttendPlan:
+        """The attention that computes ``node``.  Raises :class:`NoMatch`."""
+        if node.op not in ROOTS:
+            raise NoMatch(loud=False)
+        values = self.values
+        values.rows, values.keys = set(), set()
+        index = tuple(values.fresh("x", size) for size in node.shape)
+        pieces = self._pieces(node, index)
+        names = [x.name for x in index]
+        for piece in pieces:
+            of_values = _vars(values, piece.values)
+            values.keys.add(piece.var.name)
+            values.rows |= {n for n in names if n not in of_values and n in _index_vars(piece.weights)}
+        parts = self._parts(pieces)
+        target = node.dtype
+        feature = self._feature(names, parts)
+        width = values.static(node.shape[names.index(feature)]) if feature else 1
+        sources = self._sources(parts, names, feature, target)
+        return finish(values, Candidate(node, names, feature, width, sources, target))
+
+    # ---- products
+
+    def _pieces(self, node: Node, index: tuple[Expr, ...]) -> list[_Piece]:
+        values, contractions = self.values, self.contractions
+        root = values.composites.get(node.name, node)
+        pieces: list[_Piece] = []
+        for sign, term in addends(_root_term(values, root, index)):
+            num, den = factors(term)
+            sums = [f for f in num if contractions.of(f) is not None]
+            rest = [f for f in num if f not in sums and f not in (Const(1.0), Const(1))]
+            if len(sums) != 1 or rest or sign < 0:
+                raise NoMatch(loud=False)
+            c = contractions.of(sums[0])
+            assert c is not None
+            weights, operand = self._orient(c, node)
+            pieces.append(_Piece(c.variable, c.extent, weights, operand, tuple(den)))
+        return pieces
+
+    def _orient(self, c: Contraction, node: Node) -> tuple[Element, Element]:
+        left, right = self.weighty(c.left[0]), self.weighty(c.right[0])
+        if left != right:
+            return (c.left, c.right) if left else (c.right, c.left)
+        if left:
+            raise NoMatch("both operands of this product hold an exponential", node.location)
+        if self._scores(c.left[0]) or self._scores(c.right[0]):
+            raise NoMatch("the weights are not normalised by a softmax", node.location)
+        raise NoMatch(loud=False)
+
+    def weighty(self, node: Node) -> bool:
+        """Does elementwise arithmetic on an exponential or a softmax give this?"""
+        if node.name not in self._weighty:
+            self._weighty[node.name] = False  # cycles cannot be, but deep chains ask twice
+            self._weighty[node.name] = node.op in _WEIGHTY or (
+                _transparent(node) and any(self.weighty(x) for x in node.inputs)
+            )
+        return self._weighty[node.name]
+
+    def _scores(self, node: Node, depth: int = 8) -> bool:
+        """Does elementwise arithmetic on an inner product give this?"""
+        if node.op in ("matmul", "einsum"):
+            return True
+        return depth > 0 and _transparent(node) and any(self._scores(x, depth - 1) for x in node.inputs)
+
+    # ---- weights
+
+    def _parts(self, pieces: list[_Piece]) -> list[tuple[_Piece, Part]]:
+        values = self.values
+        done: list[tuple[_Piece, Part]] = []
+        todo = list(pieces)
+        while todo:
+            piece = todo.pop(0)
+            term = values.simplify(values.at(*piece.weights))
+            try:
+                weights = read_weights(values, term, piece.var.name)
+                self._split_scores(piece, weights)
+            except Split as split:
+                todo[:0] = self._split(piece, split.at)
+                continue
+            weights.dens += piece.dens
+            done.append((piece, Part(piece.var, piece.extent, weights)))
+        return done
+
+    def _split_scores(self, piece: _Piece, weights: Weights) -> None:
+        terms = list(weights.scores)
+        if weights.softmax is not None:
+            terms.append(self._softmax_score(weights.softmax, weights.softmax.index))
+        for term in terms:
+            for e in walk(self.values.simplify(term)):
+                match e:
+                    case Op("where", (Op("<", (x, end)) as cond, a, b)) if cond in self.values.cat_conditions:
+                        if uses(x, piece.var.name) and any(self._has_product(y) for y in (a, b)):
+                            raise Split(boundary(self.values, x, end, piece.var.name))
+
+    def _has_product(self, e: Expr) -> bool:
+        return any(isinstance(x, Load) and self.contractions.of(x) is not None for x in walk(e))
+
+    def _softmax_score(self, e: Load, index: tuple[Expr, ...]) -> Expr:
+        return self.values.at(self.values.node_of(e)["input"], index)
+
+    def _split(self, piece: _Piece, at: Expr) -> list[_Piece]:
+        values = self.values
+        low = values.fresh("j", at)
+        high = values.fresh("j", values.simplify(piece.extent - at))
+        values.keys |= {low.name, high.name}
+        result = []
+        for var, to in ((low, low), (high, high + at)):
+            changed = {piece.var.name: to}
+            weights, operand = (
+                (n, tuple(values.simplify(substitute(x, changed)) for x in index)) for n, index in (piece.weights, piece.values)
+            )
+            result.append(_Piece(var, values.extents[var.name], weights, operand, piece.dens))
+        return result
+
+    # ---- scores
+
+    def _sources(
+        self, parts: list[tuple[_Piece, Part]], names: list[str], feature: str | None, target: torch.dtype
+    ) -> list[CandidateSource]:
+        values = self.values
+        covered = cover(values, self.contractions, [p for _, p in parts])
+        by_var = {p.var.name: piece for piece, p in parts}
+        read: list[tuple[Var, Expr, Score, _Piece | None]] = []
+        for part in covered:
+            w = part.weights
+            terms, masks = list(w.scores), list(w.masks)
+            if w.softmax is not None:
+                terms.append(self._softmax_score(w.softmax, w.softmax.index))
+            score = read_score(values, self.contractions, [values.simplify(t) for t in terms], masks)
+            read.append((part.var, part.extent, score, by_var.get(part.var.name)))
+        scores = drop_common_shift([s.score for *_, s, _ in read], [v.name for v, *_ in read])
+        result = []
+        for (var, extent, score, piece), expr in zip(read, scores, strict=True):
+            operand = None if piece is None else peel(values, *piece.values, like=target)
+            query, key, expr = self._query_key(replace(score, score=expr), var, names, feature, target)
+            mask = values.simplify(score.mask)
+            result.append(CandidateSource(var, extent, query, key, operand, mask, values.simplify(expr), score.product))
+        return [s for s in result if s.mask != FALSE or s.value is not None]
+
+    def _query_key(
+        self, score: Score, var: Var, names: list[str], feature: str | None, target: torch.dtype
+    ) -> tuple[Peeled | None, Peeled | None, Expr]:
+        c = score.product
+        if c is None:
+            return None, None, score.score
+        key, query = c.left, c.right
+        if var.name in _index_vars(query):
+            key, query = query, key
+        if var.name in _index_vars(query) or var.name not in _index_vars(key):
+            raise NoMatch("the score's inner product is not between a query and a key", key[0].location)
+        batch = {n for n in names if n not in self.values.rows}
+        q, k = (peel(self.values, *x, like=target, factor_vars=batch) for x in (query, key))
+        factor = [f for f in (q.factor, k.factor, c.factor) if f != Const(1.0)]
+        scaled: Expr = Var("dot", "float")
+        for f in factor:
+            scaled = scaled * f
+        return q, k, _fold_scale(substitute(score.score, {"dot": scaled}))
+
+    def _feature(self, names: list[str], parts: list[tuple[_Piece, Part]]) -> str | None:
+        """The variable of the value's features: the last one that the values use and the weights do not."""
+        found = [
+            n for n in names if all(n in _index_vars(p.values) and n not in _index_vars(p.weights) for p, _ in parts)
+        ]
+        return found[-1] if found else None
+
+
+def _fold_scale(e: Expr) -> Expr:
+    """``x * c1 * c2`` and ``x * c1 / c2`` of constants as ``x * c``."""
+
+    def rule(x: Expr) -> Expr | None:
+        match x:
+            case Op("*", (Op("*", (a, Const(float() as c1))), Const(c2))):
+                return op("*", a, c1 * c2)
+            case Op("/", (Op("*", (a, Const(float() as c1))), Const(c2))) if c2:
+                return op("*", a, c1 / c2)
+            case Op("*", (Const(float() as c1), a)) if not isinstance(a, Const):
+                return rule(op("*", a, c1)) or op("*", a, c1)
+        return None
+
+    return rewrite(e, rule)
+
+
+def _transparent(node: Node) -> bool:
+    return node.op in ELEMENTWISE or node.op in VIEWS or node.op in ("cat", "pad", "nan_to_num")
+
+
+def _root_term(values: Values, node: Node, index: tuple[Expr, ...]) -> Expr:
+    return values.at(node, index) if node.op in ("add", "div", "mul") else load(node, index)
+
+
+def _index_vars(element: Element) -> frozenset[str]:
+    return frozenset().union(*(free_vars(x) for x in element[1]))
+
+
+def _vars(values: Values, element: Element) -> frozenset[str]:
+    peeled = peel(values, *element, like=element[0].dtype)
+    return frozenset().union(*(free_vars(x) for x in peeled.index))

@@ -1,0 +1,130 @@
+"""Which values are attentions, which are reorderings of their results, and which PyTorch computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ...ir.expr import Expr, Var
+from ..graph import Graph, Input, Node
+from . import views
+from .match import Matcher
+from .notes import EagerNote, TokenSizes, bytes_of
+from .plan import AttendPlan
+from .terms import NoMatch
+from .values import Values
+
+
+@dataclass(frozen=True)
+class ReorderPlan:
+    """``node[x0, x1, ...] = base[index]``, a bijection."""
+
+    node: Node
+    base: Node
+    index: tuple[Expr, ...]
+    inverse: tuple[Expr, ...]
+
+
+@dataclass(frozen=True)
+class CallPlan:
+    node: Node
+
+
+Plan = AttendPlan | ReorderPlan | CallPlan
+
+
+@dataclass
+class Partition:
+    """Plans in the order of the graph, and notes on what stays eager."""
+
+    plans: list[Plan] = field(default_factory=list)
+    notes: list[EagerNote] = field(default_factory=list)
+
+
+def partition(graph: Graph, values: Values, matcher: Matcher) -> Partition:
+    """Decide for every needed node, from the results backwards."""
+    order = {n.name: k for k, n in enumerate(graph.all_nodes())}
+    needed = {n.name for n in graph.output_nodes()}
+    chosen: list[Plan] = []
+    calls: list[Node] = []
+    failures: list[tuple[Node, NoMatch]] = []
+    for node in reversed(graph.nodes):
+        if node.name not in needed:
+            continue
+        plan: Plan
+        try:
+            plan = matcher.match(node)
+            reads = plan.operands()
+        except NoMatch as error:
+            if error.loud:
+                failures.append((node, error))
+            reorder = _reorder(values, matcher, node)
+            if reorder is not None:
+                plan, reads = reorder, [reorder.base]
+            else:
+                plan, reads = CallPlan(node), list(node.inputs)
+                calls.append(node)
+        chosen.append(plan)
+        needed |= {n.name for n in reads}
+        unknown = [n for n in reads if n.name not in order]
+        assert not unknown, f"{unknown[0].op} was made up by the matcher"
+    return Partition(list(reversed(chosen)), _notes(values, graph, list(reversed(calls)), failures))
+
+
+def _reorder(values: Values, matcher: Matcher, node: Node) -> ReorderPlan | None:
+    """A chain of bijective views over an attention's result, as one reordering."""
+    chain: list[Node] = []
+    base = node
+    while base.op in views.BIJECTIVE:
+        chain.append(base)
+        base = base["input"]
+    if not chain or isinstance(base, Input):
+        return None
+    try:
+        matcher.match(base)
+    except NoMatch:
+        return None
+    index: tuple[Expr, ...] = tuple(values.fresh("x", size) for size in node.shape)
+    forward = {x.name: Var(f"x{n}") for n, x in enumerate(index) if isinstance(x, Var)}
+    for view in chain:
+        step = views.step(values, view, index)
+        assert step is not None
+        index = step
+    inner: tuple[Expr, ...] = tuple(values.fresh("x", size) for size in base.shape)
+    backward = {x.name: Var(f"x{n}") for n, x in enumerate(inner) if isinstance(x, Var)}
+    for view in reversed(chain):
+        inner = views.back(values, view, inner)
+    return ReorderPlan(node, base, _renamed(values, index, forward), _renamed(values, inner, backward))
+
+
+def _renamed(values: Values, index: tuple[Expr, ...], names: dict[str, Var]) -> tuple[Expr, ...]:
+    from ...ir.expr import substitute
+
+    return tuple(substitute(values.simplify(x), names) for x in index)
+
+
+def _notes(values: Values, graph: Graph, calls: list[Node], failures: list[tuple[Node, NoMatch]]) -> list[EagerNote]:
+    """A note for each eager op that allocates; one with the matcher's reason for each attention that failed."""
+    tokens = TokenSizes(values, graph)
+    reasons = {node.name: error for node, error in failures}
+    explain: dict[str, str] = {}  # everything that feeds a failed attention stays eager for its reason
+    for node in reversed(graph.nodes):
+        if node.name in reasons:
+            explain.setdefault(node.name, reasons[node.name].reason)
+        if node.name in explain:
+            for x in node.inputs:
+                if tokens.quadratic(x):
+                    explain.setdefault(x.name, explain[node.name])
+    notes = []
+    for node in calls:
+        size = bytes_of(values, node)
+        quadratic = tokens.quadratic(node)
+        failed = node.name in reasons and (quadratic or any(tokens.quadratic(x) for x in node.inputs))
+        if node.op in views.VIEWS and not quadratic:
+            continue
+        if failed or quadratic:
+            location = reasons[node.name].location or node.location if failed else node.location
+            reason = explain.get(node.name) or "its result is read by operations that are not part of a fused attention"
+            notes.append(EagerNote(node.op, location, reason, size, True))
+        else:
+            notes.append(EagerNote(node.op, node.location, "not attention", size, False))
+    return notes

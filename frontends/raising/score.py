@@ -1,0 +1,91 @@
+"""The score of one source: what is masked, and the rest as an expression of one inner product."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...ir.expr import FALSE, TRUE, Const, Expr, Load, Op, Var, all_of, op, rewrite
+from .contract import Contraction, Contractions
+from .terms import NEG_INF, NoMatch, addends, holds_infinity, total, uses
+from .values import Values
+
+DOT = Var("dot", "float")
+
+
+@dataclass(frozen=True)
+class Score:
+    """``score`` where ``mask``, else -inf; ``product`` is the inner product that ``dot`` stands for."""
+
+    mask: Expr
+    score: Expr
+    product: Contraction | None
+
+
+def split_mask(e: Expr) -> tuple[Expr, Expr]:
+    """``(mask, finite)`` with ``e = finite where mask, else -inf``."""
+    if not holds_infinity(e):
+        return TRUE, e
+    match e:
+        case Const() if e == NEG_INF:
+            return FALSE, Const(0.0)
+        case Op("where", (cond, a, b)):
+            (live_a, a), (live_b, b) = split_mask(a), split_mask(b)
+            live = op("or", op("and", cond, live_a), op("and", op("not", cond), live_b))
+            if live_b == FALSE:
+                live = op("and", cond, live_a)
+            elif live_a == FALSE:
+                live = op("and", op("not", cond), live_b)
+            elif live_a == live_b == TRUE:
+                live = TRUE
+            return live, a if live_b == FALSE else b if live_a == FALSE else op("where", cond, a, b)
+        case Op("+" | "-" as name, (a, b)):
+            (live_a, a), (live_b, b) = split_mask(a), split_mask(b)
+            if name == "+" or live_b == TRUE:
+                return op("and", live_a, live_b), op(name, a, b)
+        case Op("*", (a, Const(k))) | Op("*", (Const(k), a)) if k > 0:
+            live, a = split_mask(a)
+            return live, a * k
+        case Op("/", (a, Const(k))) if k > 0:
+            live, a = split_mask(a)
+            return live, a / k
+    raise NoMatch("a minus infinity in the score is used in a way that is not a mask")
+
+
+def read_score(values: Values, contractions: Contractions, terms: list[Expr], masks: list[Expr]) -> Score:
+    """The sum of ``terms`` as a mask and an expression of ``dot``."""
+    lives, finites = [], []
+    for term in terms:
+        live, finite = split_mask(term)
+        lives.append(live)
+        finites.append(finite)
+    mask = all_of([*lives, *masks])
+    score = total([(1, f) for f in finites])
+    products = [x for x in _loads(score) if values.pairwise(x.index) and contractions.of(x) is not None]
+    for x in _loads(mask):
+        if values.pairwise(x.index) and contractions.of(x) is not None:
+            raise NoMatch("the mask depends on an inner product", values.node_of(x).location)
+    if len(products) > 1:
+        lines = ", ".join(sorted({str(values.node_of(x).location) for x in products}))
+        raise NoMatch(f"the score holds {len(products)} inner products ({lines})")
+    if not products:
+        return Score(mask, score, None)
+    product = contractions.of(products[0])
+    score = rewrite(score, lambda x: DOT if x == products[0] else None)
+    return Score(mask, score, product)
+
+
+def _loads(e: Expr) -> list[Load]:
+    if isinstance(e, Load):
+        return [e, *(x for i in e.index for x in _loads(i))]
+    return list(dict.fromkeys(x for c in e.children for x in _loads(c)))
+
+
+def drop_common_shift(scores: list[Expr], keys: list[str]) -> list[Expr]:
+    """Leave out addends that no key variable occurs in and that all scores share: a softmax does not see them."""
+    free = [[t for t in addends(s) if not uses(t[1], k) and t[1] != DOT and not _has_dot(t[1])] for s, k in zip(scores, keys, strict=True)]
+    common = [t for t in free[0] if all(t in f for f in free[1:])]
+    return [total([t for t in addends(s) if t not in common]) for s in scores] if common else scores
+
+
+def _has_dot(e: Expr) -> bool:
+    return e == DOT or any(_has_dot(c) for c in e.children)

@@ -1,0 +1,138 @@
+"""The weights of an attention: what is exponentiated, what is masked, what divides."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from ...ir.expr import Const, Expr, Load, Op, Var, kind_of, op, rewrite
+from ..graph import Node
+from .terms import NoMatch, addends, factors, product, total, uses
+from .values import Values
+
+
+@dataclass
+class Weights:
+    """``product of exp(scores) * masks / dens``; ``softmax`` is the element of a softmax among the factors."""
+
+    scores: list[Expr] = field(default_factory=list)
+    masks: list[Expr] = field(default_factory=list)
+    dens: list[Expr] = field(default_factory=list)
+    softmax: Load | None = None
+    raw: Expr = Const(1.0)  # the product without dens, to compare with the normaliser's
+
+
+class Split(Exception):
+    """The keys have to be split where a piece of a ``cat`` ends."""
+
+    def __init__(self, at: Expr):
+        super().__init__(str(at))
+        self.at = at
+
+
+def read_weights(values: Values, term: Expr, key: str) -> Weights:
+    """Read an element of the weights of key variable ``key``."""
+    term = rewrite(term, _piecewise_out(values, key))
+    found = Weights()
+    numerator: list[Expr] = []
+    _read(values, term, key, found, numerator)
+    found.raw = product(numerator)
+    if not found.scores and found.softmax is None:
+        raise NoMatch("the weights are not the exponential of a score, so this is not a softmax")
+    return found
+
+
+def _read(values: Values, term: Expr, key: str, found: Weights, numerator: list[Expr]) -> None:
+    num, den = factors(term)
+    found.dens += den
+    for f in num:
+        match f:
+            case Const(value) if value == 1:
+                pass
+            case Op("exp", (x,)) | Op("exp2", (x,)) | Op("pow", (Const(), x)):
+                numerator.append(_read_exponent(values, f, x, found))
+            case Op("where", (cond, a, Const(value))) if value == 0:
+                if a != Const(1.0):
+                    inner: list[Expr] = []
+                    _read(values, a, key, found, inner)
+                    numerator.append(op("where", cond, product(inner), Const(0.0)))
+                else:
+                    numerator.append(f)
+                found.masks.append(cond)
+            case Op("where", (cond, Const(value), a)) if value == 0:
+                inner = []
+                _read(values, a, key, found, inner)
+                numerator.append(op("where", op("not", cond), product(inner), Const(0.0)))
+                found.masks.append(op("not", cond))
+            case Load() if values.node_of(f).op == "softmax":
+                numerator.append(f)
+                _set_softmax(found, f)
+            case Load() if values.node_of(f).op == "nan_to_num":
+                # only a row without a live key is NaN, and there attention gives 0 as well
+                _read(values, values.at(values.node_of(f)["input"], f.index), key, found, numerator)
+            case _:
+                raise NoMatch(f"the weights are multiplied by {_describe(values, f)} after the softmax")
+
+
+def _read_exponent(values: Values, f: Expr, x: Expr, found: Weights) -> Expr:
+    """Read ``exp(x)``; returns it without a normaliser that was subtracted inside."""
+    base = 2.0 if f.name == "exp2" else f.args[0].value if f.name == "pow" else math.e  # type: ignore[attr-defined]
+    if not base > 0:
+        raise NoMatch("the base of the weights' power is not positive")
+    rest: list[tuple[int, Expr]] = []
+    inside = False
+    for sign, term in addends(x):
+        node = values.node_of(term) if isinstance(term, Load) else None
+        if node is not None and sign > 0 and node.op == "log_softmax" and base == math.e:
+            inside = True
+            _set_softmax(found, term)  # type: ignore[arg-type]
+        elif node is not None and sign < 0 and node.op == "logsumexp" and base == math.e:
+            inside = True
+            found.dens.append(op("exp", term))
+        else:
+            rest.append((sign, term))
+    if found.softmax is None or rest:
+        score = total(rest)
+        found.scores.append(score if base == math.e else score * math.log(base))
+    return op("exp", total(rest)) if inside and rest else f
+
+
+def _set_softmax(found: Weights, f: Load) -> None:
+    if found.softmax is not None:
+        raise NoMatch("the weights are a product of two softmaxes")
+    found.softmax = f
+
+
+def _piecewise_out(values: Values, key: str):
+    def check(e: Expr) -> Expr | None:
+        match e:
+            case Op("where", (Op("<", (x, end)) as cond, a, b)) if cond in values.cat_conditions and uses(x, key):
+                if _weighty(values, a) or _weighty(values, b):
+                    raise Split(boundary(values, x, end, key))
+        return None
+
+    return check
+
+
+def boundary(values: Values, x: Expr, end: Expr, key: str) -> Expr:
+    at = values.simplify(end - (x - Var(key)))
+    if uses(at, key):
+        raise NoMatch("pieces of a concatenation meet at a place that is not one key")
+    return at
+
+
+def _weighty(values: Values, e: Expr) -> bool:
+    """Does a term hold an exponential, a softmax or an inner product?"""
+    match e:
+        case Op("exp" | "exp2", _):
+            return True
+        case Load():
+            return values.node_of(e).op in ("softmax", "matmul", "einsum", "sum", "log_softmax", "exp")
+    return any(_weighty(values, c) for c in e.children)
+
+
+def _describe(values: Values, f: Expr) -> str:
+    if isinstance(f, Load):
+        node: Node = values.node_of(f)
+        return f"the result of {node.op} ({node.location})"
+    return "a number" if isinstance(f, Const) else f"a factor of kind {kind_of(f)}"

@@ -1,0 +1,17 @@
+"""What the tracer knows about each PyTorch op: its canonical node and its symbolic shape."""
+
+from __future__ import annotations
+
+from . import conversions, creation, indexing, layout, pointwise, products, reductions
+from .registry import EARLY, FACTORIES, PROBED, RENAMED, RULES, SAME
+from .unknown import copy_, in_place, unknown
+
+RULES["copy_"] = copy_
+FACTORIES.update(creation.FOUND_BY_NAME)
+FACTORIES.update(("tensor", "as_tensor", "scalar_tensor"))
+TRANSPARENT = frozenset({"__set__", "__class__", "is_tensor", "manual_seed"})
+
+__all__ = [
+    "EARLY", "FACTORIES", "PROBED", "RENAMED", "RULES", "SAME", "TRANSPARENT", "conversions", "copy_", "creation", "in_place",
+    "indexing", "layout", "pointwise", "products", "reductions", "unknown",
+]  # fmt: skip

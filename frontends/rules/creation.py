@@ -1,0 +1,139 @@
+"""Ops that make tensors from numbers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ...ir.expr import Expr, Op, const, kind_of
+from ..errors import DeviceError
+from ..graph import leaves, map_arg
+from ..locate import with_text
+from ..sizes import as_expr, ceil, hint_of
+from ..traced import Traced
+from .layout import flat
+from .registry import early, rule
+
+if TYPE_CHECKING:
+    from ..tracer import Tracer
+
+_FULL = "torch.full({shape}, {value}, dtype={dtype}, device=device)"
+
+
+def on_device(t: Tracer, device: Any, rank: int = 1) -> None:
+    """Check that a new tensor lives where the arguments do; a lone number may live anywhere."""
+    found = torch.device(device) if device is not None else torch.get_default_device()
+    if rank and found.type != t.device.type:
+        raise DeviceError(
+            f"{with_text(t.location)}: makes a tensor on {found}, but the arguments are on {t.device}; "
+            "add device=q.device (an argument's device)"
+        )
+
+
+def _full(t: Tracer, shape: Any, value: Any, dtype: torch.dtype) -> Traced:
+    shape = tuple(as_expr(e) for e in shape)
+    result = t.emit("full", {"shape": shape, "value": value, "dtype": dtype}, shape, _FULL, dtype=dtype)
+    result.node.args = {k: result.node.args[k] for k in ("shape", "value")}
+    return result
+
+
+@rule("zeros", "ones", "empty", "full", factory=True)
+def full(t: Tracer, *args: Any, size: Any = None, fill_value: Any = None, dtype: Any = None, device: Any = None, **options: Any) -> Traced:  # fmt: skip
+    values = list(args)
+    if t.op == "full" and fill_value is None:
+        fill_value = values.pop()
+    shape = flat(values) if size is None else list(size)
+    on_device(t, device, len(shape))
+    value = {"zeros": 0.0, "empty": 0.0, "ones": 1.0}.get(t.op, fill_value)
+    return _full(t, shape, value, dtype or _type_of(value))
+
+
+def _type_of(value: Any) -> torch.dtype:
+    if isinstance(value, Traced):
+        return value.dtype
+    with torch._C.DisableTorchFunction():
+        return torch.tensor(hint_of(value)).dtype
+
+
+@rule("zeros_like", "ones_like", "empty_like", "full_like")
+def full_like(t: Tracer, input: Traced, fill_value: Any = None, *, dtype: Any = None, **options: Any) -> Traced:
+    return _full(t, input.node.shape, {"zeros_like": 0, "empty_like": 0, "ones_like": 1}.get(t.op, fill_value), dtype or input.dtype)
+
+
+@rule("new_zeros", "new_ones", "new_empty", "new_full")
+def new_full(t: Tracer, input: Traced, *args: Any, size: Any = None, fill_value: Any = None, dtype: Any = None, **options: Any) -> Traced:  # fmt: skip
+    values = list(args)
+    if t.op == "new_full" and fill_value is None:
+        fill_value = values.pop()
+    shape = flat(values) if size is None else list(size)
+    return _full(t, shape, {"new_zeros": 0, "new_empty": 0, "new_ones": 1}.get(t.op, fill_value), dtype or input.dtype)
+
+
+@rule("arange", factory=True)
+def arange(t: Tracer, *args: Any, start: Any = None, end: Any = None, step: Any = None, dtype: Any = None, device: Any = None, **options: Any) -> Traced:  # fmt: skip
+    on_device(t, device)
+    values = [as_expr(x) for x in args]
+    if start is None:
+        start = values.pop(0) if len(values) > 1 or end is not None and values else const(0)
+    if end is None:
+        end = values.pop(0)
+    if step is None:
+        step = values.pop(0) if values else const(1)
+    start, end, step = (as_expr(x) for x in (start, end, step))
+    if all(kind_of(e) == "int" for e in (start, end, step)):
+        length, natural = _arange_length(start, end, step), torch.int64
+    else:
+        length, natural = ceil((end - start) / step), torch.get_default_dtype()
+    dtype = dtype or natural
+    args_ = {"start": start, "stop": end, "step": step, "dtype": dtype}
+    call = "torch.arange({start}, {stop}, {step}, dtype={dtype}, device=device)"
+    result = t.emit("arange", args_, (t.graph.canon(length),), call, dtype=dtype)
+    result.node.args = {k: result.node.args[k] for k in ("start", "stop", "step")}
+    return result
+
+
+def _arange_length(start: Expr, end: Expr, step: Expr) -> Expr:
+    span = end - start
+    match end:
+        case Op("+", (a, b)) if start in (a, b):  # arange(n, n + m)
+            span = b if start == a else a
+    return span if step == const(1) else -((-span) // step)
+
+
+@early("tensor", "as_tensor", "scalar_tensor")
+def literal(t: Tracer, data: Any, *, dtype: Any = None, device: Any = None, **options: Any) -> Any:
+    """``torch.tensor`` of numbers written in the program."""
+    if isinstance(data, Traced):
+        return data if dtype is None else data.to(dtype)
+    if any(isinstance(x, Traced) for x in leaves(data)):
+        next(x for x in leaves(data) if isinstance(x, Traced))._needs_data("torch.tensor of tensors", "use torch.stack")
+    with torch._C.DisableTorchFunction():
+        made = torch.tensor(map_arg(data, hint_of), dtype=dtype)
+    on_device(t, device, made.dim())
+    if not isinstance(data, tuple | list):
+        return _full(t, (), data, made.dtype)
+    shape = tuple(const(n) for n in made.shape)
+    call = "torch.tensor({value}, dtype={dtype}, device=device)"
+    result = t.emit("constant", {"value": data, "dtype": made.dtype}, shape, call, dtype=made.dtype)
+    result.node.args = {"value": result.node.args["value"]}
+    return result
+
+
+@rule("eye", factory=True)
+def eye(t: Tracer, n: Any, m: Any = None, *, dtype: Any = None, device: Any = None, **options: Any) -> Traced:
+    """``eye`` is a comparison of positions."""
+    on_device(t, device)
+    rows = t(torch.arange, n, device=t.device)[:, None]
+    columns = t(torch.arange, n if m is None else m, device=t.device)[None, :]
+    return t(torch.eq, rows, columns).to(dtype or torch.get_default_dtype())
+
+
+@rule("fill_", "zero_")
+def fill_(t: Tracer, input: Traced, value: Any = 0) -> Traced:
+    input.write(_full(t, input.node.shape, value, input.dtype).node)
+    return input
+
+
+FOUND_BY_NAME = ("linspace", "logspace", "tril_indices", "triu_indices", "rand", "randn", "randint", "randperm", "from_numpy",
+                 "cartesian_prod", "meshgrid", "hann_window", "hamming_window", "as_strided", "full_")  # fmt: skip

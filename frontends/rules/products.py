@@ -1,0 +1,114 @@
+"""Matrix products and attention."""
+
+from __future__ import annotations
+
+import string
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ...ir.expr import Expr
+from .. import shapes
+from ..sizes import hint_of
+from ..traced import Traced
+from .registry import rule
+
+if TYPE_CHECKING:
+    from ..tracer import Tracer
+
+
+@rule("matmul", probe=True)
+def matmul(t: Tracer, input: Traced, mat2: Any = None, other: Any = None, vec: Any = None, tensor: Any = None) -> Traced:
+    right = next(x for x in (mat2, other, vec, tensor) if x is not None)
+    shape = shapes.matmul(t.graph, input.node.shape, right.node.shape)
+    return t.emit("matmul", {"input": input, "other": right}, shape, "torch.matmul({input}, {other})")
+
+
+@rule("rmatmul", probe=True)
+def rmatmul(t: Tracer, input: Traced, other: Traced) -> Traced:
+    return t(torch.matmul, other, input)
+
+
+@rule("addmm", "baddbmm", "addmv", probe=True)
+def addmm(t: Tracer, input: Traced, batch1: Any, batch2: Any, *, beta: Any = 1, alpha: Any = 1) -> Traced:
+    product = t(torch.matmul, batch1, batch2)
+    if hint_of(alpha) != 1:
+        product = t(torch.mul, product, alpha)
+    if isinstance(beta, int | float) and beta == 0:  # input is ignored then, even its nans
+        return product
+    return t(torch.add, input if hint_of(beta) == 1 else t(torch.mul, input, beta), product)
+
+
+@rule("linear", probe=True)
+def linear(t: Tracer, input: Traced, weight: Traced, bias: Any = None) -> Traced:
+    t.graph.unify(input.node.shape[-1], weight.node.shape[-1])
+    shape = (*input.node.shape[:-1], *weight.node.shape[:-1])
+    if bias is not None:
+        shape = shapes.broadcast(t.graph, shape, bias.node.shape)
+    args = {"input": input, "weight": weight, "bias": bias}
+    call = "torch.nn.functional.linear({input}, {weight}" + (")" if bias is None else ", {bias})")
+    return t.emit("linear", args, shape, call)
+
+
+@rule("outer", probe=True)
+def outer(t: Tracer, input: Traced, vec2: Traced) -> Traced:
+    return t(torch.mul, input[:, None], vec2[None, :])
+
+
+@rule("scaled_dot_product_attention", probe=True)
+def sdpa(
+    t: Tracer, query: Traced, key: Traced, value: Traced, attn_mask: Any = None, dropout_p: float = 0.0,
+    is_causal: bool = False, *, scale: Any = None, enable_gqa: bool = False,
+) -> Traced:  # fmt: skip
+    graph, (q, k, v) = t.graph, (x.node.shape for x in (query, key, value))
+    graph.unify(q[-1], k[-1])
+    graph.unify(k[-2], v[-2])
+    if enable_gqa:
+        batch = q[:-2]
+        graph.unify(k[-3], v[-3])
+    else:
+        batch = shapes.broadcast(graph, q[:-2], k[:-2], v[:-2])
+    args = {
+        "query": query, "key": key, "value": value, "attn_mask": attn_mask, "dropout_p": dropout_p,
+        "is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa,
+    }  # fmt: skip
+    call = (
+        "torch.nn.functional.scaled_dot_product_attention({query}, {key}, {value}, attn_mask={attn_mask}, "
+        "dropout_p={dropout_p}, is_causal={is_causal}, scale={scale}, enable_gqa={enable_gqa})"
+    )
+    if attn_mask is not None:
+        shapes.broadcast(graph, (*batch, q[-2], k[-2]), attn_mask.node.shape)
+    return t.emit("scaled_dot_product_attention", args, (*batch, q[-2], graph.canon(v[-1])), call)
+
+
+@rule("einsum", probe=True)
+def einsum(t: Tracer, equation: str, *operands: Any) -> Traced:
+    tensors = tuple(operands[0]) if len(operands) == 1 and isinstance(operands[0], list | tuple) else operands
+    terms, result = explicit_terms(equation, [x.dim() for x in tensors])
+    sizes: dict[str, Expr] = {}
+    for term, x in zip(terms, tensors, strict=True):
+        for letter, size in zip(term, x.node.shape, strict=True):
+            sizes[letter] = shapes.broadcast_size(t.graph, sizes[letter], size) if letter in sizes else size
+    text = ",".join(terms) + "->" + result
+    call = "torch.einsum({equation}, " + ", ".join(f"{{x{n}}}" for n in range(len(tensors))) + ")"
+    args = {"equation": text, "operands": tensors}
+    holes = args | {f"x{n}": x for n, x in enumerate(tensors)}
+    traced = t.emit("einsum", holes, [sizes[letter] for letter in result], call)
+    traced.node.args = {k: traced.node.args[k] for k in args}
+    return traced
+
+
+def explicit_terms(equation: str, ranks: list[int]) -> tuple[list[str], str]:
+    """The letters of each operand and of the result, with ``...`` and an absent ``->`` written out."""
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    spare = [c for c in string.ascii_uppercase + string.ascii_lowercase if c not in equation]
+    widest = max([rank - len(term.replace("...", "")) for term, rank in zip(terms, ranks, strict=True) if "..." in term], default=0)
+    dots = "".join(spare[:widest])
+    for n, (term, rank) in enumerate(zip(terms, ranks, strict=True)):
+        count = rank - len(term.replace("...", ""))
+        terms[n] = term.replace("...", dots[len(dots) - count :] if count else "")
+    if arrow:
+        return terms, right.replace("...", dots)
+    letters = "".join(terms)
+    return terms, dots + "".join(sorted(c for c in set(letters) - set(dots) if letters.count(c) == 1))

@@ -1,0 +1,101 @@
+"""Reductions, normalisations and scans."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .. import shapes
+from ..traced import Traced
+from .registry import rule
+
+if TYPE_CHECKING:
+    from ..tracer import Tracer
+
+Extreme = namedtuple("Extreme", ["values", "indices"])
+
+
+def _reduce(t: Tracer, name: str, input: Traced, dim: Any, keepdim: bool, dtype: torch.dtype | None = None) -> Traced:
+    over = shapes.dims(input.dim(), dim)
+    args = {"input": input, "dim": over, "keepdim": bool(keepdim)}
+    call = f"torch.{name}({{input}}, {{dim}}, keepdim={{keepdim}})"
+    if not input.dim():
+        call = f"torch.{name}({{input}}, ())" if name in ("sum", "mean", "amax", "amin", "logsumexp") else f"torch.{name}({{input}})"
+    return t.emit(name, args, shapes.reduce(input.node.shape, over, keepdim), call, dtype=dtype)
+
+
+@rule("sum", "mean", "amax", "amin", "logsumexp", "any", "all", probe=True)
+def reduce(t: Tracer, input: Traced, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Traced:
+    if dtype is not None and dtype != input.dtype:
+        name = t.op
+        return t(getattr(torch, name), input.to(dtype), dim, keepdim) if dim is not None else t(getattr(torch, name), input.to(dtype))
+    return _reduce(t, t.op, input, dim, keepdim)
+
+
+@rule("prod", probe=True)
+def prod(t: Tracer, input: Traced, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Traced:
+    if dim is None:
+        over, call = tuple(range(input.dim())), "torch.prod({input})"
+    else:
+        over, call = (shapes.dim(input.dim(), dim),), f"torch.prod({{input}}, {shapes.dim(input.dim(), dim)}, keepdim={{keepdim}})"
+    args = {"input": input, "dim": over, "keepdim": bool(keepdim)}
+    return t.emit("prod", args, shapes.reduce(input.node.shape, over, keepdim), call)
+
+
+@rule("max", "min", probe=True)
+def extreme(t: Tracer, input: Traced, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
+    name = t.op
+    if isinstance(dim, Traced) or other is not None:
+        return t(getattr(torch, f"{name}imum"), input, dim if other is None else other)
+    if dim is None:
+        return _reduce(t, f"a{name}", input, None, False)
+    values, indices = t.result  # type: ignore[misc]
+    best = _reduce(t, f"a{name}", input, dim, keepdim, values.dtype)
+    return Extreme(best, _argument(t, f"arg{name}", input, dim, keepdim, indices.dtype))
+
+
+def _argument(t: Tracer, name: str, input: Traced, dim: int, keepdim: bool, dtype: torch.dtype | None = None) -> Traced:
+    d = shapes.dim(input.dim(), dim)
+    args = {"input": input, "dim": d, "keepdim": bool(keepdim)}
+    shape = shapes.reduce(input.node.shape, (d,), keepdim)
+    return t.emit(name, args, shape, f"torch.{name}({{input}}, {{dim}}, keepdim={{keepdim}})", dtype=dtype)
+
+
+@rule("argmax", "argmin", probe=True)
+def argument(t: Tracer, input: Traced, dim: Any = None, keepdim: bool = False) -> Traced:
+    if dim is None:
+        input, dim = input.reshape(-1), 0
+    return _argument(t, t.op, input, dim, keepdim)
+
+
+@rule("softmax", "log_softmax", probe=True)
+def softmax(t: Tracer, input: Traced, dim: Any = None, _stacklevel: Any = 3, dtype: Any = None) -> Traced:
+    name = t.op
+    dtype = _stacklevel if isinstance(_stacklevel, torch.dtype) else dtype
+    if dtype is not None and dtype != input.dtype:
+        return t(getattr(torch, name), input.to(dtype), dim)
+    if dim is None:  # PyTorch's old default
+        dim = 0 if input.dim() in (0, 1, 3) else 1
+    args = {"input": input, "dim": shapes.dim(input.dim(), dim)}
+    return t.emit(name, args, input.node.shape, f"torch.{name}({{input}}, {{dim}})")
+
+
+@rule("softmin", probe=True)
+def softmin(t: Tracer, input: Traced, dim: Any = None, _stacklevel: Any = 3, dtype: Any = None) -> Traced:
+    return t(torch.nn.functional.softmax, t(torch.neg, input), dim, dtype=dtype)
+
+
+@rule("cumsum", "cumprod", "logcumsumexp", probe=True)
+def scan(t: Tracer, input: Traced, dim: int, *, dtype: Any = None) -> Traced:
+    if dtype is not None and dtype != input.dtype:
+        return t(getattr(torch, t.op), input.to(dtype), dim)
+    args = {"input": input, "dim": shapes.dim(input.dim(), dim)}
+    return t.emit(t.op, args, input.node.shape, f"torch.{t.op}({{input}}, {{dim}})")
+
+
+@rule("normalize", probe=True)
+def normalize(t: Tracer, input: Traced, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: Any = None) -> Traced:
+    args = {"input": input, "p": p, "dim": dim, "eps": eps}
+    return t.emit("normalize", args, input.node.shape, "torch.nn.functional.normalize({input}, {p}, {dim}, {eps})")

@@ -1,0 +1,96 @@
+"""Run a function under the tracer: arguments in, :class:`Graph` out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from ..ir.expr import Load
+from .bind import Binder, describe, leaf_paths, replace_leaves
+from .capture import Finder
+from .errors import ArgumentError, DeviceError, UnsupportedOpError
+from .graph import Graph, Input, Location, map_arg
+from .locate import with_text
+from .sizes import as_expr, graph_number, is_number
+from .traced import Traced
+from .tracer import Tracer
+
+_LETTERS = {1: "N", 2: "ND", 3: "BND", 4: "BHND", 5: "BHRCD"}
+
+
+def trace(fn: Callable[..., Any], binder: Binder, values: tuple[Any, ...], finder: Finder) -> Graph:
+    """The graph of ``fn`` for one value per parameter."""
+    location = where_defined(fn)
+    graph = Graph(getattr(fn, "__name__", "function"), location)
+    leaves: list[Any] = []
+    describe(values, [], leaves)
+    paths = [p for name, value in zip(binder.names, values, strict=True) for p in leaf_paths(name, value)]
+    named = list(zip(paths, leaves, strict=True))
+    tracer = Tracer(graph, common_device(named, location), finder.find)
+    double = any(isinstance(x, torch.Tensor) and x.dtype == torch.float64 for x in leaves)
+    traced = replace_leaves(values, [_argument(tracer, path, x, double) for path, x in named])
+    try:
+        with tracer:
+            out = binder.call(fn, traced)
+            graph.outputs = map_arg(out, lambda x: _output(tracer, x))
+    finally:
+        tracer.active = False
+    graph.settle()
+    return graph
+
+
+def where_defined(fn: Callable[..., Any]) -> Location:
+    """The line of a function's ``def``."""
+    code = getattr(fn, "__code__", None)
+    return Location(code.co_filename, code.co_firstlineno) if code else Location(getattr(fn, "__name__", "?"), 0)
+
+
+def _output(tracer: Tracer, x: Any) -> Any:
+    if isinstance(x, Traced):
+        return x.node
+    if isinstance(x, torch.Tensor):
+        return tracer.capture(x).node
+    if is_number(x) and not isinstance(x, int | float):
+        return as_expr(x)
+    if x is None or isinstance(x, bool | int | float | str | torch.dtype | torch.device):
+        return x
+    raise UnsupportedOpError(
+        f"{with_text(tracer.graph.location)}: returns a {type(x).__name__}; a compiled function returns tensors and "
+        "numbers, alone or in tuples, lists and dicts"
+    )
+
+
+def common_device(leaves: Sequence[tuple[str, Any]], location: Location) -> torch.device:
+    """The one device of the arguments; lone numbers may live on the CPU."""
+    tensors = [(p, x) for p, x in leaves if isinstance(x, torch.Tensor)]
+    if not tensors:
+        raise ArgumentError(f"{location}: a compiled function needs at least one tensor argument, found none")
+    sized = [(p, x) for p, x in tensors if x.dim()] or tensors
+    first, device = sized[0][0], sized[0][1].device
+    for path, x in sized:
+        if x.device != device:
+            raise DeviceError(
+                f"{location}: {path} is on {x.device}, but {first} is on {device}; move {path} with "
+                f"{path}.to({str(device)!r})"
+            )
+    return device
+
+
+def _argument(tracer: Tracer, path: str, value: Any, double: bool) -> Any:
+    graph = tracer.graph
+    name = "".join(c if c.isalnum() else "_" for c in path).strip("_").replace("__", "_")
+    if not isinstance(value, torch.Tensor):
+        dtype = torch.float64 if double else torch.float32
+        node = Input(len(graph.inputs), "input", {}, (), dtype, graph.location, label=name, source=("arg", path))
+        graph.inputs.append(node)
+        graph.hints[name] = value
+        return graph_number(graph, Load(name, ()))
+    first = not any(n.shape for n in graph.inputs)
+    letters = _LETTERS.get(value.dim()) or [f"S{n}" for n in range(value.dim())]
+    sizes: list[str] = []
+    for letter in letters:
+        sizes.append(tracer.fresh(letter if first else f"{letter}_{name}"))
+        graph.hints[sizes[-1]] = 0  # taken
+    return tracer.input(value, name, ("arg", path), sizes)

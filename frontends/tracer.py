@@ -1,0 +1,208 @@
+"""The tracer: runs the user's function once on :class:`Traced` tensors and writes down what it does.
+
+A rule of :mod:`.rules` gives the symbolic shape and the canonical node of an op.  The element type, and PyTorch's own
+message for a mistake in it, come from running the op on tensors of one element: asking ``meta`` tensors would
+import a second of PyTorch's compiler on the first op.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from ..ir.expr import Expr, Var
+from . import rules
+from .calls import call_text
+from .errors import DeviceError, DtypeError, Mismatch, ShapeError, UnknownTensorError
+from .graph import Graph, Input, Node, Source, leaves, map_arg, type_text
+from .locate import user_line, with_text
+from .sizes import as_expr, graph_number, hint_of, is_number
+from .traced import Traced
+
+
+class Tracer(TorchFunctionMode):
+    """Active while the user's function runs."""
+
+    def __init__(self, graph: Graph, device: torch.device, find: Callable[[torch.Tensor], str | None]):
+        super().__init__()
+        self.graph, self.device, self.find = graph, device, find
+        self.active = True
+        self.location = graph.location
+        self.op = ""  # the op being traced
+        self.result: Any = None  # what it gives for tensors of one element
+        self.captured: dict[int, tuple[torch.Tensor, Traced]] = {}
+
+    # ---- inputs
+
+    def input(self, tensor: torch.Tensor, name: str, source: Source, sizes: Sequence[str]) -> Traced:
+        """A tensor from outside; ``sizes`` are the symbols of its dimensions."""
+        name = self._unique(name)
+        for axis, (symbol, size) in enumerate(zip(sizes, tensor.shape, strict=True)):
+            self.graph.hints[symbol] = int(size)
+            self.graph.bindings[symbol] = len(self.graph.inputs), axis
+        node = Input(
+            len(self.graph.inputs), "input", {}, tuple(Var(s) for s in sizes), tensor.dtype, self.graph.location,
+            label=name, source=source,
+        )  # fmt: skip
+        self.graph.inputs.append(node)
+        return Traced(self, node)
+
+    def _unique(self, name: str) -> str:
+        taken = {n.name for n in self.graph.inputs}
+        count = 2
+        base = name
+        while name in taken:
+            name, count = f"{base}_{count}", count + 1
+        return name
+
+    def capture(self, tensor: torch.Tensor) -> Traced:
+        """A real tensor that the function met."""
+        known = self.captured.get(id(tensor))
+        if known is not None:
+            return known[1]
+        path = self.find(tensor)
+        if path is None:
+            raise UnknownTensorError(
+                f"{with_text(self.location)}: uses a tensor of shape {tuple(tensor.shape)} that is neither an argument "
+                "nor reachable from the function by name (a closure, a global, an attribute); pass it as an argument"
+            )
+        if tensor.device != self.device and tensor.dim():
+            raise DeviceError(
+                f"{with_text(self.location)}: {path} is on {tensor.device}, but the arguments are on {self.device}; "
+                f"move it with {path}.to({str(self.device)!r})"
+            )
+        name = _identifier(path)
+        sizes = [self.fresh(f"{name}_{n}") for n in range(tensor.dim())]
+        traced = self.input(tensor, name, ("capture", path), sizes)
+        self.captured[id(tensor)] = (tensor, traced)
+        return traced
+
+    def fresh(self, name: str) -> str:
+        """A size symbol that is not in use."""
+        count, base = 2, name
+        while name in self.graph.hints:
+            name, count = f"{base}_{count}", count + 1
+        return name
+
+    # ---- ops
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self.dispatch(func, args, kwargs or {})
+
+    def __call__(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Trace one op of PyTorch from inside a rule."""
+        outer = self.op, self.result
+        try:
+            return self.dispatch(func, args, kwargs)
+        finally:
+            self.op, self.result = outer
+
+    def dispatch(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Trace one call of PyTorch."""
+        name = op_name(func)
+        if name in rules.TRANSPARENT or not (name in rules.FACTORIES or _has_tensor(args) or _has_tensor(kwargs.values())):
+            return func(*args, **kwargs)
+        self.location = user_line()
+        args = map_arg(tuple(args), self._wrap)
+        kwargs = map_arg(kwargs, self._wrap)
+        self.op = name
+        early = rules.EARLY.get(name)
+        if early is not None:
+            return early(self, *args, **kwargs)
+        rule = rules.RULES.get(name)
+        if rule is None and name.endswith("_") and not name.startswith("__"):
+            rule = rules.in_place(name)
+        if rule is None:
+            return rules.unknown(self, func, name, args, kwargs)
+        self.result = self.probe(func, args, kwargs) if name in rules.PROBED else None
+        try:
+            return rule(self, *args, **{rules.RENAMED.get(k, k): v for k, v in kwargs.items()})
+        except Mismatch as error:
+            shapes = ", ".join(type_text(x.node) for x in leaves((list(args), kwargs)) if isinstance(x, Traced))
+            raise ShapeError(f"{with_text(self.location)}: {error} (in {name} of {shapes})") from None
+
+    def _wrap(self, x: Any) -> Any:
+        return self.capture(x) if isinstance(x, torch.Tensor) and not isinstance(x, Traced) else x
+
+    def probe(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """What PyTorch gives for tensors of the same types and ranks with one element each."""
+        more = {k: map_arg(v, _one) for k, v in kwargs.items() if k != "device"}
+        try:
+            with torch._C.DisableTorchFunction(), torch.no_grad():
+                return func(*map_arg(args, _one), **more)
+        except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
+            message = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            found = ", ".join(type_text(x.node) for x in leaves((list(args), kwargs)) if isinstance(x, Traced))
+            kind = DtypeError if "dtype" in message or "type" in message else ShapeError
+            raise kind(f"{with_text(self.location)}: {message} (in {self.op} of {found})") from None
+
+    def emit(
+        self, op: str, args: dict[str, Any], shape: Sequence[Expr], call: str, *, dtype: torch.dtype | None = None
+    ) -> Traced:
+        """Add a node.  ``call`` is a format string over ``args``."""
+        if dtype is None:
+            dtype = args["input"].dtype if self.result is None else self.result.dtype
+        args = {k: map_arg(v, _plain) for k, v in args.items()}
+        text, inputs = call_text(call, args, {n.name: n for n in self.graph.inputs})
+        shape = tuple(self.graph.canon(e) for e in shape)
+        node = Node(len(self.graph.nodes), op, args, shape, dtype, self.location, text, inputs)
+        self.graph.nodes.append(node)
+        return Traced(self, node)
+
+    def view(self, base: Traced, result: Traced) -> Traced:
+        """Mark ``result`` as sharing memory with ``base``."""
+        result.storage, result.version = base.storage, base.version
+        return result
+
+    def unknown_size(self, op: str, hint: int) -> Expr:
+        """A size that only running ``op`` tells."""
+        name = self.fresh(f"{_identifier(op)}_n")
+        self.graph.hints[name] = hint
+        self.graph.late.add(name)
+        return Var(name)
+
+    def number(self, e: Expr) -> Any:
+        return graph_number(self.graph, e)
+
+
+def _plain(x: Any) -> Any:
+    """An argument as a node keeps it."""
+    if isinstance(x, Traced):
+        return x.node
+    if isinstance(x, Expr):
+        return x
+    if is_number(x) and not isinstance(x, int | float):
+        return as_expr(x)
+    return x
+
+
+def _has_tensor(values: Any) -> bool:
+    return any(isinstance(x, torch.Tensor) for x in leaves(list(values)))
+
+
+def op_name(func: Any) -> str:
+    """One name for a function, a method, an operator or a property of PyTorch."""
+    name = getattr(func, "__name__", "")
+    if name == "__get__":
+        name = func.__self__.__name__
+    if isinstance(func, torch._ops.OpOverload):
+        name = name.split(".")[0]
+    return rules.SAME.get(name, name)
+
+
+def _one(x: Any) -> Any:
+    if isinstance(x, Traced):
+        return torch.ones((1,) * len(x.node.shape), dtype=x.dtype)
+    return hint_of(x)
+
+
+def _identifier(path: str) -> str:
+    text = "".join(c if c.isalnum() else "_" for c in path.removeprefix("self."))
+    while "__" in text:
+        text = text.replace("__", "_")
+    return text.strip("_") or "capture"
+
+

@@ -1,0 +1,117 @@
+"""The printed text: readable, deterministic, named after the program, runnable by itself."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import attnc
+from attnc.backends import get_backend
+from attnc.backends.triton.facts import divisible, fill_of, nonnegative
+from attnc.backends.triton.scalars import Scalars, Text
+from attnc.backends.triton.source import Names
+from attnc.ir.expr import parse, parse_lambda
+
+from .helpers import Case
+
+
+def source(case):
+    return get_backend("triton").compile(case.kernel(), target="sm_90").stages["triton"]
+
+
+def printed(text, **names):
+    env = {n: Text(n, axes=tuple(a)) for n, a in {"i": "i", "j": "j", "N": "", **names}.items()}
+    called = set()
+    scalars = Scalars(env, ("i", "j"), "tl.float32", lambda load, s: Text("loaded", kind="float"), called.add)
+    return scalars.text(parse(text)).code, called
+
+
+@pytest.mark.parametrize(
+    "text, code",
+    [
+        ("i // 4 == j // 4", "(i // 4)[:, None] == (j // 4)[None, :]"),
+        ("i - j <= 3 and j < N", "(i[:, None] - j[None, :] <= 3) & (j < N)[None, :]"),
+        ("(i - j) // 8", "(i[:, None] - j[None, :]) >> 3"),
+        ("(i - j) % 8", "(i[:, None] - j[None, :]) & 7"),
+        ("(i - j) % 3", "floor_mod(i[:, None] - j[None, :], 3)"),
+        ("(i + j) % 3", "(i[:, None] + j[None, :]) % 3"),
+        ("not (i - j) // 3 == 1 or j < 2", "(floor_div(i[:, None] - j[None, :], 3) != 1) | (j < 2)[None, :]"),
+        ("i * 0.5", "i.to(tl.float32) * 0.5"),
+        ("where(i < j, 1, 2.5)", "tl.where(i[:, None] < j[None, :], 1.0, 2.5)"),
+        ("pow(2.0, -i)", "tl.exp2((-i).to(tl.float32))"),
+        ("exp2(-inf + i)", 'tl.exp2(float("-inf") + i.to(tl.float32))'),
+    ],
+)
+def test_expressions(text, code):
+    assert printed(text)[0] == code
+
+
+def test_helpers_are_noted():
+    assert printed("(i - j) % 3")[1] == {"floor_mod"}
+
+
+def test_facts():
+    assert nonnegative(parse("N * 3 + i % 5"))
+    assert not nonnegative(parse("i - j"))
+    assert nonnegative(parse("max(i - j, 0) // 4"))
+    assert divisible(parse("t * 64 + 128"), 64)
+    assert not divisible(parse("min(N, 64)"), 64)
+    assert fill_of(parse_lambda("lambda s, m: exp2(s - m)").body, {"s": float("-inf"), "m": "finite"}) == 0.0
+    assert fill_of(parse_lambda("lambda s: exp2(s)").body, {"s": "any"}) == "any"
+
+
+def test_names():
+    names = Names()
+    given = [names.fresh(n) for n in ("x", "x", "lambda", "tl", "1a", "a-b")]
+    assert given == ["x", "x_1", "lambda_1", "tl_1", "t1a", "a_b"]
+
+
+def test_text_is_readable():
+    text = source(Case(mask="j <= i", dtype="bf16"))
+    for part in (
+        "Notation", "# user.py:3", "tl.static_assert(q.dtype.element_ty == tl.bfloat16", "def launch(q, k, v, o, lse",
+        "b.to(tl.int64) * q_s0", 'if __name__ == "__main__":',
+    ):  # fmt: skip
+        assert part in text
+    assert max(len(line) for line in text.splitlines()) <= 120
+    assert source(Case(mask="j <= i", dtype="bf16")) == text
+    compile(text, "kernel.py", "exec")
+
+
+def test_whole_steps_of_full_loops_have_no_mask():
+    text = source(Case())
+    whole = text[text.index("# whole steps") : text.index("# the rest")]
+    assert "mask=" not in whole
+    assert "where(j" not in whole
+    assert "-inf" not in whole.replace('== float("-inf"), 0.0', "")
+    rest = text[text.index("# the rest") :]
+    assert "(j_1 < M)[None, :]" in rest
+
+
+def test_masks_only_where_an_axis_may_end():
+    blocks = Case(
+        over="b < B, h < H, g < N // 128, i < 128",
+        query="b, h, g * 128 + i, d", key="b, h, g * 128 + j, d", value="b, h, g * 128 + j, e",
+        out="b, h, g * 128 + i, e", lse="b, h, g * 128 + i", keys="128",
+    )  # fmt: skip
+    assert "mask=" not in source(blocks)
+
+
+def test_float32_keeps_its_precision():
+    assert source(Case()).count('input_precision="ieee"') == 4
+    assert "ieee" not in source(Case(dtype="bf16"))
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f32"])
+def test_runs_by_itself(tmp_path, dtype):
+    path = tmp_path / "kernel.py"
+    path.write_text(source(Case(mask="j <= i", dtype=dtype)))
+    root = tmp_path / "site"
+    root.mkdir()
+    (root / "attnc").symlink_to(Path(attnc.__file__).parent)
+    env = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, env=env, check=True)
+    assert "checksum" in done.stdout
+    assert "nan" not in done.stdout

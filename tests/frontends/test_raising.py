@@ -1,0 +1,35 @@
+"""Raising keeps the numbers of every spelling, and fuses it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from attnc.frontends.capture import Finder
+from attnc.frontends.raising import Raised, raise_graph
+from attnc.frontends.trace import trace
+from attnc.ir.attn import AttendOp
+from attnc.ir.interpret import interpret
+
+from .raising_spellings import CASES
+
+
+def raised(fn, args) -> Raised:
+    names = fn.__code__.co_varnames[: len(args)]
+    return raise_graph(trace(fn, list(zip(names, args, strict=True)), Finder(fn, {})))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_numbers(name: str) -> None:
+    fn, args = CASES[name]
+    result = raised(fn, args)
+    (out,) = interpret(result.module, list(args))
+    torch.testing.assert_close(out, torch.nan_to_num(fn(*args), 0.0), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_fused(name: str) -> None:
+    fn, args = CASES[name]
+    result = raised(fn, args)
+    assert any(isinstance(op, AttendOp) for op in result.module.walk())
+    assert not [n for n in result.notes if n.quadratic]

@@ -1,0 +1,41 @@
+"""The documentation and the code name the same things."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from attnc.compiler.cli import app
+from attnc.compiler.passes import PASSES
+from attnc.compiler.settings import VARIABLES
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_every_setting_is_documented() -> None:
+    rows = re.findall(r"^\| `(ATTNC_\w+)`", (ROOT / "docs/environment.md").read_text(), re.MULTILINE)
+    assert rows == [v.name for v in VARIABLES]
+
+
+def test_every_pass_is_documented() -> None:
+    rows = re.findall(r"^\| `([a-z-]+)` \|", (ROOT / "docs/ir.md").read_text(), re.MULTILINE)
+    assert rows == list(PASSES)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_and_paths_exist(page: Path) -> None:
+    text = page.read_text()
+    links = [t for t in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in t]
+    missing = [t for t in links if not (page.parent / t).exists()]
+    named = re.findall(r"`((?:frontends|ir|compiler|backends|examples|benchmarks|tests|docs)/[\w/.]*)`", text)
+    missing += [t for t in named if not (ROOT / t).exists()]
+    assert not missing
+
+
+def test_every_command_is_in_the_readme() -> None:
+    commands = {c.name or c.callback.__name__ for c in app.app.registered_commands if c.callback}
+    named = set(re.findall(r"^attnc (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE))
+    assert named == commands
