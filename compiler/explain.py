@@ -232,42 +232,54 @@ def _why(after: attn.AttendOp, target: str) -> str:
     if not times:
         return f"the only tiles that fit {on.name}"
     best = min(times, key=lambda t: (times[t], t))
-    gain = f"{best[0]} x {best[1]} is next, predicted {100 * (times[best] / mine - 1):.0f} % slower"
-    return f"best of {len(times) + 1} sizes that fit {on.name}; {gain}"
+    slower = 100 * (times[best] / mine - 1)
+    other = f"{slower:.0f} % slower" if slower >= 0.5 else "no slower"
+    return f"best of {len(times) + 1} sizes for {on.name} in the cost model; {best[0]} x {best[1]} is next, {other}"
 
 
 def _eager_ops(func: attn.FuncOp, attends: list[attn.AttendOp], reported: Any, env: Mapping[str, int]) -> list[EagerOp]:
-    """What the frontend says stays eager, then calls that hold a value of queries x keys."""
-    found = [_reported(item) for item in reported or ()]
+    """What the frontend says stays eager, then calls that hold a value of queries x keys and that it did not name."""
+    found = _merged([_reported(item, env) for item in reported or ()])
+    named = {op.at for op in found if op.quadratic}
     queries = _token_sizes([a.domain[-1].extent for a in attends], func)
     keys = _token_sizes([s.extent for a in attends for s in a.source_list], func)
     for op in func.body.block.ops:
-        if not isinstance(op, attn.CallOp):
-            continue
-        for value in op.outputs:
+        for value in op.outputs if isinstance(op, attn.CallOp) and _at(op) not in named else ():
             shape = attn.tensor_type(value).shape
             if _quadratic(shape, queries, keys):
-                size = _bytes(value, env)
-                found.append(
-                    EagerOp(
-                        op.call.data,
-                        f"PyTorch makes a tensor of shape ({', '.join(map(str, shape))})",
-                        _at(op),
-                        size,
-                        True,
-                    )
-                )
+                reason = f"PyTorch makes a tensor of shape ({', '.join(map(str, shape))})"
+                found.append(EagerOp(op.call.data, reason, _at(op), _bytes(value, env), True))
     return found
 
 
-def _reported(item: Any) -> EagerOp:
+def _merged(ops: list[EagerOp]) -> list[EagerOp]:
+    """Ops of one line and one reason as one."""
+    groups: dict[tuple[str, str], list[EagerOp]] = {}
+    for op in ops:
+        groups.setdefault((op.at, op.reason), []).append(op)
+    return [
+        EagerOp(
+            ", ".join(o.call for o in g if o.call),
+            g[0].reason,
+            at,
+            sum(o.bytes for o in g),
+            any(o.quadratic for o in g),
+        )
+        for (at, _), g in groups.items()
+    ]
+
+
+def _reported(item: Any, env: Mapping[str, int]) -> EagerOp:
     if isinstance(item, EagerOp):
         return item
+    size = getattr(item, "bytes", 0) or 0
+    if isinstance(size, Expr):
+        size = evaluate(size, env) if free_vars(size) <= env.keys() else 0
     return EagerOp(
         str(getattr(item, "call", "") or getattr(item, "op", "")),
         str(getattr(item, "reason", item)),
         str(getattr(item, "at", "") or getattr(item, "location", "")),
-        int(getattr(item, "bytes", 0) or 0),
+        int(size),
         bool(getattr(item, "quadratic", True)),
     )
 

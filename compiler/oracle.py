@@ -20,6 +20,8 @@ _MATMUL = {torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.bmm
 _SDPA = torch.nn.functional.scaled_dot_product_attention
 _KEPT_ALIVE = 4  # values of the size of the scores that a softmax and its backward hold at once
 
+_SMALL = 64 << 20  # bytes not worth asking the system about
+
 
 class EagerTooLargeError(AttncError):
     """An eager run that would not fit in memory."""
@@ -35,7 +37,6 @@ class EagerMode(TorchFunctionMode):
     def __init__(self, double: bool):
         super().__init__()
         self.double = double
-        self.available = available_memory()
         self.default = torch.get_default_dtype()
 
     def __enter__(self) -> EagerMode:
@@ -66,16 +67,26 @@ class EagerMode(TorchFunctionMode):
         if shape is None:
             return
         need = math.prod(shape) * (8 if self.double else 4) * _KEPT_ALIVE
-        if need > self.available:
+        if need < _SMALL:
+            return
+        available = available_memory(_device_of(args, kwargs))
+        if need > available:
             raise EagerTooLargeError(
                 f"the eager function, which results are compared with, would build values of shape "
-                f"({', '.join(map(str, shape))}): about {need / 2**30:,.1f} GiB, but {self.available / 2**30:,.1f} GiB "
+                f"({', '.join(map(str, shape))}): about {need / 2**30:,.1f} GiB, but {available / 2**30:,.1f} GiB "
                 "are free; validate on slices (fewer tokens, heads or batches): kernels do not depend on sizes"
             )
 
 
-def available_memory() -> float:
+def _device_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.device:
+    tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+    return next((t.device for t in tensors if t.device.type != "cpu"), torch.device("cpu"))
+
+
+def available_memory(device: torch.device) -> float:
     """Bytes of memory free for use; infinite where the system does not say."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
     try:
         with open("/proc/meminfo") as file:
             rows = dict(line.split(":") for line in file)

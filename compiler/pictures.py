@@ -6,6 +6,7 @@ short one.  Where queries and keys are few the live pairs are drawn too.
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, which differ for all kinds of colour vision, and in grey.
 EMPTY, PARTIAL, FULL, LIVE = "#f2f1ee", "#e69f00", "#0072b2", "#1b1b1b"
 MOST_ROWS = 400  # rows of tiles drawn; more would be thinner than a pixel
+MOST_PARTS = 512
 MOST_PAIRS = 1 << 15  # queries x keys up to which each live pair is drawn
 
 
@@ -119,7 +121,9 @@ def _save(figure: Figure, path: Path) -> None:
     if not path.parent.is_dir():
         raise PictureError(f"cannot write {path}: there is no folder {path.parent}")
     # Without a date the same picture is the same bytes.
-    figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
+    figure.savefig(
+        path, dpi=160, bbox_inches="tight", pad_inches=0.15, metadata={"Date": None} if path.suffix == ".svg" else None
+    )
 
 
 def _kernels(
@@ -151,6 +155,8 @@ def layout(kernel: tile.KernelOp, sizes: Mapping[str, int], batch: Mapping[str, 
     found: list[Box] = []
     parts: list[tuple[int, int]] = []
     query, key = 0, 0
+    if (count := math.prod(int(evaluate(d.extent, sizes)) for d in split)) > MOST_PARTS:
+        raise PictureError(f"{kernel.sym_name.data} works on {count:,} separate parts; give smaller sizes to see some")
     for point in _points(split, sizes):
         env = {**{d.name: 0 for d in kernel.grid.data}, **sizes, **batch, **point}
         bound = int(evaluate(rows.bound, env))
@@ -219,7 +225,7 @@ def _draw(axis: Axes, kernel: tile.KernelOp, drawn: Layout, title: str) -> None:
     for query, key in drawn.parts[1:] if len(drawn.parts) <= 64 else ():
         axis.axhline(query, color="#8c8a84", linewidth=0.5, linestyle=(0, (2, 3)))
         axis.axvline(key, color="#8c8a84", linewidth=0.5, linestyle=(0, (2, 3)))
-    order = f", part by part of {drawn.split} ({len(drawn.parts)} parts)" if drawn.split else ""
+    order = f", in {len(drawn.parts)} parts by {drawn.split}" if drawn.split else ""
     axis.set(xlim=(0, keys), ylim=(queries, 0), xlabel=f"key{order}", ylabel=f"query{order}")
     axis.set_aspect("equal" if 0.2 <= keys / queries <= 5 else "auto")
     axis.spines[:].set_color("#8c8a84")

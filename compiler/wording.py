@@ -124,8 +124,8 @@ class _Words:
         return None
 
     def _band(self, bands: list[_Band]) -> str:
-        back = [b.back for b in bands if b.back is not None]
-        ahead = [b.ahead for b in bands if b.ahead is not None]
+        back = _tightest([b.back for b in bands if b.back is not None])
+        ahead = _tightest([b.ahead for b in bands if b.ahead is not None])
         words = []
         if ahead and ahead[0] == Const(0):
             words.append("causal")
@@ -158,6 +158,13 @@ class _Band:
 
     back: Expr | None
     ahead: Expr | None
+
+
+def _tightest(bounds: list[Expr]) -> list[Expr]:
+    """The bounds, with the smallest in place of all constant ones."""
+    numbers = [b.value for b in bounds if isinstance(b, Const)]
+    rest = [b for b in bounds if not isinstance(b, Const)]
+    return ([Const(min(numbers))] if numbers else []) + list(dict.fromkeys(rest))
 
 
 def _disjuncts(e: Expr) -> list[Expr]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
 import resource
 import statistics
@@ -43,7 +45,6 @@ def median_seconds(calls: Mapping[str, Call], rounds: int = 5) -> dict[str, floa
 
 def peak_bytes(call: Call) -> int:
     """The most memory that ``call`` held beyond what was in use before it: its result and its temporaries."""
-    gc.collect()
     if torch.cuda.is_available():
         synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -60,6 +61,9 @@ def peak_bytes(call: Call) -> int:
 
 def _reset_peak() -> int:
     """Start a new peak of resident memory where the system can; the bytes resident now."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # or the call would reuse, unseen, what others have freed
     try:
         Path("/proc/self/clear_refs").write_text("5")
         return _status("VmRSS")

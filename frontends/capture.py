@@ -119,7 +119,7 @@ def _unwrapped(fn: Any) -> Any:
 
 
 def _children(path: str, value: Any, getter: Getter) -> Iterator[tuple[str, Any, Getter]]:
-    if isinstance(value, torch.Tensor | types.ModuleType | type | _PLAIN):
+    if isinstance(value, (torch.Tensor, types.ModuleType, type, *_PLAIN)):
         return
     if isinstance(value, torch.nn.Module):
         for kind in ("_parameters", "_buffers", "_modules"):

@@ -15,7 +15,7 @@ from ..compiler import driver
 from ..compiler.errors import nearest
 from ..ir.errors import AttncError
 from .bind import Binder, describe, replace_leaves
-from .capture import Finder
+from .capture import Finder, plain
 from .errors import NotAFunctionError, UsageError
 from .fallback import MODES, report, report_backward
 from .graph import Graph, leaves as tree_leaves
@@ -124,7 +124,9 @@ class CompiledAttention:
             return found, inputs
 
     def _finder(self, values: tuple[Any, ...], arguments: Mapping[str, Any]) -> Finder:
-        return Finder(self.eager, {k: v for k, v in arguments.items() if not isinstance(v, torch.Tensor)})
+        # what the key of a call holds by value needs no watching
+        objects = {k: v for k, v in arguments.items() if not isinstance(v, (torch.Tensor, tuple, list, dict)) and not plain(v)}
+        return Finder(self.eager, objects)
 
     def trace(self, *args: Any, **kwargs: Any) -> Graph:
         """The traced graph of a call, without compiling it."""

@@ -13,8 +13,10 @@ class UsageError(AttncError, ValueError):
     """An option of ``attnc.compile`` that does not exist, or a value it cannot take."""
 
 
-class ArgumentError(AttncError, TypeError):
+class ArgumentError(AttncError, ValueError):
     """An argument of a call that no compiled function takes."""
+
+    # not a TypeError: PyTorch's operators would turn that into "unsupported operand type(s)"
 
 
 class RankError(ArgumentError):
@@ -37,7 +39,11 @@ class Mismatch(Exception):
     """Sizes that do not fit, found by a shape rule; the tracer adds where."""
 
 
-class DataDependentError(AttncError, TypeError):
+class MissingDimension(Mismatch):
+    """The same for a dimension that a tensor does not have."""
+
+
+class DataDependentError(AttncError):
     """Python code that needs a tensor's values: a branch, ``item()``, ``len`` of a result."""
 
 

@@ -25,7 +25,7 @@ def report(mode: str, name: str, notes: Sequence[Any], values: Mapping[str, Any]
         text = f"{with_text(note.location)}: {note.op} in {name} stays eager: {note.reason}; {_memory(note.bytes, values)}"
         if mode == "error":
             raise FallbackError(f"{text} (fallback='error')")
-        warnings.warn(text, FallbackWarning, stacklevel=4)
+        warnings.warn_explicit(text, FallbackWarning, note.location.file, note.location.line)
 
 
 def report_backward(mode: str, graph: Graph, values: Mapping[str, Any]) -> None:
@@ -41,7 +41,7 @@ def report_backward(mode: str, graph: Graph, values: Mapping[str, Any]) -> None:
     )
     if mode == "error":
         raise GradientNotAvailable(f"{text} (fallback='error'); call it under torch.no_grad(), or use fallback='warn'")
-    warnings.warn(text, FallbackWarning, stacklevel=2)
+    warnings.warn_explicit(text, FallbackWarning, where.file, where.line)
 
 
 def _memory(size: Any, values: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from itertools import zip_longest
 
 from ..ir.expr import ONE, Const, Expr, Op, const, free_vars, op
 from ..ir.simplify import simplify
-from .errors import Mismatch
+from .errors import MissingDimension, Mismatch
 from .graph import Graph
 
 Shape = tuple[Expr, ...]
@@ -52,7 +52,7 @@ def matmul(graph: Graph, a: Shape, b: Shape) -> Shape:
 def dim(rank: int, d: int) -> int:
     """``d`` counted from 0."""
     if not -max(rank, 1) <= d < max(rank, 1):
-        raise Mismatch(f"dimension {d} does not exist; the tensor has {rank}")
+        raise MissingDimension(f"dimension {d} does not exist; the tensor has {rank}")
     return d + max(rank, 1) if d < 0 else d
 
 

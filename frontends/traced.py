@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 class Storage:
     """What a tensor and its views share: how often it has been written."""
 
-    __slots__ = ("owner", "version")
+    __slots__ = ("outside", "owner", "version")
 
     def __init__(self, owner: Traced):
         self.owner, self.version = owner, 0
+        self.outside = False  # memory that the caller sees
 
 
 class Traced(torch.Tensor):
@@ -56,15 +57,16 @@ class Traced(torch.Tensor):
 
     def write(self, node: Node) -> None:
         """Give the tensor a new value, as an in-place op does."""
+        if self.storage.outside:
+            name = self.storage.owner._node.name
+            raise MutationError(
+                f"{with_text(user_line())}: in-place write to {name}, which the caller would see; "
+                f"compute a new tensor, or start from {name}.clone()"
+            )
         if self.storage.owner is not self:
             raise MutationError(
                 f"{with_text(user_line())}: in-place write to a view; write to the tensor itself "
                 "(x[..., 0] = y) or make a new one"
-            )
-        if self._node.op == "input":
-            raise MutationError(
-                f"{with_text(user_line())}: in-place write to {self._node.name}, which the caller would see; "
-                "compute a new tensor, or start from x.clone()"
             )
         self._node = node
         self.storage.version += 1

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from ..ir.expr import Expr, Var
 from . import rules
 from .calls import call_text
-from .errors import DeviceError, DtypeError, Mismatch, ShapeError, UnknownTensorError
+from .errors import DeviceError, DtypeError, Mismatch, MissingDimension, RankError, ShapeError, UnknownTensorError
 from .graph import Graph, Input, Node, Source, leaves, map_arg, type_text
 from .locate import user_line, with_text
 from .sizes import as_expr, graph_number, hint_of, is_number
@@ -48,7 +48,9 @@ class Tracer(TorchFunctionMode):
             label=name, source=source,
         )  # fmt: skip
         self.graph.inputs.append(node)
-        return Traced(self, node)
+        traced = Traced(self, node)
+        traced.storage.outside = True
+        return traced
 
     def _unique(self, name: str) -> str:
         taken = {n.name for n in self.graph.inputs}
@@ -122,7 +124,8 @@ class Tracer(TorchFunctionMode):
             return rule(self, *args, **{rules.RENAMED.get(k, k): v for k, v in kwargs.items()})
         except Mismatch as error:
             shapes = ", ".join(type_text(x.node) for x in leaves((list(args), kwargs)) if isinstance(x, Traced))
-            raise ShapeError(f"{with_text(self.location)}: {error} (in {name} of {shapes})") from None
+            kind = RankError if isinstance(error, MissingDimension) else ShapeError
+            raise kind(f"{with_text(self.location)}: {error} (in {name} of {shapes})") from None
 
     def _wrap(self, x: Any) -> Any:
         return self.capture(x) if isinstance(x, torch.Tensor) and not isinstance(x, Traced) else x
@@ -136,7 +139,8 @@ class Tracer(TorchFunctionMode):
         except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
             message = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             found = ", ".join(type_text(x.node) for x in leaves((list(args), kwargs)) if isinstance(x, Traced))
-            kind = DtypeError if "dtype" in message or "type" in message else ShapeError
+            about_type = "type" in message or "not implemented for" in message
+            kind = DtypeError if about_type else RankError if "imension out of range" in message else ShapeError
             raise kind(f"{with_text(self.location)}: {message} (in {self.op} of {found})") from None
 
     def emit(

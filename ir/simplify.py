@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from math import gcd
 
 from . import poly
-from .expr import FALSE, TRUE, Const, Expr, Load, Op, Var, conjuncts, kind_of, op, substitute
+from .expr import FALSE, TRUE, Const, Expr, Load, Op, Var, conjuncts, free_vars, kind_of, op, substitute
 from .poly import Poly
 
 Range = tuple[Expr | None, Expr | None]
@@ -42,13 +42,29 @@ class Facts:
                 self.exact.add((substitute(x, self.equal), c))
             case Op("==", (Var(name), value)) | Op("==", (value, Var(name))) if name not in self.equal:
                 value = substitute(value, self.equal)
-                if Var(name) not in poly.atoms(poly.of_expr(value)):
+                if name not in free_vars(value):
                     self.equal = {k: substitute(v, {name: value}) for k, v in self.equal.items()}
                     self.equal[name] = value
-            case Op(">=", (Var(name), Const(int() as low))):
-                self._raise_low(name, low)
-            case Op(">", (Var(name), Const(int() as low))):
-                self._raise_low(name, low + 1)
+                else:
+                    self._learn_exact(poly.add(poly.of_expr(value), poly.of_expr(Var(name)), -1))
+            case Op(">" | ">=" | "<" | "<=" as name, (a, b)) if "float" not in (kind_of(a), kind_of(b)):
+                low, high = (b, a) if name in (">", ">=") else (a, b)
+                d = poly.add(poly.of_expr(high), poly.of_expr(low), -1)
+                self._learn_nonnegative(d if "=" in name else poly.add(d, poly.constant(-1)))
+
+    def _learn_exact(self, d: Poly) -> None:
+        """``c * (x // c) - x == 0`` says that ``c`` divides ``x``."""
+        for m, k in d.items():
+            match m:
+                case (Op("//", (x, Const(c))),) if k == c and d == poly.add({m: k}, poly.of_expr(x), -1):
+                    self.exact.add((x, Const(c)))
+
+    def _learn_nonnegative(self, d: Poly) -> None:
+        """``N - 5 >= 0`` is a lower bound of ``N``."""
+        rest = d.get((), 0)
+        match [(m, c) for m, c in d.items() if m]:
+            case [((Var(name),), 1)]:
+                self._raise_low(name, -rest)
 
     def _raise_low(self, name: str, low: int) -> None:
         old, high = self.ranges.get(name, _NO_RANGE)

@@ -223,9 +223,7 @@ class Builder:
         if isinstance(index, int):
             if index == 0:
                 return pointer
-            return self.pure(
-                f"llvm.getelementptr {pointer.ssa}[{index}] : ({PTR}) -> {PTR}, {element}", PTR, hint
-            )
+            return self.pure(f"llvm.getelementptr {pointer.ssa}[{index}] : ({PTR}) -> {PTR}, {element}", PTR, hint)
         type = vec(index.lanes, PTR)
         return self.pure(
             f"llvm.getelementptr {pointer.ssa}[{index.ssa}] : ({PTR}, {index.type}) -> {type}, {element}", type, hint

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ...ir.expr import Const, Expr, Load, Op, Var, kind_of
-from .builder import Builder, Val, vec
+from .builder import Val, vec
 from .vecmath import VectorMath
 
 COMPARE_INT = {"<": "slt", "<=": "sle", ">": "sgt", ">=": "sge", "==": "eq", "!=": "ne"}

@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
+from array import array
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 from .errors import ArgumentError, ObjectFileError
 from .object_file import load_object
 
-_forked = False  # a forked child has no OpenMP threads, and waiting for them would hang
-
-
-def _after_fork() -> None:
-    global _forked
-    _forked = True
-
-
-os.register_at_fork(after_in_child=_after_fork)
+_forked = threading.Event()  # a forked child has no OpenMP threads, and waiting for them would hang
+os.register_at_fork(after_in_child=_forked.set)
 
 # read by kernels in place of tensors without elements, whose indices are clamped to 0
 _NOTHING = ctypes.create_string_buffer(64)
+_NOTHING_ADDRESS = ctypes.addressof(_NOTHING)
 
 
 @cache
@@ -76,43 +72,42 @@ class CompiledKernel:
         self._dtypes = [getattr(torch, d) for d in meta["dtypes"]]
         self._sizes: list[str] = meta["sizes"]
         self._size_limit = 2**30 // meta["index_factor"]
-        self._slots = ctypes.c_int64 * (1 + sum(1 + 2 * r for r in self._ranks) + len(self._sizes))
+        self._slots = 1 + sum(1 + 2 * r for r in self._ranks) + len(self._sizes)
         self._body = self._object.symbols[self.name]
         self._run_here = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._body)
         self._tasks = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(self._object.symbols[f"{self.name}.tasks"])
 
     def __call__(self, tensors: Sequence[torch.Tensor], sizes: Mapping[str, int]) -> None:
-        values = [0]
-        self._check(tensors)
-        for t in tensors:
-            if t.numel():
-                values.append(t.data_ptr())
-                values += t.shape
-                values += t.stride()
+        values = [0]  # the task counter
+        for t, rank, dtype in zip(tensors, self._ranks, self._dtypes, strict=False):
+            shape = t.shape
+            if t.dtype is not dtype or len(shape) != rank or not t.is_cpu:
+                break
+            if 0 in shape:
+                values += (_NOTHING_ADDRESS, *shape, *([0] * rank))
             else:
-                values.append(ctypes.addressof(_NOTHING))
-                values += t.shape
-                values += [0] * t.dim()
-        for name in self._sizes:
-            size = sizes[name]
-            if size > self._size_limit:
-                raise ArgumentError(f"kernel {self.name}: size {name} = {size} exceeds {self._size_limit}")
-            values.append(size)
-        slots = self._slots(*values)
-        tasks = self._tasks(slots)
-        threads = min(tasks, 1 if _forked else torch.get_num_threads())
+                values += (t.data_ptr(), *shape, *t.stride())
+        values += [sizes[name] for name in self._sizes]
+        if len(values) != self._slots or len(tensors) != len(self._ranks):
+            self._explain(tensors)
+        if self._sizes and max(values[-len(self._sizes) :]) > self._size_limit:
+            raise ArgumentError(f"kernel {self.name}: a size of {dict(sizes)} exceeds {self._size_limit}")
+        slots = array("q", values)
+        address, _ = slots.buffer_info()
+        tasks = self._tasks(address)
+        threads = min(tasks, 1 if _forked.is_set() else torch.get_num_threads())
         parallel = _parallel() if threads > 1 else None
         if parallel is not None:
-            parallel(self._body, slots, threads, 0)
+            parallel(self._body, address, threads, 0)
         elif tasks:
-            self._run_here(slots)
+            self._run_here(address)
 
-    def _check(self, tensors: Sequence[torch.Tensor]) -> None:
-        if len(tensors) != len(self._ranks):
-            raise ArgumentError(f"kernel {self.name} takes {len(self._ranks)} tensors, not {len(tensors)}")
-        for n, (t, rank, dtype) in enumerate(zip(tensors, self._ranks, self._dtypes, strict=True)):
-            if t.dtype != dtype or t.dim() != rank or t.device.type != "cpu":
+    def _explain(self, tensors: Sequence[torch.Tensor]) -> NoReturn:
+        """Say which argument is wrong."""
+        for n, (t, rank, dtype) in enumerate(zip(tensors, self._ranks, self._dtypes, strict=False)):
+            if t.dtype is not dtype or t.dim() != rank or not t.is_cpu:
                 raise ArgumentError(
                     f"kernel {self.name}: argument {n} must be a CPU tensor of {dtype} and rank {rank}, "
                     f"not {t.dtype} and rank {t.dim()} on {t.device}"
                 )
+        raise ArgumentError(f"kernel {self.name} takes {len(self._ranks)} tensors, not {len(tensors)}")

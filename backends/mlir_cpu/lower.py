@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from xdsl.dialects.builtin import Float64Type, IntegerType
-from xdsl.ir import Attribute, SSAValue
+from xdsl.ir import Attribute, Operation, SSAValue
 
 from ...ir.expr import Expr
 from ...ir.tile import ForOp, KernelOp, LoadOp, MemType, StoreOp, TileType
@@ -14,7 +15,7 @@ from .builder import ELEMENT_BYTES, Builder, Val
 from .errors import UnsupportedKernelError
 from .expressions import Expressions, Limits
 from .frame import Frame, Span
-from .memory import CapturedReads, load_arguments, slots
+from .memory import CapturedReads, Memory, load_arguments, slots
 from .passes import PassEmitter
 from .plan import BlockPlan, Pass, axes, plan_block
 from .target import Target
@@ -71,7 +72,7 @@ class _KernelLowering:
         count, _ = self._function(self._task_count)
         grid = ", ".join(f"{d.name} < {d.extent}" for d in self.kernel.grid.data)
         text = "\n".join([
-            f"// kernel {self.name} for {self.target.name}: {self.element}, {self.vectors} lane vectors of rows {self.rows}",
+            f"// kernel {self.name} for {self.target.name}: {self.vectors} vectors of {self.element}, rows {self.rows}",
             f"// grid {grid}",
             "module {",
             f" llvm.func @{self.name}(%args: !llvm.ptr) {{",
@@ -90,7 +91,7 @@ class _KernelLowering:
             )
         return Lowered(text, self.ranks, self.sizes, self.scratch_bytes, limits)
 
-    def _function(self, emit) -> tuple[str, Limits]:
+    def _function(self, emit: Callable[[Builder, Frame], None]) -> tuple[str, Limits]:
         b = Builder()
         frame = self._frame(b)
         emit(b, frame)
@@ -103,10 +104,8 @@ class _KernelLowering:
         sizes = {n: b.load(b.at(args, first + k, "i64"), "i64", 8, n) for k, n in enumerate(self.sizes)}
         reads = CapturedReads(memories, self.rows.name)
         expressions = reads.expressions = Expressions(VectorMath(b, self.target, self.element), reads)
-        by_value: dict[SSAValue, object] = dict(zip(self.kernel.args, memories.values(), strict=True))
-        return Frame(
-            b, self.target, expressions, by_value, self.buffers, [], self.rows.name, self.vectors, sizes
-        )  # type: ignore[arg-type]
+        by_value: dict[SSAValue, Memory] = dict(zip(self.kernel.args, memories.values(), strict=True))
+        return Frame(b, self.target, expressions, by_value, self.buffers, [], self.rows.name, self.vectors, sizes)
 
     # ---- tasks ----------------------------------------------------------------------------------------
 
@@ -171,7 +170,7 @@ class _KernelLowering:
         for dim, extent in reversed(list(zip(self.kernel.grid.data, extents, strict=True))):
             names[dim.name] = b.pure(f"arith.remui {rest.ssa}, {extent.ssa} : i64", "i64", dim.name)
             rest = b.binary("divui", rest, extent)
-        inner = Frame(**{**frame.__dict__, "names": names, "views": {}})
+        inner = replace(frame, names=names, views={})
         base = inner.expressions.scalar(self.rows.base, inner.scalar_scope())
         bound = inner.expressions.scalar(self.rows.bound, inner.scalar_scope())
         live = b.least(b.sub(bound, base), self.rows.size)
@@ -206,7 +205,7 @@ class _BlockEmitter:
                 case ForOp():
                     self._loop(step)
 
-    def _comment(self, op) -> None:
+    def _comment(self, op: Operation) -> None:
         self.b.comment(" ".join(str(op).split()))
 
     def _loop(self, op: ForOp) -> None:

@@ -56,7 +56,9 @@ class Memory:
         return self.pointer if offset is None else b.at(self.pointer, offset, self.stored, hint)
 
 
-def load_arguments(b: Builder, slots_of: Val, names: Sequence[str], elements: Sequence[str], ranks: Sequence[int]):
+def load_arguments(
+    b: Builder, slots_of: Val, names: Sequence[str], elements: Sequence[str], ranks: Sequence[int]
+) -> dict[str, Memory]:
     """The :class:`Memory` of every argument, read at the start of the function."""
     memories: dict[str, Memory] = {}
 
@@ -148,9 +150,7 @@ class CapturedReads:
                 stride = b.add(stride, b.mul(x.scalar(step, scope), s))
 
         def contiguous() -> Val:
-            first = [
-                b.pure(f"vector.extract {v.ssa}[0] : i64 from {v.type}", "i64") if v.lanes else v for v in wide
-            ]
+            first = [b.pure(f"vector.extract {v.ssa}[0] : i64 from {v.type}", "i64") if v.lanes else v for v in wide]
             return b.masked_load(memory.address(b, first), mask, type)
 
         return b.choose(b.cmpi("eq", stride, b.int(1)), contiguous, gathered, type)

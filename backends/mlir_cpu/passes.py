@@ -20,6 +20,8 @@ from .expressions import Scope
 from .frame import Frame, KeyView
 from .plan import Pass, axes
 
+AHEAD = 2  # register blocks between a prefetch and the use of the same dot
+
 
 class Chunk:
     """One lane vector of one tile row, and the values known there."""
@@ -227,15 +229,17 @@ class PassEmitter:
         return loop.results
 
     def _prefetch(self, current: KeyView, row: Val, height: int) -> None:
-        """Ask for the rows that a later dot of this block reads: hardware does not foresee strided ones."""
+        """Ask for rows that are needed soon: hardware does not foresee strided ones, nor the start of a range.
+
+        These are the rows of this dot a few blocks ahead, and the rows that a later dot of the block reads.
+        """
+        line = 64 // (8 if self.f.element == "f64" else 4)
         for view in self.f.views.values():
-            if view is current or not view.in_place or view.axes[0] != current.axes[0]:
+            if not view.in_place or view.axes[0] != current.axes[0]:
                 continue
-            line = 64 // (8 if self.f.element == "f64" else 4)
+            ahead = AHEAD * height if view is current else 0
             for r in range(height):
-                start = self.b.at(
-                    view.pointer, self.b.mul(self.b.add(row, r), view.stride), self.f.element
-                )
+                start = self.b.at(view.pointer, self.b.mul(self.b.add(row, r + ahead), view.stride), self.f.element)
                 for n in range(0, view.width, line):
                     self.b.prefetch(self.b.at(start, n, self.f.element))
 

@@ -76,7 +76,7 @@ class Transfers:
 
     # ---- tiles without the row axis -------------------------------------------------------------------
 
-    def view(self, op: LoadOp, scratch: Val | None) -> KeyView:
+    def view(self, op: LoadOp, scratch: Val) -> KeyView:
         """A key tile: in place where it can be, else packed into ``scratch``."""
         f, b, memory = self.f, self.b, self.f.memories[op.memory]
         (row_axis, _), (feature, width) = axes(op.result).items()
@@ -86,13 +86,12 @@ class Transfers:
         in_place = memory.stored == f.element and row_stride is not None and feature_stride is not None
         contiguous = self._is_one(feature_stride)
         if not in_place:
-            assert scratch is not None
             with b.when(contiguous):
                 self._pack(op, memory, scratch, vectors=True)
             with b.otherwise():
                 self._pack(op, memory, scratch, vectors=False)
             return KeyView(scratch, b.int(self.packed_width(width)), (row_axis, feature), width, False)
-        assert scratch is not None and row_stride is not None
+        assert row_stride is not None
         with b.when(b.binary("xori", contiguous, b.bool(True))):
             self._pack(op, memory, scratch, vectors=False)
         base = self._address(memory, index, **{row_axis: start, feature: b.int(0)})
@@ -194,7 +193,7 @@ class Transfers:
         f, b = self.f, self.b
         feature, width = self._feature(op.value)
         start, live = f.spans[f.rows].start, f.spans[f.rows].count
-        # dead rows go to their last live row first and are overwritten by it: rows are stored downwards
+        # a dead row is written where the last live one goes, which comes later and overwrites it
         with b.loop(0, live, f.lanes, hint="lane") as loop:
             rows = []
             for n in range(f.lanes):

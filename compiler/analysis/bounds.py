@@ -8,6 +8,7 @@ from ...ir import poly
 from ...ir.attributes import Dim
 from ...ir.errors import AttncError
 from ...ir.expr import Const, Expr, Op, Var, free_vars, kind_of, maximum, minimum, op
+from ...ir.simplify import simplify
 
 Interval = tuple[Expr, Expr]
 
@@ -36,25 +37,28 @@ def _bound(e: Expr, dims: Sequence[Dim], side: int) -> Expr:
         if dim.name in free_vars(e):
             bounds = _interval(_cancelled(e), dim)
             if bounds is None:
-                raise UnboundedExprError(f"{e} has no closed-form bound over {dim}; write it with +, -, * and // by constants")
+                raise UnboundedExprError(
+                    f"{e} has no closed-form bound over {dim}; write it with +, -, * and // by constants"
+                )
             e = bounds[side]
-    return e
+    return simplify(e, {name: (Const(0), None) for name in sorted(free_vars(e))})
 
 
 def _cancelled(e: Expr) -> Expr:
     """``min(a, b) - c`` as ``min(a - c, b - c)``, so that what both sides share drops out."""
-    match e:
-        case Op("-", (Op("min", (a, b)), c)):
-            return minimum(_cancelled(a - c), _cancelled(b - c))
-        case Op("-", (a, Op("max", (b, c)))):
-            return minimum(_cancelled(a - b), _cancelled(a - c))
-        case Op(name, args) if name in ("//", "min", "max"):
-            return op(name, *(_cancelled(a) for a in args))
-        case Op("+", (a, Const() as c)):
-            return _cancelled(a) + c
-        case Op("+" | "-", _) if kind_of(e) == "int":
-            return poly.to_expr(poly.of_expr(e))
-    return e
+    if not isinstance(e, Op) or e.name not in ("+", "-", "//", "min", "max") or kind_of(e) != "int":
+        return e
+    a, b = (_cancelled(x) for x in e.args)
+    match e.name, a, b:
+        case "-", Op("min", (x, y)), _:
+            return minimum(_cancelled(x - b), _cancelled(y - b))
+        case "-", _, Op("max", (x, y)):
+            return minimum(_cancelled(a - x), _cancelled(a - y))
+        case "+", Op("min", (x, y)), Const():
+            return minimum(x + b, y + b)
+        case "+" | "-", _, _:
+            return poly.to_expr(poly.of_expr(op(e.name, a, b)))
+    return op(e.name, a, b)
 
 
 def _interval(e: Expr, dim: Dim) -> Interval | None:

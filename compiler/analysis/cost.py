@@ -51,7 +51,9 @@ class Device:
 
 def _cpu(name: str, lanes: int, fast: int, bf16: float = 1.0) -> Device:
     f32 = lanes * 2 * 2.5e9  # two multiply-add units
-    return Device(name, lanes, {"f32": f32, "f64": f32 / 2, "bf16": f32 * bf16, "f16": f32}, 8e9, fast, 32 * lanes * 4, 60e-9)
+    return Device(
+        name, lanes, {"f32": f32, "f64": f32 / 2, "bf16": f32 * bf16, "f16": f32}, 8e9, fast, 32 * lanes * 4, 60e-9
+    )
 
 
 def _gpu(name: str, half: float, single: float, bandwidth: float, cores: int, fast: int) -> Device:

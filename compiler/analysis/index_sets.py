@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ...ir import poly
-from ...ir.attributes import Dim
 from ...ir.attn import Source
+from ...ir.attributes import Dim
 from ...ir.expr import (
     FALSE,
     TRUE,
@@ -29,7 +29,6 @@ from ...ir.expr import (
     free_vars,
     kind_of,
     loads,
-    maximum,
     minimum,
     op,
     rewrite,
@@ -180,9 +179,15 @@ class _Sets:
         context = (known & pairs.upper_all(end)).project_out(*row_axis).coalesce()
         self.prover = Prover(self.space, context)
         self.abstract = pairs.abstract
-        live = known & pairs.upper_all([op("<=", rows.base, i), op("<", i, rows.base + rows.size), op("<", i, rows.bound), inside])
+        live = known & pairs.upper_all(
+            [op("<=", rows.base, i), op("<", i, rows.base + rows.size), op("<", i, rows.bound), inside]
+        )
         self.touched = (live & pairs.upper(tile.mask)).project_out(*row_axis)
-        dead = pairs.lower(tile.mask).complement() & known & pairs.upper_all([*end, op("<=", rows.base, i), op("<", i, last)])
+        dead = (
+            pairs.lower(tile.mask).complement()
+            & known
+            & pairs.upper_all([*end, op("<=", rows.base, i), op("<", i, last)])
+        )
         keys = pairs.upper(inside).project_out(*row_axis) & context
         self.full = keys - dead.project_out(*row_axis)
         self.keys = keys

@@ -272,14 +272,14 @@ class Space:
 def _as_conjunction(name: str, a: Expr, b: Expr) -> tuple[tuple[str, Expr, Expr], tuple[str, Expr, Expr]] | None:
     """``abs(x) <= y`` as ``x <= y and -x <= y``; ``max(x, z) < y`` and ``min(x, z) > y`` likewise."""
     swap = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
-    for name, a, b in ((name, a, b), (swap.get(name, ""), b, a)):
-        match a:
-            case Op("abs", (x,)) if name in ("<", "<="):
-                return (name, x, b), (name, 0 - x, b)
-            case Op("max", (x, z)) if name in ("<", "<="):
-                return (name, x, b), (name, z, b)
-            case Op("min", (x, z)) if name in (">", ">="):
-                return (name, x, b), (name, z, b)
+    for cmp, small, large in ((name, a, b), (swap.get(name, ""), b, a)):
+        match small:
+            case Op("abs", (x,)) if cmp in ("<", "<="):
+                return (cmp, x, large), (cmp, 0 - x, large)
+            case Op("max", (x, z)) if cmp in ("<", "<="):
+                return (cmp, x, large), (cmp, z, large)
+            case Op("min", (x, z)) if cmp in (">", ">="):
+                return (cmp, x, large), (cmp, z, large)
     return None
 
 

@@ -181,9 +181,4 @@ def nominal_sizes(domain: Sequence[Dim], sources: Sequence[Source], length: int)
     long = free_vars(domain[-1].extent).union(*(free_vars(s.extent) for s in sources))
     names = long.union(*(free_vars(d.extent) for d in domain), *(free_vars(s.mask) for s in sources))
     inner = {d.name for d in domain} | {s.key for s in sources}
-    for d in domain[:-1]:  # sizes that count blocks of rows
-        if d.name in long:
-            long |= free_vars(d.extent)
     return {n: length if n in long else 4 for n in sorted(names - inner)}
-
-

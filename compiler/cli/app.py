@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _report(error: Exception) -> int:
     """Print a message for ``error``; the exit status that it stands for."""
     if isinstance(error, AttncError):
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {str(error).strip()}", file=sys.stderr)
         return 2 if isinstance(error, _WRONG_USAGE) or type(error).__name__ == "UnknownPassError" else 1
     print(
         f"error: {type(error).__name__}: {error}\n(not an error that attnc foresees; --debug shows where)",

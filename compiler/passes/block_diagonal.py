@@ -10,8 +10,8 @@ after::
     attn.attend over "b < B, h < H, g < (N + 47) // 48, i < min(48, N - g * 48)" query %q "b, h, g * 48 + i, d"
       source "j < min(48, N - g * 48)" key %k "b, h, g * 48 + j, d" ... mask "j <= i"
 
-Legality: the mask implies ``(i + a) // w == (j + b) // w`` for a constant width ``w`` and shifts ``a`` and ``b``; proved on
-its integer set, so any spelling does.  Only for a single source.
+Legality: the mask implies ``(i + a) // w == (j + b) // w`` for a constant width ``w`` and shifts ``a``, ``b``; proved
+on its integer set, so any spelling does.  Only for a single source.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from ...ir.attributes import Dim
 from ...ir.expr import ZERO, Expr, Lambda, Op, Var, eq, maximum, minimum, substitute, walk
 from ..analysis.cost import faster
 from ..analysis.index_sets import implies
-from ..rewriting import replace
 from .common import attends, facts_about, fresh, moduli, tidy, work_of
+from .rewriting import replace
 
 MOST_SHIFTS = 4  # shifts of rows, and of keys, that are tried
 
@@ -116,5 +116,3 @@ def by_block(op: attn.AttendOp, width: int, a: int, b: int, facts: Sequence[Expr
     )
     maps = {name: moved(getattr(op, name).data, rows) for name in ("query_map", "out_map", "lse_map")}
     return {"dims": domain, "sources": (source,), **maps}
-
-

@@ -21,8 +21,8 @@ from xdsl.passes import ModulePass
 
 from ...ir import attn
 from ..analysis.cost import choose_tiles
-from ..rewriting import replace
 from .common import work_of
+from .rewriting import replace
 
 
 @dataclass(frozen=True)
@@ -37,5 +37,7 @@ class ChooseTiles(ModulePass):
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         for attend in [o for o in op.walk() if isinstance(o, attn.AttendOp)]:
             if attend.tiles is None:
-                rows, keys = (self.rows, self.keys) if self.rows and self.keys else choose_tiles(work_of(attend), self.target)
+                rows, keys = (
+                    (self.rows, self.keys) if self.rows and self.keys else choose_tiles(work_of(attend), self.target)
+                )
                 replace(attend, attend.rebuilt(tiles=(self.rows or rows, self.keys or keys)))

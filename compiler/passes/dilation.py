@@ -30,8 +30,8 @@ from ...ir.attributes import Dim
 from ...ir.expr import Expr, Lambda, Var, const, substitute
 from ..analysis.cost import faster
 from ..analysis.residues import residue
-from ..rewriting import replace
 from .common import attends, facts_about, fresh, moduli, tidy, work_of
+from .rewriting import replace
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,8 @@ class Dilation(ModulePass):
                 break
 
 
-def by_residue(
-    op: attn.AttendOp, period: int, offsets: Sequence[Expr], facts: Sequence[Expr]
-) -> dict[str, Any]:
-    """What changes in an attention with rows ``i * period + r`` at residue ``r``; ``(i - j) % period`` is the offset."""
+def by_residue(op: attn.AttendOp, period: int, offsets: Sequence[Expr], facts: Sequence[Expr]) -> dict[str, Any]:
+    """What changes with rows ``i * period + r`` at residue ``r``; ``(i - j) % period`` is the offset."""
     *batch, row = op.domain
     r = Dim(fresh("r", op), const(period))
     known = facts_about([*batch, r], facts, [row.extent, *(s.extent for s in op.source_list), *offsets])

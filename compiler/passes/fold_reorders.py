@@ -31,8 +31,8 @@ from ...ir import attn
 from ...ir.attributes import Dim
 from ...ir.expr import Const, Expr, Lambda, Load, rewrite, substitute
 from ...ir.simplify import Facts
-from ..rewriting import replace
 from .common import attends, facts_about
+from .rewriting import replace
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,9 @@ def _inputs(op: attn.AttendOp, facts: Sequence[Expr]) -> dict[str, Any]:
         values.append(value)
         mask, score = _loads(s.mask, op, known), _loads(s.score.body, op, known)
         sources.append(
-            attn.Source(s.key, s.extent, _simple(key_map, known), _simple(value_map, known), mask, Lambda(s.score.params, score))
+            attn.Source(
+                s.key, s.extent, _simple(key_map, known), _simple(value_map, known), mask, Lambda(s.score.params, score)
+            )
         )
     return {
         "query": query,

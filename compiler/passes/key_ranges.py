@@ -105,5 +105,3 @@ def _copy(loop: tile.ForOp, kind: str, ranges: tuple[tile.Range, ...], state: li
     for new, old in zip(copy.results_, loop.results_, strict=True):
         new.name_hint = old.name_hint
     return list(copy.results_)
-
-

@@ -29,8 +29,8 @@ from ...ir import attn
 from ...ir.attributes import Dim
 from ...ir.expr import TRUE, Const, Expr, Lambda, Op, free_vars, op
 from ..analysis.index_sets import rows_never_empty
-from ..rewriting import replace
 from .common import attends, facts_about, tidy
+from .rewriting import replace
 
 FILL = -1e4  # from here on a constant score counts as "masked"
 Fill = tuple[Expr, Expr, float]  # where the score is real, that score, and the constant elsewhere
@@ -58,7 +58,9 @@ def simplified(op: attn.AttendOp, facts: Sequence[Expr], fills: bool) -> dict[st
         name: tuple(known.simplify(e) for e in getattr(op, name).data) for name in ("query_map", "out_map", "lse_map")
     }
     new["sources"] = sources
-    old = {name: getattr(op, name).data for name in ("query_map", "out_map", "lse_map")} | {"sources": tuple(op.source_list)}
+    old = {name: getattr(op, name).data for name in ("query_map", "out_map", "lse_map")} | {
+        "sources": tuple(op.source_list)
+    }
     return {} if new == old else new
 
 

@@ -31,8 +31,9 @@ def _attention(values: Values, node: Node) -> Node | None:
     turned = values.new_node("permute", k, args={"input": k, "dims": dims}, shape=(*k.shape[:-2], k.shape[-1], columns))
     shape = (*batch, rows, columns)
     dot = values.new_node("matmul", q, args={"input": q, "other": turned}, shape=shape, location=node.location)
-    args = {"input": dot, "product": dot, "scale": values.scalar(op("float", scale) if isinstance(scale, Expr) else Const(float(scale))),
-            "mask": node.args.get("attn_mask"), "is_causal": bool(node.args.get("is_causal"))}  # fmt: skip
+    factor = values.scalar(op("float", scale)) if isinstance(scale, Expr) else Const(float(scale))
+    mask, causal = node.args.get("attn_mask"), bool(node.args.get("is_causal"))
+    args = {"input": dot, "product": dot, "scale": factor, "mask": mask, "is_causal": causal}
     score = values.new_node("sdpa_score", dot, args=args)
     weights = values.new_node("softmax", score, args={"input": score, "dim": len(shape) - 1})
     return values.new_node("matmul", node, args={"input": weights, "other": v}, shape=node.shape)

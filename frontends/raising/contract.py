@@ -92,10 +92,12 @@ class Contractions:
             return None
         r, extent, parts = self._variable([sizes[x] for x in summed])
         at.update(zip(summed, parts, strict=True))
-        left, right = (
-            tuple(Const(0) if size == Const(1) and letter not in summed else at[letter] for letter, size in zip(n, o.shape, strict=True))
-            for n, o in zip(letters, operands, strict=True)
-        )
+
+        def index_of(names: str, node: Node) -> tuple[Expr, ...]:
+            sized = zip(names, node.shape, strict=True)
+            return tuple(Const(0) if size == Const(1) and x not in summed else at[x] for x, size in sized)
+
+        left, right = (index_of(n, o) for n, o in zip(letters, operands, strict=True))
         return Contraction(r, extent, (operands[0], left), (operands[1], right))
 
     def _variable(self, sizes: list[Expr]) -> tuple[Var, Expr, list[Expr]]:

@@ -116,4 +116,8 @@ def broadcast(source: Node, index: tuple[Expr, ...]) -> tuple[Expr, ...]:
 
 def scalar_loads(values: Values, e: Expr) -> Expr:
     """Scalar arguments, named by label in size expressions, named by node."""
-    return rewrite(e, lambda x: load(values.scalars[x.tensor], ()) if isinstance(x, Load) and x.tensor in values.scalars else None)
+
+    def named(x: Expr) -> Expr | None:
+        return load(values.scalars[x.tensor], ()) if isinstance(x, Load) and x.tensor in values.scalars else None
+
+    return rewrite(e, named)

@@ -11,13 +11,14 @@ from xdsl.ir import Operation, SSAValue
 from ...ir.attn import AttendOp, CallOp, FuncOp, ReorderOp, ReturnOp, Source, TensorType
 from ...ir.attributes import Dim
 from ...ir.dtypes import element, from_torch
-from ...ir.expr import OPS, Expr, Lambda, Load, free_vars, op, rewrite
+from ...ir.expr import OPS, Const, Expr, Lambda, Load, Var, free_vars, kind_of, op, rewrite
 from ...ir.text import verify
 from ..graph import Graph, Input, Node
 from .partition import AttendPlan, CallPlan, Partition, ReorderPlan
 from .values import Values
 
-_RESERVED = frozenset({*OPS, *keyword.kwlist, "dot", "inf", "nan", "d", "e", "i", "j", "where", "device", "torch", "int", "bool"})
+_NAMES = ("dot", "inf", "nan", "d", "e", "i", "j", "device", "torch", "bool")
+_RESERVED = frozenset((*OPS, *keyword.kwlist, *_NAMES))
 
 
 class Emitter:
@@ -76,7 +77,7 @@ class Emitter:
         if node.op == "result":
             if node.name not in self.ssa:
                 self._several(node["input"])
-            return
+            return None
         if any(n.op == "result" and n["input"] is node for n in self.graph.nodes):
             return self._several(node)
         operation = CallOp(self._text(node), [self.ssa[x.name] for x in node.inputs], [self._type(node)])
@@ -97,8 +98,9 @@ class Emitter:
         """The call with sizes that are known to be equal written as one."""
         text = node.call
         for name in sorted(self.graph.aliases):
-            value = self.values.facts.simplify(self.graph.canon(_var(name)))
-            text = re.sub(rf"(?<![\w.'\"]){re.escape(name)}(?![\w'\"(])", f"({value})" if free_vars(value) != {str(value)} else str(value), text)
+            value = self.values.facts.simplify(self.graph.canon(Var(name)))
+            new = str(value) if free_vars(value) == {str(value)} else f"({value})"
+            text = re.sub(rf"(?<![\w.'\"]){re.escape(name)}(?![\w'\"(])", new, text)
         return text
 
     # ---- attention
@@ -135,7 +137,7 @@ class Emitter:
             query_map=plan.query_map,
             sources=sources,
             out_map=plan.out_map,
-            lse_map=[_var(d.name) for d in dims],
+            lse_map=[Var(d.name) for d in dims],
             width=plan.width,
             value_width=plan.value_width,
             out_type=out_type,
@@ -152,7 +154,7 @@ class Emitter:
         name = from_torch(plan.dtype)
         if (width, name) not in self.zeros:
             call = f"torch.zeros({width}, dtype={plan.dtype}, device=device)"
-            operation = CallOp(call, [], [TensorType.of((_const(width),), element(name))])
+            operation = CallOp(call, [], [TensorType.of((Const(width),), element(name))])
             operation.outputs[0].name_hint = self._unique("zeros")
             self.ops.append(operation)
             self.zeros[width, name] = operation.outputs[0]
@@ -167,21 +169,7 @@ class Emitter:
 
 
 def _float(e: Expr) -> Expr:
-    from ...ir.expr import kind_of
-
     return e if kind_of(e) == "float" else op("float", e)
-
-
-def _var(name: str) -> Expr:
-    from ...ir.expr import Var
-
-    return Var(name)
-
-
-def _const(value: int) -> Expr:
-    from ...ir.expr import Const
-
-    return Const(value)
 
 
 def _identifier(name: str) -> str:

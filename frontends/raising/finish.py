@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ...ir.expr import TRUE, Const, Expr, Load, Var, all_of, free_vars, op, substitute, walk
+from ...ir.expr import TRUE, Const, Expr, Load, Op, Var, all_of, conjuncts, free_vars, op, substitute, walk
 from ...ir.poly import constant_value, of_expr, split_linear, to_expr
 from ..graph import Input, Node
 from .contract import Contraction
@@ -109,12 +109,14 @@ def _query(values: Values, c: Candidate) -> tuple[Peeled | None, int, str, list[
         if query is None:
             query, width, name = s.query, size, d
         same = Peeled(s.query.node, tuple(substitute(x, {d: Var(name)}) for x in s.query.index), query.factor)
-        if same.node is not query.node or [values.simplify(x) for x in same.index] != [values.simplify(x) for x in query.index]:
+        here, there = ([values.simplify(x) for x in p.index] for p in (same, query))
+        if same.node is not query.node or here != there:
             raise NoMatch("the sources of one softmax have different queries", c.node.location)
         sources.append(s)
     if query is None and any(_unread(values, s.score) for s in c.sources):
         node = next(n for s in c.sources for n in _unread(values, s.score))
-        raise NoMatch(f"the score comes from {node.op}, which is not an inner product of a query and a key", node.location)
+        reason = f"the score comes from {node.op}, which is not an inner product of a query and a key"
+        raise NoMatch(reason, node.location)
     return query, width, name, sources
 
 
@@ -143,6 +145,9 @@ def _row(
             reason = reason or (error if error.loud else None)
     if reason:
         raise NoMatch(reason.reason, c.node.location)
+    in_values = _vars_of(s.value for s in sources)
+    if any(n not in in_values for n in c.names if n != c.feature):
+        raise NoMatch("the score's inner product is not between a query and a key", c.node.location)
     return None, sources
 
 
@@ -154,12 +159,14 @@ def _relative(values: Values, s: CandidateSource, row: str) -> CandidateSource:
     p, axis, at = spots[0]
     if any(other != at for _, _, other in spots[1:]):
         raise NoMatch("keys and values are read at different rows")
+    written, at = at, _unclamped(values, at, s.mask)
     split = split_linear(of_expr(at), s.var)
     stride = None if split is None else constant_value(split[0])
     if split is None or stride is None or s.var.name in free_vars(to_expr(split[1])):
         if s.var.name not in free_vars(at):
             raise NoMatch(loud=False)
-        raise NoMatch(f"the keys are gathered at {_readable(at, s.var, row)}, which is not a fixed offset from the query")
+        where = _readable(at, s.var, row)
+        raise NoMatch(f"the keys are gathered at {where}, which is not a fixed offset from the query")
     if stride < 0:
         raise NoMatch("the keys of a query are read backwards")
     if p.node.shape[axis] == Const(1) or stride == 0:
@@ -178,16 +185,31 @@ def _relative(values: Values, s: CandidateSource, row: str) -> CandidateSource:
     def moved(q: Peeled | None) -> Peeled | None:
         if q is None:
             return None
-        index = tuple(Var(key.name) if x == at else values.simplify(change(x)) for x in q.index)
+        index = tuple(Var(key.name) if x == written else values.simplify(change(x)) for x in q.index)
         if any(row in free_vars(x) for x in index):
             raise NoMatch("the keys depend on the query in two ways")
-        if not values.assume_equal(q.node.shape[q.index.index(at)], p.node.shape[axis]):
+        if not values.assume_equal(q.node.shape[q.index.index(written)], p.node.shape[axis]):
             raise NoMatch("keys and values have different lengths")
         return replace(q, index=index)
 
     mask = values.simplify(all_of([*conditions, change(s.mask)]))
     return replace(s, var=key, extent=p.node.shape[axis], key=moved(s.key), value=moved(s.value), mask=mask,
                    score=values.simplify(change(s.score)))  # fmt: skip
+
+
+def _unclamped(values: Values, at: Expr, mask: Expr) -> Expr:
+    """``min(max(x, 0), N - 1)`` as ``x``, where the mask says that it makes no difference."""
+    inner = at
+    while isinstance(inner, Op) and inner.name in ("min", "max"):
+        inner = max(inner.args, key=lambda x: len(free_vars(x) & set(values.extents)))
+    known = set(conjuncts(mask))
+    bounds = [(x.name, a) for x in walk(at) if isinstance(x, Op) and x.name in ("min", "max") for a in x.args]
+    for name, bound in bounds:
+        if free_vars(bound) & set(values.extents):
+            continue
+        if not set(conjuncts(values.simplify(op("<=" if name == "min" else ">=", inner, bound)))) <= known:
+            return at
+    return inner
 
 
 def _readable(at: Expr, key: Var, row: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ...ir.expr import FALSE, Const, Expr, Load, Op, Var, free_vars, op, rewrite, substitute, walk
-from ..graph import Node
+from ..graph import Input, Node
 from .contract import Contraction, Contractions, Element
 from .elementwise import ELEMENTWISE
 from .finish import Candidate, CandidateSource, finish
@@ -22,7 +22,7 @@ from .score import Score, drop_common_shift, read_score
 from .terms import NoMatch, addends, factors, load, uses
 from .values import Values
 from .views import VIEWS
-from .weights import Split, Weights, boundary, read_weights
+from .weights import SplitError, Weights, boundary, read_weights
 
 ROOTS = frozenset({"matmul", "einsum", "sum", "add", "div", "mul", "scaled_dot_product_attention"})
 _WEIGHTY = frozenset({"softmax", "log_softmax", "exp", "exp2", "pow", "sdpa_score", "scaled_dot_product_attention"})
@@ -45,15 +45,35 @@ class Matcher:
     def __init__(self, values: Values, contractions: Contractions):
         self.values, self.contractions = values, contractions
         self._weighty: dict[str, bool] = {}
+        self._found: dict[str, AttendPlan | NoMatch] = {}
 
     def match(self, node: Node) -> AttendPlan:
         """The attention that computes ``node``.  Raises :class:`NoMatch`."""
         if node.op not in ROOTS:
             raise NoMatch(loud=False)
+        if node.name not in self._found:
+            try:
+                self._found[node.name] = self._match(node)
+            except NoMatch as error:
+                self._found[node.name] = error
+        found = self._found[node.name]
+        if isinstance(found, NoMatch):
+            raise found
+        return found
+
+    def _match(self, node: Node) -> AttendPlan:
         values = self.values
         values.rows, values.keys = set(), set()
         index = tuple(values.fresh("x", size) for size in node.shape)
         pieces = self._pieces(node, index)
+        try:
+            return self._attention(node, index, pieces)
+        except NoMatch as error:
+            error.attention = any(self._scores(p.weights[0]) for p in pieces)
+            raise
+
+    def _attention(self, node: Node, index: tuple[Var, ...], pieces: list[_Piece]) -> AttendPlan:
+        values = self.values
         names = [x.name for x in index]
         for piece in pieces:
             of_values = _vars(values, piece.values)
@@ -72,8 +92,13 @@ class Matcher:
         values, contractions = self.values, self.contractions
         root = values.composites.get(node.name, node)
         pieces: list[_Piece] = []
-        for sign, term in addends(_root_term(values, root, index)):
+        whole, over = factors(_root_term(values, root, index))
+        whole = [f for f in whole if f not in (Const(1.0), Const(1))]
+        if len(whole) != 1:
+            raise NoMatch(loud=False)
+        for sign, term in addends(whole[0]):
             num, den = factors(term)
+            den = den + over
             sums = [f for f in num if contractions.of(f) is not None]
             rest = [f for f in num if f not in sums and f not in (Const(1.0), Const(1))]
             if len(sums) != 1 or rest or sign < 0:
@@ -90,8 +115,14 @@ class Matcher:
             return (c.left, c.right) if left else (c.right, c.left)
         if left:
             raise NoMatch("both operands of this product hold an exponential", node.location)
-        if self._scores(c.left[0]) or self._scores(c.right[0]):
-            raise NoMatch("the weights are not normalised by a softmax", node.location)
+        for weights, operand in ((c.left[0], c.right[0]), (c.right[0], c.left[0])):
+            # a batch of values for a batch of weights: not the layers of a perceptron
+            if (
+                self._scores(weights)
+                and operand.rank > 2
+                and not (isinstance(operand, Input) and operand.source[0] == "capture")
+            ):
+                raise NoMatch("the weights are not normalised by a softmax", node.location, attention=True)
         raise NoMatch(loud=False)
 
     def weighty(self, node: Node) -> bool:
@@ -105,9 +136,13 @@ class Matcher:
 
     def _scores(self, node: Node, depth: int = 8) -> bool:
         """Does elementwise arithmetic on an inner product give this?"""
-        if node.op in ("matmul", "einsum"):
+        if node.op in ("matmul", "einsum", "scaled_dot_product_attention"):
             return True
-        return depth > 0 and _transparent(node) and any(self._scores(x, depth - 1) for x in node.inputs)
+        return (
+            depth > 0
+            and (_transparent(node) or node.op in _WEIGHTY)
+            and any(self._scores(x, depth - 1) for x in node.inputs)
+        )
 
     # ---- weights
 
@@ -121,7 +156,7 @@ class Matcher:
             try:
                 weights = read_weights(values, term, piece.var.name)
                 self._split_scores(piece, weights)
-            except Split as split:
+            except SplitError as split:
                 todo[:0] = self._split(piece, split.at)
                 continue
             weights.dens += piece.dens
@@ -137,7 +172,7 @@ class Matcher:
                 match e:
                     case Op("where", (Op("<", (x, end)) as cond, a, b)) if cond in self.values.cat_conditions:
                         if uses(x, piece.var.name) and any(self._has_product(y) for y in (a, b)):
-                            raise Split(boundary(self.values, x, end, piece.var.name))
+                            raise SplitError(boundary(self.values, x, end, piece.var.name))
 
     def _has_product(self, e: Expr) -> bool:
         return any(isinstance(x, Load) and self.contractions.of(x) is not None for x in walk(e))
@@ -154,7 +189,8 @@ class Matcher:
         for var, to in ((low, low), (high, high + at)):
             changed = {piece.var.name: to}
             weights, operand = (
-                (n, tuple(values.simplify(substitute(x, changed)) for x in index)) for n, index in (piece.weights, piece.values)
+                (n, tuple(values.simplify(substitute(x, changed)) for x in index))
+                for n, index in (piece.weights, piece.values)
             )
             result.append(_Piece(var, values.extents[var.name], weights, operand, piece.dens))
         return result

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ...ir.expr import Const, Expr, Load, Op, Var, conjuncts, op
+from ...ir.expr import Const, Expr, Load, Op, Var, conjuncts, loads, op
 from .contract import Contractions
 from .score import split_mask
 from .terms import NoMatch, addends, product
@@ -38,7 +38,7 @@ def cover(values: Values, contractions: Contractions, parts: list[Part]) -> list
     den = product(dens)
     result: list[Part] = []
     left = list(parts)
-    for sign, term in addends(_without_guard(den)):
+    for sign, term in addends(_without_guard(values, den, parts)):
         if sign < 0:
             raise NoMatch("the normaliser is a difference")
         result += _sum_cover(values, contractions, term, left)
@@ -132,7 +132,9 @@ def _logsumexp_cover(values: Values, e: Load, left: list[Part]) -> list[Part]:
     return _tile(values, element, source.shape[axis], left, lambda p: p.weights.raw)
 
 
-def _tile(values: Values, element: Term, extent: Expr, left: list[Part], raw: Callable[[Part], Expr | None]) -> list[Part]:
+def _tile(
+    values: Values, element: Term, extent: Expr, left: list[Part], raw: Callable[[Part], Expr | None]
+) -> list[Part]:
     """Parts that cover keys ``[0, extent)`` of ``element``; a gap becomes a part without values."""
     result: list[Part] = []
     begin: Expr = Const(0)
@@ -188,9 +190,10 @@ def _elsewhere(e: Load, axis: int) -> tuple[Expr, ...]:
     return e.index[:axis] + e.index[axis + 1 :]
 
 
-def _without_guard(den: Expr) -> Expr:
+def _without_guard(values: Values, den: Expr, parts: list[Part]) -> Expr:
     """``max(sum, tiny)``: with the row maximum subtracted a sum is at least 1, and no live key means 0 either way."""
+    shifted = all(any(values.node_of(x).op == "amax" for x in loads(p.weights.raw)) for p in parts)
     match den:
-        case Op("max", (x, Const(c))) if 0 < c <= 1e-5:
+        case Op("max", (x, Const(c))) if shifted and 0 < c <= 1:
             return x
     return den

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ...ir.expr import Const, Expr, free_vars
 from ...ir.poly import of_expr
-from ..graph import Graph, Location, Node
+from ..graph import Graph, Input, Location, Node
 from .values import Values
 from .views import VIEWS
 
@@ -36,6 +36,13 @@ class TokenSizes:
                 found = [node["query"].shape[-2], node["key"].shape[-2]]
             for size in found:
                 self.sizes |= free_vars(values.simplify(size))
+
+    def add_operands(self, node: Node) -> None:
+        """Count in the sizes of the weights that a failed attention multiplies: its operand that is not the values."""
+        for x in node.inputs:
+            if not isinstance(x, Input) and x.rank >= 2 and x.op not in VIEWS:
+                for size in x.shape[-2:]:
+                    self.sizes |= free_vars(self.values.simplify(size))
 
     def quadratic(self, node: Node) -> bool:
         """Does the size of ``node`` grow with the product of two token counts?"""

@@ -67,7 +67,8 @@ def partition(graph: Graph, values: Values, matcher: Matcher) -> Partition:
         needed |= {n.name for n in reads}
         unknown = [n for n in reads if n.name not in order]
         assert not unknown, f"{unknown[0].op} was made up by the matcher"
-    return Partition(list(reversed(chosen)), _notes(values, graph, list(reversed(calls)), failures))
+    notes = _notes(values, graph, list(reversed(calls)), failures)
+    return Partition(list(reversed(chosen)), notes)
 
 
 def _reorder(values: Values, matcher: Matcher, node: Node) -> ReorderPlan | None:
@@ -105,6 +106,9 @@ def _renamed(values: Values, index: tuple[Expr, ...], names: dict[str, Var]) -> 
 def _notes(values: Values, graph: Graph, calls: list[Node], failures: list[tuple[Node, NoMatch]]) -> list[EagerNote]:
     """A note for each eager op that allocates; one with the matcher's reason for each attention that failed."""
     tokens = TokenSizes(values, graph)
+    for node, error in failures:
+        if error.attention:
+            tokens.add_operands(node)
     reasons = {node.name: error for node, error in failures}
     explain: dict[str, str] = {}  # everything that feeds a failed attention stays eager for its reason
     for node in reversed(graph.nodes):
@@ -112,13 +116,15 @@ def _notes(values: Values, graph: Graph, calls: list[Node], failures: list[tuple
             explain.setdefault(node.name, reasons[node.name].reason)
         if node.name in explain:
             for x in node.inputs:
-                if tokens.quadratic(x):
+                if tokens.quadratic(x) or x.name in reasons:
                     explain.setdefault(x.name, explain[node.name])
     notes = []
     for node in calls:
         size = bytes_of(values, node)
         quadratic = tokens.quadratic(node)
-        failed = node.name in reasons and (quadratic or any(tokens.quadratic(x) for x in node.inputs))
+        failed = node.name in reasons and (
+            quadratic or reasons[node.name].attention or any(tokens.quadratic(x) for x in node.inputs)
+        )
         if node.op in views.VIEWS and not quadratic:
             continue
         if failed or quadratic:

@@ -23,7 +23,9 @@ class Peeled:
     factor: Expr = Const(1.0)
 
 
-def peel(values: Values, node: Node, index: tuple[Expr, ...], *, like: torch.dtype, factor_vars: set[str] | None = None) -> Peeled:
+def peel(
+    values: Values, node: Node, index: tuple[Expr, ...], *, like: torch.dtype, factor_vars: set[str] | None = None
+) -> Peeled:
     """Follow ``node`` through views, casts and (if ``factor_vars`` is given) scaling.
 
     ``factor_vars`` are the variables that a factor may depend on.  The result is the deepest tensor of type

@@ -82,7 +82,10 @@ def _loads(e: Expr) -> list[Load]:
 
 def drop_common_shift(scores: list[Expr], keys: list[str]) -> list[Expr]:
     """Leave out addends that no key variable occurs in and that all scores share: a softmax does not see them."""
-    free = [[t for t in addends(s) if not uses(t[1], k) and t[1] != DOT and not _has_dot(t[1])] for s, k in zip(scores, keys, strict=True)]
+    free = [
+        [t for t in addends(s) if not uses(t[1], k) and t[1] != DOT and not _has_dot(t[1])]
+        for s, k in zip(scores, keys, strict=True)
+    ]
     common = [t for t in free[0] if all(t in f for f in free[1:])]
     return [total([t for t in addends(s) if t not in common]) for s in scores] if common else scores
 

@@ -19,10 +19,14 @@ _ARITHMETIC = {"+", "-", "*", "/", "//", "%", "min", "max", "abs", "pow", "<", "
 
 
 class NoMatch(Exception):
-    """This value is not an attention that can be fused; ``loud`` when it looks like one, with the reason for users."""
+    """This value is not an attention that can be fused.
 
-    def __init__(self, reason: str = "", location: Location | None = None, loud: bool = True):
+    ``loud``: it looks like one, and ``reason`` is for users.  ``attention``: it surely is one.
+    """
+
+    def __init__(self, reason: str = "", location: Location | None = None, loud: bool = True, attention: bool = False):
         super().__init__(reason)
+        self.attention = attention
         self.reason, self.location, self.loud = reason, location, loud and bool(reason)
 
 

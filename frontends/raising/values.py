@@ -77,6 +77,11 @@ class Values:
         self.refresh()
         return True
 
+    def assume(self, condition: Expr) -> None:
+        """Rely on a condition on sizes that holds in the traced call."""
+        if not self.facts.always(condition) and self.graph.assume(condition):
+            self.refresh()
+
     def static(self, e: Expr) -> int:
         """A size as a number; becomes a guard."""
         e = self.simplify(e)
@@ -281,4 +286,3 @@ def atoms(e: Expr) -> list[Load]:
     if isinstance(e, Load):
         return [e]
     return list(dict.fromkeys(x for c in e.children for x in atoms(c)))
-

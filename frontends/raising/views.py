@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ...ir.expr import Const, Expr, const, op
+from ...ir.expr import Const, Expr, Op, const, free_vars, op, walk
 from ..graph import Node
+from .terms import has_loads
 
 if TYPE_CHECKING:
     from .values import Values
@@ -40,9 +41,7 @@ def step(values: Values, node: Node, index: Index) -> Index | None:
             return tuple(Const(0) if d in node["dim"] else next(kept) for d in range(source.rank))
         case "expand":
             tail = index[len(index) - source.rank :]
-            return tuple(
-                Const(0) if a == Const(1) else x for x, a in zip(tail, source.shape, strict=True)
-            )
+            return tuple(Const(0) if a == Const(1) else x for x, a in zip(tail, source.shape, strict=True))
         case "slice":
             return _changed(index, node["dim"], lambda x: s(const(node["start"]) + x * const(node["step"])))
         case "select":
@@ -181,6 +180,19 @@ def wrap(values: Values, at: Expr, size: Expr) -> Expr:
     at = values.simplify(at)
     if values.facts.nonnegative(at):
         return at
+    for bound in _size_bounds(values, at):
+        values.assume(op(">=", bound, 0))  # min(x, N - 5): the window fits
+    if values.facts.nonnegative(at):
+        return values.simplify(at)
     if values.facts.nonnegative(-1 - at):
         return values.simplify(at + size)
     return op("where", op("<", at, 0), values.simplify(at + size), at)
+
+
+def _size_bounds(values: Values, e: Expr) -> list[Expr]:
+    """Expressions of sizes alone that ``e`` is clamped to, and that are not negative in the traced call."""
+    found = [a for x in walk(e) if isinstance(x, Op) and x.name in ("min", "max") for a in x.args]
+    sizes = set(values.sizes)
+    return [
+        a for a in found if free_vars(a) and free_vars(a) <= sizes and not has_loads(a) and values.graph.hint(a) >= 0
+    ]

@@ -22,7 +22,7 @@ class Weights:
     raw: Expr = Const(1.0)  # the product without dens, to compare with the normaliser's
 
 
-class Split(Exception):
+class SplitError(Exception):
     """The keys have to be split where a piece of a ``cat`` ends."""
 
     def __init__(self, at: Expr):
@@ -67,7 +67,7 @@ def _read(values: Values, term: Expr, key: str, found: Weights, numerator: list[
             case Load() if values.node_of(f).op == "softmax":
                 numerator.append(f)
                 _set_softmax(found, f)
-            case Load() if values.node_of(f).op == "nan_to_num":
+            case Load() if values.node_of(f).op == "nan_to_num" and not values.node_of(f).args.get("nan"):
                 # only a row without a live key is NaN, and there attention gives 0 as well
                 _read(values, values.at(values.node_of(f)["input"], f.index), key, found, numerator)
             case _:
@@ -108,7 +108,7 @@ def _piecewise_out(values: Values, key: str):
         match e:
             case Op("where", (Op("<", (x, end)) as cond, a, b)) if cond in values.cat_conditions and uses(x, key):
                 if _weighty(values, a) or _weighty(values, b):
-                    raise Split(boundary(values, x, end, key))
+                    raise SplitError(boundary(values, x, end, key))
         return None
 
     return check

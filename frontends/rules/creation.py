@@ -136,4 +136,4 @@ def fill_(t: Tracer, input: Traced, value: Any = 0) -> Traced:
 
 
 FOUND_BY_NAME = ("linspace", "logspace", "tril_indices", "triu_indices", "rand", "randn", "randint", "randperm", "from_numpy",
-                 "cartesian_prod", "meshgrid", "hann_window", "hamming_window", "as_strided", "full_")  # fmt: skip
+                 "hann_window", "hamming_window", "as_strided", "full_")  # fmt: skip

@@ -114,7 +114,7 @@ def _gathered(t: Tracer, x: Traced, indices: dict[int, Traced]) -> Traced:
     shape = [*rest[:front], *common, *rest[front:]]
     full = tuple(indices.get(d) for d in range(x.dim()))
     call = "{input}[" + ", ".join(f"{{i{d}}}" if d in indices else ":" for d in range(at[-1] + 1)) + "]"
-    result = t.emit("index", {"input": x, "indices": full} | {f"i{d}": i for d, i in indices.items()}, shape, call)
+    result = t.emit("index", {"input": x, "indices": full} | {f"i{d}": i for d, i in indices.items()}, shape, call, dtype=x.node.dtype)
     result.node.args = {k: result.node.args[k] for k in ("input", "indices")}
     return result
 

@@ -24,10 +24,9 @@ _REVERSED = {"rsub": "sub", "rdiv": "div", "rfloordiv": "floor_divide", "rremain
 _UNARY = """exp exp2 expm1 log log2 log10 log1p sqrt rsqrt abs neg tanh sigmoid relu silu sin cos tan sinh cosh asin acos
 atan erf erfc floor ceil round trunc frac sign sgn isnan isinf isfinite isneginf isposinf logical_not bitwise_not gelu
 softplus logsigmoid elu leaky_relu hardtanh relu6 selu celu mish hardswish hardsigmoid tanhshrink softsign nan_to_num
-layer_norm rms_norm lgamma digamma sinc""".split()
+lgamma digamma sinc""".split()
 _OF = {"silu": "torch.nn.functional.", **dict.fromkeys(
-    "gelu softplus logsigmoid elu leaky_relu hardtanh relu6 mish hardswish hardsigmoid tanhshrink softsign layer_norm "
-    "rms_norm".split(), "torch.nn.functional.")}  # fmt: skip
+    "gelu softplus logsigmoid elu leaky_relu hardtanh relu6 mish hardswish hardsigmoid tanhshrink softsign".split(), "torch.nn.functional.")}  # fmt: skip
 
 
 def tensors(*values: Any) -> list[Traced]:
@@ -99,6 +98,8 @@ def reciprocal(t: Tracer, input: Traced) -> Traced:
 
 @rule("where", probe=True)
 def where(t: Tracer, condition: Traced, input: Any = None, other: Any = None) -> Traced:
+    if condition.dtype != torch.bool and isinstance(input, Traced) and input.dtype == torch.bool:
+        condition, input = input, condition  # x.where(condition, y)
     args = {"condition": condition, "input": input, "other": other}
     return t.emit("where", args, common(t, condition, input, other), "torch.where({condition}, {input}, {other})")
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .. import shapes
+from ..sizes import as_expr
 from ..traced import Traced
 from .registry import rule
 
@@ -99,3 +100,15 @@ def scan(t: Tracer, input: Traced, dim: int, *, dtype: Any = None) -> Traced:
 def normalize(t: Tracer, input: Traced, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: Any = None) -> Traced:
     args = {"input": input, "p": p, "dim": dim, "eps": eps}
     return t.emit("normalize", args, input.node.shape, "torch.nn.functional.normalize({input}, {p}, {dim}, {eps})")
+
+
+@rule("layer_norm", "rms_norm")
+def layer_norm(t: Tracer, input: Traced, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: Any = None) -> Traced:
+    sizes = tuple(as_expr(e) for e in normalized_shape)
+    for have, want in zip(input.node.shape[-len(sizes) :], sizes, strict=True):
+        t.graph.unify(have, want)
+    args = {"input": input, "normalized_shape": sizes, "weight": weight, "eps": eps}
+    holes = "{input}, {normalized_shape}, weight={weight}, eps={eps}"
+    if t.op == "layer_norm":
+        args["bias"], holes = bias, holes + ", bias={bias}"
+    return t.emit(t.op, args, input.node.shape, f"torch.nn.functional.{t.op}({holes})")

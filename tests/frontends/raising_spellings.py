@@ -218,7 +218,7 @@ def key_padding(q, k, v, keep):
 @case(*qkv())
 def empty_rows(q, k, v):
     i = torch.arange(q.shape[-2])
-    mask = (i[:, None] - i[None, :] >= 3)
+    mask = i[:, None] - i[None, :] >= 3
     p = (q @ k.mT).masked_fill(~mask, -INF).softmax(-1)
     return torch.nan_to_num(p, 0.0) @ v
 

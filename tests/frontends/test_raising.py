@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from attnc.frontends.bind import Binder
 from attnc.frontends.capture import Finder
 from attnc.frontends.raising import Raised, raise_graph
 from attnc.frontends.trace import trace
@@ -15,8 +16,7 @@ from .raising_spellings import CASES
 
 
 def raised(fn, args) -> Raised:
-    names = fn.__code__.co_varnames[: len(args)]
-    return raise_graph(trace(fn, list(zip(names, args, strict=True)), Finder(fn, {})))
+    return raise_graph(trace(fn, Binder(fn), tuple(args), Finder(fn, {})))
 
 
 @pytest.mark.parametrize("name", CASES)

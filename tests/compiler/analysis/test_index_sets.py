@@ -100,7 +100,7 @@ def check(ranges: KeyRanges, domain, rows: int, source: Source, sizes: dict[str,
             sure = np.zeros(extent, dtype=bool)
             for r in ranges.all:
                 lo, hi = (int(evaluate(e, {**env, "t": t})) for e in (r.lo, r.hi))
-                assert hi <= lo or (0 <= lo and hi <= extent), f"{r} is [{lo}, {hi}) of {extent} at {env}, t = {t}"
+                assert hi <= lo or (lo >= 0 and hi <= extent), f"{r} is [{lo}, {hi}) of {extent} at {env}, t = {t}"
                 seen[max(lo, 0) : max(hi, 0)] += 1
                 if r in ranges.full:
                     sure[max(lo, 0) : max(hi, 0)] = True

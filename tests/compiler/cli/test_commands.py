@@ -1,0 +1,91 @@
+"""``dump``, ``explain``, ``validate``, ``passes`` and ``doctor`` on small functions."""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+
+import pytest
+
+from attnc.compiler.passes import PASSES
+
+SHAPE = ["--shape", "B=1,H=2,N=100,D=16"]
+
+
+def test_dump_attn_pipes_into_opt(attnc, window_py: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dumped = attnc("dump", f"{window_py}:dilated", "--stage", "attn", *SHAPE)
+    assert (dumped.status, dumped.err) == (0, "")
+    assert "attn.attend" in dumped.out
+    monkeypatch.setattr("sys.stdin", io.StringIO(dumped.out))
+    done = attnc("opt", "-p", "dilation", "-")
+    assert (done.status, done.err) == (0, "")
+    assert "r < 8" in done.out
+
+
+@pytest.mark.parametrize("stage, text", [("capture", "matmul"), ("attn", "attn.attend"), ("tile", "tile.kernel")])
+def test_dump_stages(attnc, window_py: Path, tmp_path: Path, stage: str, text: str) -> None:
+    out = tmp_path / "out"
+    done = attnc("dump", f"{window_py}:compiled", "--stage", stage, "-o", out, *SHAPE)
+    assert (done.status, done.out, done.err) == (0, "", "")
+    assert text in out.read_text()
+
+
+def test_a_method(attnc, window_py: Path) -> None:
+    assert "attn.attend" in attnc("dump", f"{window_py}:Layer.forward", "--stage", "attn", *SHAPE).out
+
+
+def test_further_arguments(attnc, window_py: Path) -> None:
+    done = attnc("dump", f"{window_py}:biased", "--stage", "attn", *SHAPE, "--arg", "bias=[H, N, N]")
+    assert "bias[h, i, j]" in done.out
+
+
+def test_example_inputs(attnc, window_py: Path) -> None:
+    text = "def example_inputs():\n    return (torch.zeros(1, 2, 8, 4),) * 3, {}\n"
+    window_py.write_text(window_py.read_text() + text)
+    assert "attn.attend" in attnc("dump", f"{window_py}:dilated", "--stage", "attn").out
+
+
+def test_explain_a_million_tokens_at_once(attnc, window_py: Path) -> None:
+    command = ("explain", f"{window_py}:dilated", "--shape", "B=1,H=8,N=1048576,D=64")
+    attnc(*command)  # imports
+    start = time.perf_counter()
+    done = attnc(*command)
+    assert time.perf_counter() - start < 2
+    assert done.status == 0
+    assert "dilated: fused, 1 kernel" in done.out
+    assert "every 8th key" in done.out
+
+
+def test_explain_draws(attnc, window_py: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "map.svg"
+    assert attnc("explain", f"{window_py}:window", *SHAPE, "--picture", picture).status == 0
+    assert picture.read_text().startswith("<?xml")
+
+
+def test_validate(attnc, window_py: Path) -> None:
+    done = attnc("validate", f"{window_py}:window", "--backend", "reference", *SHAPE)
+    assert done.status == 0, done.out + done.err
+    assert "output" in done.out
+    assert "grad q" in done.out
+
+
+def test_passes(attnc) -> None:
+    done = attnc("passes")
+    assert done.status == 0
+    assert all(name in done.out for name in PASSES)
+    assert "before::" in attnc("passes", "dilation").out
+    assert attnc("passes", "dilaton").status == 2
+
+
+def test_doctor(attnc) -> None:
+    done = attnc("doctor", "--no-run")
+    assert done.status == 0, done.err
+    assert "torch" in done.out
+    assert "cache" in done.out
+
+
+def test_doctor_notices_a_misspelt_variable(attnc, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATTNC_CACHE_DRI", "/tmp")
+    assert "ATTNC_CACHE_DIR" in attnc("doctor", "--no-run").out
