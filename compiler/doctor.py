@@ -194,7 +194,7 @@ def _trials(problems: list[Problem]) -> Iterator[tuple[str, str]]:
     from .driver import BACKENDS
     from .validation import validate
 
-    def window(q, k, v):
+    def window(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         scores = q @ k.mT / q.shape[-1] ** 0.5
         i = torch.arange(q.shape[-2], device=q.device)[:, None]
         j = torch.arange(k.shape[-2], device=q.device)[None, :]

@@ -135,11 +135,11 @@ def _widened(value: Any) -> Any:
 
 
 def _softmax(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
-    scores = args[0] if args else kwargs.get("input", kwargs.get("self"))
+    scores: Any = args[0] if args else kwargs.get("input", kwargs.get("self"))
     dim = args[1] if len(args) > 1 else kwargs.get("dim")
     if dim is None:
         return func(*args, **kwargs)
-    dead = (scores == -math.inf).all(dim, keepdim=True)
+    dead = torch.eq(scores, -math.inf).all(dim, keepdim=True)
     if not dead.any():
         return func(*args, **kwargs)
     # Filled before as well as after: NaN would pass through a fill in the backward.

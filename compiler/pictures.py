@@ -245,7 +245,7 @@ def _draw(axis: Axes, kernel: tile.KernelOp, drawn: Layout, title: str) -> None:
         Patch(facecolor=EMPTY, edgecolor="#b5b2aa", label="empty: never touched"),
     ]
     if live:
-        handles.append(Patch(facecolor=LIVE, label="live pair"))
+        handles.append(Patch(facecolor=LIVE, label="live, in a partial tile"))
     axis.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=4, frameon=False, fontsize=9)
 
 
@@ -262,7 +262,9 @@ def _tiles(axis: Axes, drawn: Layout, rows: int) -> None:
             if b.kind == kind and b.rows_from // rows % thin == 0
             for x in (range(0, b.keys, b.loop.step) if few else (0,))
         ]
-        edge = {"edgecolor": "white", "linewidth": 0.6} if few else {"edgecolor": colour, "linewidth": 0.3}
+        edge: dict[str, Any] = (
+            {"edgecolor": "white", "linewidth": 0.6} if few else {"edgecolor": colour, "linewidth": 0.3}
+        )
         axis.add_collection(PatchCollection(patches, facecolor=colour, **edge))
 
 

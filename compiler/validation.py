@@ -69,7 +69,7 @@ class ValidationReport:
         return self.ok
 
     def __str__(self) -> str:
-        rows = [("", "error", "eager", "limit", "")]
+        rows: list[tuple[str, ...]] = [("", "error", "eager", "limit", "")]
         for e in self.entries:
             numbers = (f"{x:.3g}" for x in (e.error, e.eager_error, e.limit))
             rows.append((e.name, *numbers, ("ok" if e.ok else "WRONG") + (f"  {e.note}" if e.note else "")))

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..targets import UsageError
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 # Stages whose text is Python; the rest is MLIR-like or assembly, which MLIR's colours suit well enough.
 PYTHON_STAGES = ("capture", "triton")
@@ -44,7 +48,7 @@ def _highlighted(text: str, python: bool) -> None:
         console.print(mlir_text(text), soft_wrap=True)
 
 
-def mlir_text(text: str):
+def mlir_text(text: str) -> Text:
     """MLIR-like text with colours, as a ``rich.text.Text``."""
     from rich.text import Text
 

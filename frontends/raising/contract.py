@@ -72,8 +72,8 @@ class Contractions:
         row = (index[-1 if b.rank == 1 else -2],) if a.rank > 1 else ()
         column = (index[-1],) if b.rank > 1 else ()
         batch = index[: len(index) - len(row) - len(column)]
-        left = _batch(a, batch, 2 if row else 1) + (*row, r)
-        right = _batch(b, batch, 2 if column else 1) + (r, *column)
+        left = (*_batch(a, batch, 2 if row else 1), *row, r)
+        right = (*_batch(b, batch, 2 if column else 1), r, *column)
         return Contraction(r, extent, (a, left), (b, right))
 
     def _einsum(self, equation: str, operands: tuple[Node, ...], index: tuple[Expr, ...]) -> Contraction | None:

@@ -34,7 +34,7 @@ class Emitter:
     def module(self, parts: Partition) -> ModuleOp:
         graph = self.graph
         names = [self._unique(_identifier(n.name)) for n in graph.inputs]
-        guards = [g for g in graph.guards]
+        guards = list(graph.guards)
         func = FuncOp(_identifier(graph.name), names, [self._type(n) for n in graph.inputs], guards)
         for node, arg in zip(graph.inputs, func.args, strict=True):
             self.ssa[node.name] = arg
@@ -82,6 +82,7 @@ class Emitter:
             return self._several(node)
         operation = CallOp(self._text(node), [self.ssa[x.name] for x in node.inputs], [self._type(node)])
         self._add(node, operation, operation.outputs[0])
+        return None
 
     def _several(self, node: Node) -> None:
         results = [n for n in self.graph.nodes if n.op == "result" and n["input"] is node]
@@ -125,7 +126,7 @@ class Emitter:
             for s in plan.sources
         ]
         dims = [Dim(n, e) for n, e in plan.dims]
-        inner = {n: e for n, e in plan.dims}
+        inner = dict(plan.dims)
         out_type = self._type(plan.node)
         acc = "f64" if from_torch(plan.dtype) == "f64" else "f32"
         operation = AttendOp(

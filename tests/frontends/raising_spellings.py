@@ -311,14 +311,14 @@ def gqa_five_dims(q, k, v):
 
 @case(*qkv(16))
 def blocks(q, k, v):
-    b, h, n, d = q.shape
+    b, h, n, _d = q.shape
     q, k, v = (x.view(b, h, n // 4, 4, -1) for x in (q, k, v))
     return ((q @ k.mT).softmax(-1) @ v).view(b, h, n, -1)
 
 
 @case(*qkv(16))
 def residue_classes(q, k, v):
-    b, h, n, d = q.shape
+    b, h, n, _d = q.shape
     q, k, v = (x.view(b, h, n // 4, 4, -1).transpose(2, 3) for x in (q, k, v))
     return ((q @ k.mT).softmax(-1) @ v).transpose(2, 3).reshape(b, h, n, -1)
 
@@ -372,7 +372,7 @@ def joint_sums(q, k, v, gk, gv):
 
 @case(*qkv(16))
 def pooled(q, k, v):
-    b, h, n, d = k.shape
+    b, h, n, _d = k.shape
     pk, pv = (x.view(b, h, n // 4, 4, -1).mean(-2) for x in (k, v))
     return (q @ pk.mT).softmax(-1) @ pv
 
@@ -418,7 +418,7 @@ def shifted_neighbourhood(q, k, v):
 
 @case(*qkv(16))
 def two_stages(q, k, v):
-    b, h, n, d = q.shape
+    b, h, n, _d = q.shape
     qb, kb, vb = (x.view(b, h, n // 4, 4, -1) for x in (q, k, v))
     y = ((qb @ kb.mT).softmax(-1) @ vb).view(b, h, n, -1)
     return torch.relu((q @ k.mT * 0.1).softmax(-1) @ y) + y
@@ -431,3 +431,55 @@ def module_like(x, w_qkv, w_out):
     q, k, v = (t.view(b, n, 3, c // 3).transpose(1, 2) for t in (q, k, v))
     out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
     return x + F.linear(out.transpose(1, 2).contiguous().view(b, n, c), w_out)
+
+
+# ---- more ways of saying the same -------------------------------------------------------------------------------
+
+
+@case(*qkv())
+def clamped_window(q, k, v):
+    n = q.shape[2]
+    raw = torch.arange(n)[:, None] + torch.arange(5)[None, :] - 2
+    at = raw.clamp(0, n - 1)
+    s = torch.einsum("bhid,bhitd->bhit", q, k[:, :, at]).masked_fill((raw < 0) | (raw >= n), -INF)
+    return torch.einsum("bhit,bhitd->bhid", s.softmax(-1), v[:, :, at])
+
+
+@case(*qkv())
+def rotary(q, k, v):
+    n, d = q.shape[-2:]
+    f = torch.arange(n, dtype=q.dtype)[:, None] * (10000 ** (-torch.arange(0, d // 2, dtype=q.dtype) / 4))
+    c, s = torch.cat([f.cos()] * 2, -1), torch.cat([f.sin()] * 2, -1)
+
+    def rotate(x):
+        return x * c + torch.cat([-x[..., d // 2 :], x[..., : d // 2]], -1) * s
+
+    return F.scaled_dot_product_attention(rotate(q), rotate(k), v, is_causal=True)
+
+
+@case(*qkv(16), *tensors((B, H, 16, 1)))
+def gated_branches(q, k, v, g):
+    b, h, n, d = q.shape
+    qb, kb, vb = (x.view(b, h, n // 4, 4, -1) for x in (q, k, v))
+    near = ((qb @ kb.mT).softmax(-1) @ vb).view(b, h, n, -1)
+    far = (q @ k.view(b, h, n // 4, 4, d).mean(3).mT).softmax(-1) @ v.view(b, h, n // 4, 4, -1).mean(3)
+    return g * near + (1 - g) * far
+
+
+@case(*tensors((B, 16, D), (B, 16, D), (B, 16, D)))
+def chunked_window(q, k, v):
+    b, n, d = q.shape
+    q = q.view(b, n // 4, 4, d)
+    k, v = (F.pad(x, (0, 0, 4, 0)).unfold(1, 8, 4).transpose(-1, -2) for x in (k, v))
+    i, j = torch.arange(4)[:, None] + 4, torch.arange(8)[None]
+    g = torch.arange(n // 4)[:, None, None]
+    live = (j <= i) & (i - j < 4) & (g * 4 + j >= 4)
+    return ((q @ k.mT).masked_fill(~live, -INF).softmax(-1) @ v).reshape(b, n, d)
+
+
+@case(*qkv())
+def infinity_by_index(q, k, v):
+    n = q.shape[-2]
+    mask = torch.zeros(n, n, dtype=q.dtype)
+    mask[torch.ones(n, n, dtype=torch.bool).triu(1)] = -INF
+    return (q @ k.mT + mask).softmax(-1) @ v
