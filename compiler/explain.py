@@ -138,9 +138,8 @@ def explain(lowered: Lowered, sizes: Mapping[str, int] | None = None) -> Explana
     if attends:
         tiled = _attends(attn.func_of(parse_module(lowered.after("choose-tiles"), "<choose-tiles>")))
         kernels = list(tile.kernels_of(lowered.module("tile")).values())
-        facts = [g.data for g in func.guards]
         for before, after, kernel in zip(attends, tiled, kernels, strict=True):
-            report.kernels.append(_kernel(before, after, kernel, env, facts, target))
+            report.kernels.append(_kernel(before, after, kernel, env, func.facts, target))
     report.eager_ops.extend(_eager_ops(func, attends, lowered.eager, env))
     return report
 
@@ -154,7 +153,7 @@ def _kernel(
     after: attn.AttendOp,
     kernel: tile.KernelOp,
     env: dict[str, int],
-    facts: list[Expr],
+    facts: tuple[Expr, ...],
     target: str,
 ) -> KernelInfo:
     domain = before.domain

@@ -145,6 +145,7 @@ class Graph:
     bindings: dict[str, tuple[int, int]] = field(default_factory=dict)  # size symbol -> (input, axis)
     late: set[str] = field(default_factory=set)  # sizes that are known only after a call to PyTorch inside
     aliases: dict[str, Expr] = field(default_factory=dict)
+    traced: int = 0  # how many of the guards come from the trace, and so are part of :meth:`text`
     exact: set[tuple[Expr, Expr]] = field(default_factory=set)  # (N, 128) where N % 128 == 0 is a guard
 
     # ---- sizes
@@ -218,10 +219,21 @@ class Graph:
 
     def settle(self) -> None:
         """Write every size in its final form; called when the trace, or a reader that assumes more, is done."""
+        self.guards = list(dict.fromkeys(self._settled(g) for g in self.guards))
         for node in self.all_nodes():
             node.shape = tuple(self.canon(e) for e in node.shape)
             node.args = {k: map_arg(v, lambda x: self.canon(x) if isinstance(x, Expr) else x) for k, v in node.args.items()}
         self.outputs = map_arg(self.outputs, lambda x: self.canon(x) if isinstance(x, Expr) else x)
+
+    def news(self) -> list[Expr]:
+        """Guards for a reader of the settled graph: without those of the trace that only say how a size is written."""
+        return [g for n, g in enumerate(self.guards) if n >= self.traced or not free_vars(g) & self.aliases.keys()]
+
+    def _settled(self, guard: Expr) -> Expr:
+        match guard:
+            case Op("==", (Var(name), other)) if name in self.aliases:  # says what the other guards are written with
+                return op("==", Var(name), self.canon(other))
+        return self.canon(guard)
 
     def all_nodes(self) -> Iterator[Node]:
         yield from self.inputs

@@ -30,7 +30,11 @@ def trace(fn: Callable[..., Any], binder: Binder, values: tuple[Any, ...], finde
     named = list(zip(paths, leaves, strict=True))
     tracer = Tracer(graph, common_device(named, location), finder.find)
     double = any(isinstance(x, torch.Tensor) and x.dtype == torch.float64 for x in leaves)
-    traced = replace_leaves(values, [_argument(tracer, path, x, double) for path, x in named])
+    tracer.reserved = {_label(path) for path in paths}
+    lead = _lead(leaves)
+    traced = replace_leaves(values, [_argument(tracer, path, x, lead, double) for path, x in named])
+    plain = [str(e) for n, x in zip(graph.inputs, leaves, strict=True) if x is lead for e in n.shape]
+    graph.hints = {name: graph.hints[name] for name in plain} | graph.hints  # the first of two equal sizes names both
     try:
         with tracer:
             out = binder.call(fn, traced)
@@ -38,6 +42,7 @@ def trace(fn: Callable[..., Any], binder: Binder, values: tuple[Any, ...], finde
     finally:
         tracer.active = False
     graph.settle()
+    graph.traced = len(graph.guards)
     return graph
 
 
@@ -78,19 +83,29 @@ def common_device(leaves: Sequence[tuple[str, Any]], location: Location) -> torc
     return device
 
 
-def _argument(tracer: Tracer, path: str, value: Any, double: bool) -> Any:
+def _lead(leaves: Sequence[Any]) -> torch.Tensor | None:
+    """The tensor whose sizes get the plain names, the query as a rule: the first of the rank that most have."""
+    floating = [x for x in leaves if isinstance(x, torch.Tensor) and x.is_floating_point() and x.dim()]
+    ranks = [x.dim() for x in floating]
+    return max(floating, key=lambda x: (ranks.count(x.dim()), x.dim()), default=None)
+
+
+def _label(path: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in path).strip("_").replace("__", "_")
+
+
+def _argument(tracer: Tracer, path: str, value: Any, lead: torch.Tensor | None, double: bool) -> Any:
     graph = tracer.graph
-    name = "".join(c if c.isalnum() else "_" for c in path).strip("_").replace("__", "_")
+    name = _label(path)
     if not isinstance(value, torch.Tensor):
         dtype = torch.float64 if double else torch.float32
         node = Input(len(graph.inputs), "input", {}, (), dtype, graph.location, label=name, source=("arg", path))
         graph.inputs.append(node)
         graph.hints[name] = value
         return graph_number(graph, Load(name, ()))
-    first = not any(n.shape for n in graph.inputs)
-    letters = _LETTERS.get(value.dim()) or [f"S{n}" for n in range(value.dim())]
-    sizes: list[str] = []
-    for letter in letters:
-        sizes.append(tracer.fresh(letter if first else f"{letter}_{name}"))
-        graph.hints[sizes[-1]] = 0  # taken
-    return tracer.input(value, name, ("arg", path), sizes)
+    letters = _LETTERS.get(value.dim(), "")
+    if lead is None or value.dim() != lead.dim() or not letters:  # dimensions that say nothing by their position
+        names = [f"{name}_{n}" for n in range(value.dim())]
+    else:
+        names = [letter if value is lead else f"{letter}_{name}" for letter in letters]
+    return tracer.input(value, name, ("arg", path), names)

@@ -33,18 +33,22 @@ class Tracer(TorchFunctionMode):
         self.location = graph.location
         self.op = ""  # the op being traced
         self.result: Any = None  # what it gives for tensors of one element
+        self.reserved: set[str] = set()  # names of arguments, which sizes keep off
         self.captured: dict[int, tuple[torch.Tensor, Traced]] = {}
 
     # ---- inputs
 
     def input(self, tensor: torch.Tensor, name: str, source: Source, sizes: Sequence[str]) -> Traced:
-        """A tensor from outside; ``sizes`` are the symbols of its dimensions."""
+        """A tensor from outside; ``sizes`` are the symbols of its dimensions, changed where they are taken."""
         name = self._unique(name)
-        for axis, (symbol, size) in enumerate(zip(sizes, tensor.shape, strict=True)):
+        symbols: list[Expr] = []
+        for axis, (wanted, size) in enumerate(zip(sizes, tensor.shape, strict=True)):
+            symbol = self.fresh(wanted)
             self.graph.hints[symbol] = int(size)
             self.graph.bindings[symbol] = len(self.graph.inputs), axis
+            symbols.append(Var(symbol))
         node = Input(
-            len(self.graph.inputs), "input", {}, tuple(Var(s) for s in sizes), tensor.dtype, self.graph.location,
+            len(self.graph.inputs), "input", {}, tuple(symbols), tensor.dtype, self.graph.location,
             label=name, source=source,
         )  # fmt: skip
         self.graph.inputs.append(node)
@@ -77,15 +81,14 @@ class Tracer(TorchFunctionMode):
                 f"move it with {path}.to({str(self.device)!r})"
             )
         name = _identifier(path)
-        sizes = [self.fresh(f"{name}_{n}") for n in range(tensor.dim())]
-        traced = self.input(tensor, name, ("capture", path), sizes)
+        traced = self.input(tensor, name, ("capture", path), [f"{name}_{n}" for n in range(tensor.dim())])
         self.captured[id(tensor)] = (tensor, traced)
         return traced
 
     def fresh(self, name: str) -> str:
         """A size symbol that is not in use."""
         count, base = 2, name
-        while name in self.graph.hints:
+        while name in self.graph.hints or name in self.reserved:
             name, count = f"{base}_{count}", count + 1
         return name
 

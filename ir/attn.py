@@ -168,6 +168,12 @@ class FuncOp(IRDLOperation):
                     bound.setdefault(size.name, (a, axis))
         return bound
 
+    @property
+    def facts(self) -> tuple[Expr, ...]:
+        """The guards about sizes that still have a name; the others hold by the way the types are written."""
+        bound = self.sizes().keys()
+        return tuple(g.data for g in self.guards if free_vars(g.data) <= bound)
+
     def verify_(self) -> None:
         if len(self.names) != len(self.args):
             raise VerifyException(f"attn.func has {len(self.args)} arguments but {len(self.names)} names")

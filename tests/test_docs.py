@@ -37,5 +37,6 @@ def test_links_and_paths_exist(page: Path) -> None:
 
 def test_every_command_is_in_the_readme() -> None:
     commands = {c.name or c.callback.__name__ for c in app.app.registered_commands if c.callback}
-    named = set(re.findall(r"^attnc (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE))
+    shell = "".join(re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL))
+    named = set(re.findall(r"\battnc ([a-z]+) ", shell))
     assert named == commands

@@ -24,7 +24,8 @@ OURS = {
     "backends/mlir_cpu": ["ir", "backends.api", "backends.mlir_cpu"],
     "backends/reference": ["ir", "backends.api", "backends.reference"],
     "backends/triton": ["ir", "backends.api", "backends.triton"],
-    "frontends": ["ir", "compiler.driver", "frontends"],
+    # the driver, and the types that it gives and raises
+    "frontends": ["ir", "compiler.driver", "compiler.errors", "compiler.lowered", "compiler.plan", "frontends"],
 }
 # Package -> the only folders that may import it.
 THEIRS = {

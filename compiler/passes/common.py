@@ -22,7 +22,7 @@ MOST_MODULUS = 1 << 14
 def attends(module: ModuleOp) -> Iterator[tuple[attn.AttendOp, tuple[Expr, ...]]]:
     """Every attention with the facts of its function."""
     for func in [f for f in module.walk() if isinstance(f, attn.FuncOp)]:
-        facts = tuple(g.data for g in func.guards)
+        facts = func.facts
         for found in [o for o in func.body.block.ops if isinstance(o, attn.AttendOp)]:
             yield found, facts
 

@@ -41,7 +41,7 @@ class KeyRanges(ModulePass):
     min_full: int = 0
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        facts = tuple(g.data for f in op.walk() if isinstance(f, attn.FuncOp) for g in f.guards)
+        facts = tuple(g for f in op.walk() if isinstance(f, attn.FuncOp) for g in f.facts)
         for kernel in tile.kernels_of(op).values():
             for loop in [o for o in kernel.body.block.ops if isinstance(o, tile.ForOp)]:
                 if _walks_all_keys(loop):

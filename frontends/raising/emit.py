@@ -34,7 +34,7 @@ class Emitter:
     def module(self, parts: Partition) -> ModuleOp:
         graph = self.graph
         names = [self._unique(_identifier(n.name)) for n in graph.inputs]
-        guards = list(graph.guards)
+        guards = graph.news()
         func = FuncOp(_identifier(graph.name), names, [self._type(n) for n in graph.inputs], guards)
         for node, arg in zip(graph.inputs, func.args, strict=True):
             self.ssa[node.name] = arg

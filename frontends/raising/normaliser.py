@@ -80,7 +80,7 @@ def _check_masks_repeat(values: Values, w: Weights) -> None:
         return
     assert w.softmax is not None
     node = values.node_of(w.softmax)
-    live, _ = split_mask(values.simplify(values.at(node["input"], w.softmax.index)))
+    live, _ = split_mask(values.simplify(values.at(node["input"], w.softmax.index)), values.sizes)
     known = set(conjuncts(values.simplify(live)))
     for mask in w.masks:
         for term in conjuncts(values.simplify(mask)):

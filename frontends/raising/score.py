@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from ...ir.expr import FALSE, TRUE, Const, Expr, Load, Op, Var, all_of, op, rewrite
@@ -21,15 +22,15 @@ class Score:
     product: Contraction | None
 
 
-def split_mask(e: Expr) -> tuple[Expr, Expr]:
-    """``(mask, finite)`` with ``e = finite where mask, else -inf``."""
+def split_mask(e: Expr, sizes: Collection[str]) -> tuple[Expr, Expr]:
+    """``(mask, finite)`` with ``e = finite where mask, else -inf``; ``sizes`` are names that are at least 1."""
     if not holds_infinity(e):
         return TRUE, e
     match e:
         case Const() if e == NEG_INF:
             return FALSE, Const(0.0)
         case Op("where", (cond, a, b)):
-            (live_a, a), (live_b, b) = split_mask(a), split_mask(b)
+            (live_a, a), (live_b, b) = split_mask(a, sizes), split_mask(b, sizes)
             live = op("or", op("and", cond, live_a), op("and", op("not", cond), live_b))
             if live_b == FALSE:
                 live = op("and", cond, live_a)
@@ -39,23 +40,42 @@ def split_mask(e: Expr) -> tuple[Expr, Expr]:
                 live = TRUE
             return live, a if live_b == FALSE else b if live_a == FALSE else op("where", cond, a, b)
         case Op("+" | "-" as name, (a, b)):
-            (live_a, a), (live_b, b) = split_mask(a), split_mask(b)
+            (live_a, a), (live_b, b) = split_mask(a, sizes), split_mask(b, sizes)
             if name == "+" or live_b == TRUE:
                 return op("and", live_a, live_b), op(name, a, b)
-        case Op("*", (a, Const(k))) | Op("*", (Const(k), a)) if k > 0:
-            live, a = split_mask(a)
+        case Op("*", (a, k)) if is_positive(k, sizes):
+            live, a = split_mask(a, sizes)
             return live, a * k
-        case Op("/", (a, Const(k))) if k > 0:
-            live, a = split_mask(a)
+        case Op("*", (k, a)) if is_positive(k, sizes):
+            live, a = split_mask(a, sizes)
+            return live, k * a
+        case Op("/", (a, k)) if is_positive(k, sizes):
+            live, a = split_mask(a, sizes)
             return live, a / k
     raise NoMatch("a minus infinity in the score is used in a way that is not a mask")
+
+
+def is_positive(e: Expr, sizes: Collection[str]) -> bool:
+    """Is ``e`` above zero whatever the call?  A factor that is keeps -inf what it is."""
+    match e:
+        case Const(value):
+            return value > 0
+        case Var(name):
+            return name in sizes
+        case Op("pow", (a, _)) | Op("sqrt" | "float", (a,)):
+            return is_positive(a, sizes)
+        case Op("*" | "/" | "+", args):
+            return all(is_positive(a, sizes) for a in args)
+        case Op("exp" | "exp2", _):
+            return True
+    return False
 
 
 def read_score(values: Values, contractions: Contractions, terms: list[Expr], masks: list[Expr]) -> Score:
     """The sum of ``terms`` as a mask and an expression of ``dot``."""
     lives, finites = [], []
     for term in terms:
-        live, finite = split_mask(term)
+        live, finite = split_mask(term, values.sizes)
         lives.append(live)
         finites.append(finite)
     mask = all_of([*lives, *masks])
