@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ERRORS = """ArgumentError DataDependentError DeviceError DtypeError FallbackError FallbackWarning GradientNotAvailable
-LeakedTracerError MutationError NotAFunctionError RankError ShapeError UnknownTensorError UnsupportedOpError
+LeakedTracerError MutationError NotAFunctionError RankError RecompileWarning ShapeError UnknownTensorError UnsupportedOpError
 UsageError""".split()
 
 # public name -> module that defines it, imported on first use (``attnc opt`` must not import torch)

@@ -13,13 +13,13 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .cache import DiskCache, Entry, digest, source_hash
 from .errors import BackendError, nearest
 from .lowering import BACKENDS, Request, load_backend, show_log
-from .plan import FORMAT, Plan
+from .plan import FORMAT, Note, Plan
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -73,12 +73,13 @@ def build(
     device: torch.device,
     options: Mapping[str, Any] | None = None,
     hints: Mapping[str, int | float] | None = None,
+    notes: Callable[[], Iterable[Note]] = tuple,
 ) -> Plan:
     """The plan for the program that ``key`` (the canonical text of its graph) stands for.
 
     ``make_module`` is called only if neither memory nor disk holds the plan; xDSL is imported only then.
     ``dtype`` is the name of the query's element type (``"f32"``).  ``hints`` are the sizes and scalar arguments
-    at hand: a plan whose guards they break is passed over.
+    at hand: a plan whose guards they break is passed over.  ``notes`` is asked after ``make_module``.
     """
     request = Request.of(select_backend(backend, device), dtype, device, options)
     settings = request.settings
@@ -96,7 +97,7 @@ def build(
         if settings.cache == "on" and not instrumented:
             plan = _from_disk(disk, name, request, hints)
         if plan is None:
-            plan = _compile(make_module, request)
+            plan = _compile(make_module, notes, request)
             if settings.cache != "off":
                 disk.store(name, Entry(plan.to_json(), plan.artifacts))
         _remember(slot, plan)
@@ -193,7 +194,7 @@ def _from_disk(disk: DiskCache, name: str, request: Request, hints: Mapping[str,
     return None
 
 
-def _compile(make_module: Callable[[], ModuleOp], request: Request) -> Plan:
+def _compile(make_module: Callable[[], ModuleOp], notes: Callable[[], Iterable[Note]], request: Request) -> Plan:
     from ..ir.text import verify
     from .plan_build import interpret_plan, kernel_plan
 
@@ -206,6 +207,7 @@ def _compile(make_module: Callable[[], ModuleOp], request: Request) -> Plan:
         request.run_passes(module)
         backend = load_backend(request.backend)
         plan = kernel_plan(module, backend, request.device.type, request.compile_kernel)
+    plan.notes = tuple(notes())
     plan.prepare()
     log.info("%s: built for %s in %.0f ms", plan.name, request.backend, (time.perf_counter() - start) * 1e3)
     return plan

@@ -17,7 +17,7 @@ from .errors import InputError
 if TYPE_CHECKING:
     import torch
 
-FORMAT = 1  # raise when the JSON form changes
+FORMAT = 2  # raise when the JSON form changes
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,20 @@ class TensorSpec:
     name: str
     shape: tuple[str, ...]
     dtype: str
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that stays with PyTorch: why, on which line (``file.py:12``), and the bytes of its result.
+
+    ``quadratic``: the result has as many elements as there are pairs of a query and a key.
+    """
+
+    op: str
+    at: str
+    reason: str
+    bytes: str
+    quadratic: bool
 
 
 @dataclass(frozen=True)
@@ -87,9 +101,10 @@ class Plan:
     steps: tuple[Step, ...]
     results: tuple[str, ...]
     device_type: str | None = None  # "cpu", "cuda"; None takes any
+    notes: tuple[Note, ...] = ()  # from the frontend, so that a plan from a cache is as loud as a new one
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     load: Callable[[Artifact], Launch] | None = None  # the backend's loader
-    _run: Callable[[Sequence[torch.Tensor]], list[torch.Tensor]] | None = field(default=None, repr=False)
+    _run: Callable[..., list[torch.Tensor] | None] | None = field(default=None, repr=False)
     _guards: Callable[[Mapping[str, int | float]], bool] | None = field(default=None, repr=False)
 
     @property
@@ -121,7 +136,15 @@ class Plan:
         """Results for these arguments.  Raises :class:`InputError` if they are not what was compiled for."""
         run = self._run or self.prepare()._run
         assert run is not None
-        return run(tensors)
+        results = run(tensors)
+        assert results is not None
+        return results
+
+    def attempt(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor] | None:
+        """The same, but None if the arguments are not what was compiled for."""
+        run = self._run or self.prepare()._run
+        assert run is not None
+        return run(tensors, False)
 
     @property
     def source(self) -> str:
@@ -142,6 +165,7 @@ class Plan:
             "steps": [{"kind": _KINDS[type(s)], **asdict(s)} for s in self.steps],
             "results": self.results,
             "device_type": self.device_type,
+            "notes": [asdict(n) for n in self.notes],
         }
         return json.dumps(data, sort_keys=True)
 
@@ -162,6 +186,7 @@ class Plan:
             steps=tuple(_step(s) for s in data["steps"]),
             results=tuple(data["results"]),
             device_type=data["device_type"],
+            notes=tuple(Note(**n) for n in data["notes"]),
             artifacts=dict(artifacts),
             load=load,
         )

@@ -2,10 +2,10 @@
 
 ::
 
-    def window(tensors):
+    def run(tensors, strict=True):
         q, k, v = tensors
-        B, H, N, _ = q.shape
-        ...argument checks...
+        B, H, N, q_3 = q.shape
+        ...argument checks; where they fail an error if strict, else None...
         o = empty((B, H, N, 64), dtype=float32, device=device)
         lse = empty((B, H, N), dtype=float32, device=device)
         _launch_0((q, k, v, o, lse), {"B": B, "H": H, "N": N})
@@ -20,7 +20,8 @@ from __future__ import annotations
 import ast
 import keyword
 import linecache
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import count
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ from .plan_check import check_inputs, check_value
 from .plan_reorder import HELPERS, reorder_lines
 
 # Names of the generated function that are neither sizes nor tensors.
-RESERVED = frozenset({"torch", "device", "tensors", "empty", "inf", "nan", "_", "plan", *OPS, *HELPERS})
+RESERVED = frozenset({"torch", "device", "tensors", "empty", "inf", "nan", "strict", "plan", *OPS, *HELPERS})
 
 
 _FUNCTIONS: dict[str, Any] = {
@@ -55,8 +56,8 @@ def compile_guards(plan: Plan) -> Callable[[Mapping[str, int | float]], bool]:
     return lambda values: bool(eval(code, names, values))
 
 
-def compile_plan(plan: Plan) -> Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]:
-    """The plan as a function; kernels are loaded here."""
+def compile_plan(plan: Plan) -> Callable[..., list[torch.Tensor] | None]:
+    """The plan as a function of tensors and ``strict``; kernels are loaded here."""
     source = plan_source(plan)
     filename = f"<attnc plan {plan.name}>"
     # Tracebacks through a call step show the line.
@@ -136,7 +137,7 @@ class _Writer:
                 self.known -= set(dead)
         self.read(plan.results)
         self.lines.append(f"return [{', '.join(plan.results)}]")
-        return "def run(tensors):\n" + "".join(f"    {line}\n" for line in self.lines)
+        return "def run(tensors, strict=True):\n" + "".join(f"    {line}\n" for line in self.lines)
 
     def last_uses(self) -> dict[str, int]:
         """Temporary -> the step after which nobody reads it.  Arguments belong to the caller."""
@@ -192,34 +193,45 @@ class _Writer:
     def inputs(self) -> None:
         """Unpack the arguments, bind sizes, and check everything that a kernel relies on."""
         plan = self.plan
+        mismatch = ["if not strict:", "    return None", "check_inputs(tensors)"]
         if not plan.inputs:
-            self.lines += ["check_inputs(tensors)", "device = torch.device('cpu')"]
+            self.lines += ["if tensors:", *_indented(mismatch), "device = torch.device('cpu')"]
             return
         self.lines += ["try:", f"    {self.targets(plan.inputs)} = tensors"]
-        binders: dict[int, dict[int, str]] = {}
-        for size, (argument, axis) in plan.size_bindings.items():
-            binders.setdefault(argument, {})[axis] = self.name(size)
-        for argument, axes in sorted(binders.items()):
-            spec = plan.inputs[argument]
-            targets = [axes.get(n, "_") for n in range(len(spec.shape))]
-            self.lines.append(f"    {', '.join(targets)}{',' * (len(targets) == 1)} = {spec.name}.shape")
-        self.lines += ["except ValueError:", "    check_inputs(tensors)", "    raise"]
+        bound_by = {place: self.name(size) for size, place in plan.size_bindings.items()}
+        taken = {*bound_by.values(), *self.known, *self.dtypes, *RESERVED}
+        checks: list[tuple[str, str]] = []
+        for n, spec in enumerate(plan.inputs):
+            targets: list[str] = []
+            for axis, size in enumerate(spec.shape):
+                name = bound_by.get((n, axis))
+                if name is None:
+                    name = next(f for f in _numbered(f"{spec.name}_{axis}") if f not in taken)
+                    taken.add(name)
+                targets.append(name)
+                if name != size:
+                    checks.append((name, size))
+            if targets:
+                self.lines.append(f"    {', '.join(targets)}{',' * (len(targets) == 1)} = {spec.name}.shape")
+        self.lines += ["except ValueError:", *_indented(mismatch), "    raise"]
         if clash := set(plan.size_bindings) & self.known:
             raise InputError(f"the plan {plan.name} uses {', '.join(sorted(clash))} both as a size and as a tensor")
         self.bound |= set(plan.size_bindings)
 
         ranked = [s for s in plan.inputs if s.shape] or list(plan.inputs)
         self.lines.append(f"device = {ranked[0].name}.device")
-        checks = [f"device.type != {plan.device_type!r}"] if plan.device_type else []
-        for n, spec in enumerate(plan.inputs):
-            checks.append(f"{spec.name}.dtype is not {spec.dtype}")
-            if [binders.get(n, {}).get(axis) for axis in range(len(spec.shape))] != list(spec.shape):
-                checks.append(f"{spec.name}.shape != {self.shape(spec.shape)}")
-            if spec.shape and spec is not ranked[0]:
-                checks.append(f"{spec.name}.device != device")
+        tests = [f"device.type != {plan.device_type!r}"] if plan.device_type else []
+        for spec in plan.inputs:
+            tests.append(f"{spec.name}.dtype is not {spec.dtype}")
+            if not spec.shape:
+                tests.append(f"{spec.name}.shape")
+            elif spec is not ranked[0]:
+                tests.append(f"{spec.name}.device != device")
+        tests += [f"{name} != {self.expr(size)}" for name, size in checks]
         # a guard on a size that no shape names (D == 64) is what the shapes say already
-        checks += [f"not ({self.expr(g)})" for g in map(parse, plan.guards) if not loads(g) and free_vars(g) <= self.bound]
-        self.lines += [f"if {' or '.join(checks)}:", "    check_inputs(tensors)"]
+        known = [g for g in map(parse, plan.guards) if not loads(g) and free_vars(g) <= self.bound]
+        tests += [f"not ({self.expr(g)})" for g in known]
+        self.lines += [f"if {' or '.join(tests)}:", *_indented(mismatch)]
 
     def call(self, n: int, step: CallStep, launched: set[str]) -> None:
         self.read(step.inputs)
@@ -261,6 +273,15 @@ class _Writer:
         comment = f"  # {step.kernel}" + (f" ({step.at})" if step.at else "")
         self.lines.append(f"if {some}:")
         self.lines.append(f"    _launch_{n}(({tensors},), {{{sizes}}}){comment}")
+
+
+def _indented(lines: Iterable[str]) -> list[str]:
+    return [f"    {line}" for line in lines]
+
+
+def _numbered(name: str) -> Iterator[str]:
+    yield name
+    yield from (f"{name}_{n}" for n in count(2))
 
 
 def python_text(e: Expr) -> str:

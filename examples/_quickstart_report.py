@@ -48,9 +48,8 @@ def sdpa_inputs(name: str, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Ten
             return q, keys, values, quickstart.in_hierarchy(q, k)
 
 
-PATTERNS = {f.__name__: f for f in (
-    quickstart.block, quickstart.windowed, quickstart.dilated, quickstart.hierarchical, quickstart.dense
-)}  # fmt: skip
+NAMES = ("block", "windowed", "dilated", "hierarchical", "dense")
+PATTERNS: dict[str, attnc.CompiledAttention] = {name: getattr(quickstart, name) for name in NAMES}
 
 
 @dataclass
@@ -82,7 +81,7 @@ def measure(name: str, inputs: tuple[Tensor, Tensor, Tensor], rounds: int) -> Ro
     return Row(
         max(e.error for e in report.entries),
         min(e.limit for e in report.entries),
-        explanation.live_fraction,
+        explanation.live_fraction or 0.0,  # None only where a mask depends on data
         explanation.computed_fraction,
         median_seconds(calls, rounds),
         {who: peak_bytes(call) for who, call in calls.items()},

@@ -208,7 +208,7 @@ def long_input(console: Console, encoder: Encoder, length: int, heads: int) -> b
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--passages", type=int, default=64, help="default: %(default)s")
+    parser.add_argument("--passages", type=int, default=32, help="default: %(default)s")
     parser.add_argument("--length", type=int, default=65536, help="tokens of the long input (default: %(default)s)")
     parser.add_argument("--heads", type=int, default=8, help="heads of the long input (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="timed rounds (default: %(default)s)")

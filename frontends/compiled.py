@@ -6,22 +6,26 @@ import functools
 import inspect
 import threading
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
 
 from ..compiler import driver
 from ..compiler.errors import nearest
+from ..compiler.plan import Note
 from ..ir.errors import AttncError
+from . import autocast
 from .bind import Binder, describe, replace_leaves
 from .capture import Finder, plain
 from .errors import NotAFunctionError, UsageError
 from .fallback import MODES, report, report_backward
-from .graph import Graph, leaves as tree_leaves
+from .graph import Graph
+from .graph import leaves as tree_leaves
 from .gradient import with_gradient
-from .specialise import Specialisation, all_guards, call_values, guard_function
+from .specialise import Specialisation, call_values
 from .substitute import substituted
+from .table import Table
 from .trace import trace
 
 if TYPE_CHECKING:
@@ -44,7 +48,7 @@ class CompiledAttention:
         self.eager = fn
         self.backend, self.fallback, self.options = backend, fallback, dict(options or {})
         self._binder = Binder(fn)
-        self._table: dict[tuple[Any, ...], list[Specialisation]] = {}
+        self._table = Table()
         self._lock = threading.RLock()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -53,74 +57,92 @@ class CompiledAttention:
         leaves: list[Any] = []
         for value in values:
             describe(value, parts, leaves)
+        low = autocast.state(_device(leaves).type) if autocast.active() and leaves else None
+        parts.append((low, torch.get_default_dtype()))
         key = tuple(parts)
         arguments = dict(zip(self._binder.names, values, strict=True))
-        for found in self._table.get(key, ()):
-            inputs = found.leaves(arguments, leaves)
+        for found in self._table.of(key):
+            inputs = found.inputs(arguments, leaves)
             if inputs is not None:
-                return self._run(found, values, leaves, inputs)
+                results = self._run(found, values, leaves, inputs, low)
+                if results is not None:
+                    return found.pick(results, inputs)
         try:
             found, inputs = self._specialise(key, values, arguments, leaves)
         except AttncError as error:  # the message says all; the frames between the user's and ours do not help
             raise error.with_traceback(None) from None
-        return self._run(found, values, leaves, inputs)
+        results = self._run(found, values, leaves, inputs, low)
+        assert results is not None, f"{found.graph.name} was compiled for other arguments"
+        return found.pick(results, inputs)
 
-    def _run(self, found: Specialisation, values: tuple[Any, ...], leaves: list[Any], inputs: list[Any]) -> Any:
+    def _run(
+        self, found: Specialisation, values: tuple[Any, ...], leaves: list[Any], inputs: list[Any], low: torch.dtype | None
+    ) -> list[torch.Tensor] | None:
+        """The resulting tensors, or None if a guard does not hold."""
         if torch.is_grad_enabled() and any(isinstance(x, torch.Tensor) and x.requires_grad for x in inputs):
+            return self._run_with_gradient(found, values, leaves, inputs, low) if found.holds(inputs) else None
+        if low is None:
+            return found.run(inputs)
+        with autocast.switched(_device(inputs).type, None):  # the plan holds the casts
+            return found.run(inputs)
 
-            def eager(new: Any) -> list[torch.Tensor]:
-                replaced = replace_leaves(values, list(new[: len(leaves)]))
-                with substituted(inputs[len(leaves) :], new[len(leaves) :]):
-                    out = self._binder.call(self.eager, replaced)
-                return [x for x in tree_leaves(out) if isinstance(x, torch.Tensor)]
+    def _run_with_gradient(
+        self, found: Specialisation, values: tuple[Any, ...], leaves: list[Any], inputs: list[Any], low: torch.dtype | None
+    ) -> list[torch.Tensor]:
+        device_type = _device(inputs).type
 
-            def warn() -> None:
+        def forward(new: Sequence[Any]) -> list[torch.Tensor]:
+            with autocast.switched(device_type, None):
+                results = found.run(new)
+            assert results is not None
+            return results
+
+        def eager(new: Sequence[Any]) -> list[torch.Tensor]:
+            replaced = replace_leaves(values, list(new[: len(leaves)]))
+            with autocast.switched(device_type, low), substituted(inputs[len(leaves) :], new[len(leaves) :]):
+                out = self._binder.call(self.eager, replaced)
+            return [x for x in tree_leaves(out) if isinstance(x, torch.Tensor)]
+
+        def warn() -> None:
+            if not found.backward_reported:
                 report_backward(self.fallback, found.graph, found.sizes(inputs))
+                found.backward_reported = True
 
-            return found.pick(with_gradient(found.run, eager, warn, inputs), inputs)
-        return found.pick(found.run(inputs), inputs)
+        return with_gradient(forward, eager, warn, inputs)
 
     def _specialise(
         self, key: tuple[Any, ...], values: tuple[Any, ...], arguments: Mapping[str, Any], leaves: list[Any]
     ) -> tuple[Specialisation, list[Any]]:
         with self._lock:
-            for found in self._table.get(key, ()):  # another thread may have been first
-                inputs = found.leaves(arguments, leaves)
-                if inputs is not None:
+            for found in self._table.of(key):  # another thread may have been first
+                inputs = found.inputs(arguments, leaves)
+                if inputs is not None and found.holds(inputs):
                     return found, inputs
             finder = self._finder(values, arguments)
             graph = trace(self.eager, self._binder, values, finder)
-            tensors = [finder.getter(n.source[1])(arguments) for n in graph.inputs if n.source[0] == "capture"]
+            captured = [n.source[1] for n in graph.inputs if n.source[0] == "capture"]
+            tensors = [finder.getter(path)(arguments) for path in captured]
             inputs = [*leaves, *tensors]
-            notes: list[Any] = []
+            notes: list[Note] = []
 
             def make_module() -> Any:
                 from .raising import raise_graph
 
                 raised = raise_graph(graph)
-                notes.extend(raised.notes)
+                notes.extend(Note(n.op, str(n.location), n.reason, str(n.bytes), n.quadratic) for n in raised.notes)
                 return raised.module
 
-            built: list[bool] = []
-
-            def once() -> Any:
-                built.append(True)
-                return make_module()
-
             plan = driver.build(
-                graph.text(), once, backend=self.backend, dtype=element_type(graph), device=_device(inputs),
-                options=self.options, hints=graph.hints,
+                graph.text(), make_module, backend=self.backend, dtype=element_type(graph), device=_device(inputs),
+                options=self.options, hints=graph.hints, notes=lambda: notes,
             )  # fmt: skip
-            if not built and any(type(step).__name__ == "CallStep" for step in plan.steps):
-                make_module()  # for its notes: nothing falls back quietly, warm cache or not
-            report(self.fallback, graph.name, notes, call_values(graph, inputs))
+            report(self.fallback, graph, plan.notes, call_values(graph, inputs))
             captures = [
-                (finder.getter(n.source[1]), x.dtype, x.dim(), x.device)
-                for n, x in zip((n for n in graph.inputs if n.source[0] == "capture"), tensors, strict=True)
+                (finder.getter(path), x.dtype, x.dim(), x.device) for path, x in zip(captured, tensors, strict=True)
             ]
-            holds = guard_function(graph, all_guards(graph, plan))
-            found = Specialisation(graph, plan, captures, finder.watched(), notes, holds)
-            self._table.setdefault(key, []).append(found)
+            kinds = {name: _kind(value) for name, value in arguments.items()}
+            found = Specialisation(graph, plan, captures, finder.watched(), kinds)
+            self._table.add(key, found, arguments, inputs)
             return found, inputs
 
     def _finder(self, values: tuple[Any, ...], arguments: Mapping[str, Any]) -> Finder:
@@ -146,7 +168,7 @@ class CompiledAttention:
         device = next(x.device for x in _flat(self._binder.values(args, kwargs)) if x.dim())
         raised = raise_graph(graph)
         return driver.lower(
-            text, lambda: raise_graph(graph).module, backend=self.backend, dtype=element_type(graph), device=device,
+            text, raised.module.clone, backend=self.backend, dtype=element_type(graph), device=device,
             options=self.options, target=target, hints=graph.hints, eager=raised.notes,
         )  # fmt: skip
 
@@ -211,9 +233,16 @@ def _device(leaves: list[Any]) -> torch.device:
     return next((x.device for x in tensors if x.dim()), tensors[0].device)
 
 
+def _kind(value: Any) -> tuple[Any, ...]:
+    parts: list[Any] = []
+    describe(value, parts, [])
+    return tuple(parts)
+
+
 def element_type(graph: Graph) -> str:
-    """The name of the element type of the first floating tensor, the query's as a rule."""
-    return next((_DTYPES[n.dtype] for n in graph.inputs if n.shape and n.dtype in _DTYPES), "f32")
+    """The name of the element type that attention is computed in, as far as a glance tells."""
+    products = [n for n in graph.nodes if n.op in ("matmul", "einsum", "scaled_dot_product_attention")]
+    return next((_DTYPES[n.dtype] for n in [*products, *graph.inputs] if n.shape and n.dtype in _DTYPES), "f32")
 
 
 @overload

@@ -67,6 +67,10 @@ class FallbackWarning(UserWarning):
     """Something runs in eager PyTorch."""
 
 
+class RecompileWarning(UserWarning):
+    """A function is compiled again and again."""
+
+
 class FallbackError(AttncError):
     """Something would run in eager PyTorch, and ``fallback="error"`` was asked for."""
 

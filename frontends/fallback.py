@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..ir.expr import evaluate
+from ..ir.expr import evaluate, parse
 from .errors import FallbackError, FallbackWarning, GradientNotAvailable
 from .graph import Graph
 from .locate import with_text
 from .specialise import largest_bytes
 
+if TYPE_CHECKING:
+    from ..compiler.plan import Note
+
 MODES = ("warn", "error", "silent")
 
 
-def report(mode: str, name: str, notes: Sequence[Any], values: Mapping[str, Any]) -> None:
+def report(mode: str, graph: Graph, notes: Sequence[Note], values: Mapping[str, Any]) -> None:
     """Warn about, or refuse, ops that stay eager and need memory for queries x keys."""
     if mode == "silent":
         return
+    lines = {str(node.location): node.location for node in reversed(graph.nodes)}
     for note in notes:
         if not note.quadratic:
             continue
-        text = f"{with_text(note.location)}: {note.op} in {name} stays eager: {note.reason}; {_memory(note.bytes, values)}"
+        where = lines.get(note.at, graph.location)
+        memory = _memory(note.bytes, values)
+        text = f"{with_text(where)}: {note.op} in {graph.name} stays eager: {note.reason}; {memory}"
         if mode == "error":
             raise FallbackError(f"{text} (fallback='error')")
-        warnings.warn_explicit(text, FallbackWarning, note.location.file, note.location.line)
+        warnings.warn_explicit(text, FallbackWarning, where.file, where.line)
 
 
 def report_backward(mode: str, graph: Graph, values: Mapping[str, Any]) -> None:
@@ -44,9 +50,9 @@ def report_backward(mode: str, graph: Graph, values: Mapping[str, Any]) -> None:
     warnings.warn_explicit(text, FallbackWarning, where.file, where.line)
 
 
-def _memory(size: Any, values: Mapping[str, Any]) -> str:
+def _memory(size: str, values: Mapping[str, Any]) -> str:
     try:
-        return f"it allocates {readable(int(evaluate(size, values)))}"
+        return f"it allocates {readable(int(evaluate(parse(size), values)))}"
     except KeyError:  # a size known only when an eager op returns
         return f"it allocates {size} bytes"
 

@@ -2,104 +2,137 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..ir.expr import OPS, Expr, Load, Var, evaluate, parse, rewrite
+from ..ir.expr import OPS, Expr, Load, Var, evaluate, free_vars, parse, rewrite
 from .graph import Graph, Node, map_arg
 
 if TYPE_CHECKING:
     from ..compiler.plan import Plan
 
 Getter = Callable[[Mapping[str, Any]], Any]
+_GONE = (AttributeError, KeyError, IndexError, TypeError, ValueError)  # what a path leads to may not be there any more
 _FUNCTIONS = {name: fold for name, (_, fold) in OPS.items() if name.isidentifier()}
 
 
 @dataclass(eq=False)
 class Specialisation:
-    """A compiled function for one kind of call."""
+    """A compiled function for one kind of call.
+
+    ``watched`` are the plain values that the function's code reads from outside, each with its value while tracing;
+    ``kinds`` is what the key of the call holds for each argument.
+    """
 
     graph: Graph
     plan: Plan
     captures: list[tuple[Getter, torch.dtype, int, torch.device]]
     watched: list[tuple[str, Getter, Any]]
-    notes: list[Any]
-    holds: Callable[[Sequence[Any]], bool]
+    kinds: Mapping[str, Hashable]
+    backward_reported: bool = False
+    holds: Callable[[Sequence[Any]], bool] = field(init=False)
     pick: Callable[[list[torch.Tensor], Sequence[Any]], Any] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.guards = list(dict.fromkeys([*self.graph.guards, *self.graph.value_guards, *map(parse, self.plan.guards)]))
+        self.holds = _guard_function(self.graph, self.guards)
+        # the plan checks types, shapes and facts about sizes by itself, but not the values of Python floats
+        self.values_hold = _guard_function(self.graph, self.graph.value_guards) if self.graph.value_guards else None
         self.pick = _picker(self.graph)
-        self.scalars = [n for n, node in enumerate(self.graph.inputs) if not node.shape]
-        self.scalar_types = {n: self.graph.inputs[n].dtype for n in self.scalars}
+        self.scalars = [(n, node.dtype) for n, node in enumerate(self.graph.inputs) if not node.shape]
+        self.outside = bool(self.watched or self.captures)
 
-    def leaves(self, arguments: Mapping[str, Any], leaves: list[Any]) -> list[Any] | None:
-        """Arguments and captured tensors of a call, or None if this specialisation does not serve it."""
-        for _, getter, value in self.watched:
+    def inputs(self, arguments: Mapping[str, Any], leaves: list[Any]) -> list[Any] | None:
+        """Arguments and captured tensors of a call, or None if other values are captured than this was made for."""
+        if not self.outside:
+            return leaves
+        try:
+            for _, getter, value in self.watched:
+                now = getter(arguments)
+                if now is not value and (type(now) is not type(value) or now != value):
+                    return None
+            if self.captures:
+                leaves = list(leaves)
+                for getter, dtype, rank, device in self.captures:
+                    x = getter(arguments)
+                    if not isinstance(x, torch.Tensor) or x.dtype != dtype or x.dim() != rank or x.device != device:
+                        return None
+                    leaves.append(x)
+        except _GONE:
+            return None
+        return leaves
+
+    def run(self, inputs: Sequence[Any]) -> list[torch.Tensor] | None:
+        """The tensors that the function returns, or None if a guard does not hold."""
+        if self.values_hold is not None and not self.values_hold(inputs):
+            return None
+        return self.plan.attempt(self._tensors(inputs) if self.scalars else inputs)
+
+    def _tensors(self, inputs: Sequence[Any]) -> list[torch.Tensor]:
+        """Python floats as tensors."""
+        tensors = list(inputs)
+        device = next(x.device for x in tensors if isinstance(x, torch.Tensor) and x.dim())
+        for n, dtype in self.scalars:
+            if not isinstance(tensors[n], torch.Tensor):
+                tensors[n] = torch.tensor(tensors[n], dtype=dtype, device=device)
+        return tensors
+
+    def broken(self, arguments: Mapping[str, Any], inputs: Sequence[Any]) -> str | None:
+        """A fact that a call breaks, in words."""
+        for path, getter, value in self.watched:
             try:
                 now = getter(arguments)
-            except (AttributeError, KeyError, IndexError, TypeError, ValueError):
-                return None
-            if now is not value and (type(now) is not type(value) or now != value):
-                return None
-        if self.captures:
-            leaves = list(leaves)
-            for getter, dtype, rank, device in self.captures:
-                try:
-                    tensor = getter(arguments)
-                except (AttributeError, KeyError, IndexError, TypeError, ValueError):
-                    return None
-                if not isinstance(tensor, torch.Tensor) or tensor.dtype != dtype or tensor.dim() != rank or tensor.device != device:
-                    return None
-                leaves.append(tensor)
-        return leaves if self.holds(leaves) else None
+            except _GONE:
+                return f"{path} == {value!r}"
+            if type(now) is not type(value) or now != value:
+                return f"{path} == {value!r}"
+        values = call_values(self.graph, inputs)
+        return next((str(g) for g in self.guards if not _evaluated(g, values)), None)
 
-    def run(self, leaves: Sequence[Any]) -> list[torch.Tensor]:
-        """The tensors that the function returns."""
-        tensors = list(leaves)
-        for n in self.scalars:
-            if not isinstance(tensors[n], torch.Tensor):
-                device = self.graph_device(tensors)
-                tensors[n] = torch.tensor(tensors[n], dtype=self.scalar_types[n], device=device)
-        return self.plan.run(tensors)
-
-    @staticmethod
-    def graph_device(tensors: Sequence[Any]) -> torch.device:
-        return next(x.device for x in tensors if isinstance(x, torch.Tensor) and x.dim())
-
-    def sizes(self, leaves: Sequence[Any]) -> dict[str, Any]:
+    def sizes(self, inputs: Sequence[Any]) -> dict[str, Any]:
         """Size symbols and scalar arguments of a call."""
-        return call_values(self.graph, leaves)
+        return call_values(self.graph, inputs)
 
 
-def call_values(graph: Graph, leaves: Sequence[Any]) -> dict[str, Any]:
-    values = {name: int(leaves[n].shape[axis]) for name, (n, axis) in graph.bindings.items()}
-    for n, node in enumerate(graph.inputs):
-        if not node.shape and not isinstance(leaves[n], torch.Tensor):
-            values[node.name] = leaves[n]
+def call_values(graph: Graph, inputs: Sequence[Any]) -> dict[str, Any]:
+    """Size symbols and scalar arguments of a call."""
+    values = {name: int(inputs[n].shape[axis]) for name, (n, axis) in graph.bindings.items() if n < len(inputs)}
+    for n, node in enumerate(graph.inputs[: len(inputs)]):
+        if not node.shape and not isinstance(inputs[n], torch.Tensor):
+            values[node.name] = inputs[n]
     return values
 
 
-def guard_function(graph: Graph, guards: Sequence[Expr]) -> Callable[[Sequence[Any]], bool]:
-    """All guards as one Python function of the leaves of a call."""
-    lines = ["def holds(x):"]
+def _evaluated(e: Expr, values: Mapping[str, Any]) -> Any:
+    return evaluate(_bare(e), values)
+
+
+def _bare(e: Expr) -> Expr:
+    """Scalar arguments as variables."""
+    return rewrite(e, lambda x: Var(x.tensor, "float") if isinstance(x, Load) and not x.index else None)
+
+
+def _guard_function(graph: Graph, guards: Sequence[Expr]) -> Callable[[Sequence[Any]], bool]:
+    """All guards as one Python function of the inputs of a call."""
+    names = {name: f"s{n}" for n, name in enumerate(graph.bindings)}  # no size or argument may hide a function
+    names |= {node.name: f"v{n}" for n, node in enumerate(graph.inputs) if not node.shape}
+    bare = [_bare(g) for g in guards]
+    used = set().union(*map(free_vars, bare))
+    lines = ["def holds(inputs):"]
     for n, node in enumerate(graph.inputs):
-        names = {axis: name for name, (m, axis) in graph.bindings.items() if m == n}
-        if names:
-            lines.append(f"    {', '.join(names[a] for a in sorted(names))}, = x[{n}].shape")
-        else:
-            lines.append(f"    {node.name} = x[{n}]")
-    plain = [rewrite(g, lambda e: Var(e.tensor, "float") if isinstance(e, Load) and not e.index else None) for g in guards]
+        axes = {axis: name for name, (m, axis) in graph.bindings.items() if m == n}
+        if used & set(axes.values()):
+            lines.append(f"    {', '.join(names[axes[a]] for a in sorted(axes))}, = inputs[{n}].shape")
+        elif node.name in used:
+            lines.append(f"    {names[node.name]} = inputs[{n}]")
+    plain = [rewrite(g, lambda e: Var(names[e.name], e.kind) if isinstance(e, Var) else None) for g in bare]
     lines.append(f"    return {' and '.join(f'({g})' for g in plain) or 'True'}")
     space: dict[str, Any] = dict(_FUNCTIONS, inf=float("inf"), nan=float("nan"))
     exec("\n".join(lines), space)
     return space["holds"]
-
-
-def all_guards(graph: Graph, plan: Plan) -> list[Expr]:
-    return list(dict.fromkeys([*graph.guards, *graph.value_guards, *map(parse, plan.guards)]))
 
 
 def _picker(graph: Graph) -> Callable[[list[torch.Tensor], Sequence[Any]], Any]:
@@ -118,8 +151,7 @@ def _picker(graph: Graph) -> Callable[[list[torch.Tensor], Sequence[Any]], Any]:
             if isinstance(x, Node):
                 return next(waiting)
             if isinstance(x, Expr):
-                bare = rewrite(x, lambda e: Var(e.tensor, "float") if isinstance(e, Load) else None)
-                return evaluate(bare, values)
+                return _evaluated(x, values)
             return x
 
         return map_arg(outputs, leaf)

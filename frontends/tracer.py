@@ -14,7 +14,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from ..ir.expr import Expr, Var
-from . import rules
+from . import autocast, rules
 from .calls import call_text
 from .errors import DeviceError, DtypeError, Mismatch, MissingDimension, RankError, ShapeError, UnknownTensorError
 from .graph import Graph, Input, Node, Source, leaves, map_arg, type_text
@@ -113,7 +113,14 @@ class Tracer(TorchFunctionMode):
         self.location = user_line()
         args = map_arg(tuple(args), self._wrap)
         kwargs = map_arg(kwargs, self._wrap)
-        self.op = name
+        low = autocast.state(self.device.type)
+        if low is None:
+            return self._apply(func, name, args, kwargs)
+        with autocast.switched(self.device.type, None), autocast.switched("cpu", None):
+            return self._apply(func, name, *autocast.cast(self, func, low, args, kwargs))
+
+    def _apply(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+        self.op, self.result = name, None
         early = rules.EARLY.get(name)
         if early is not None:
             return early(self, *args, **kwargs)

@@ -141,9 +141,20 @@ class Expressions:
                 return scope.lookup(name)
             case Load(_, index, _):
                 return self._read(e, [self.emit(x, scope) for x in index], scope)
+            case Op("+" | "-") if kind_of(e) == "float" and (factors := _product_and_rest(e)):
+                return self._fma(*factors, scope)
             case Op(name, args):
                 return self._op(e, name, [self.emit(a, scope) for a in args])
         raise TypeError(f"not an expression: {e!r}")
+
+    def _fma(self, x: Expr, y: Expr, rest: Expr, flip: str, scope: Scope) -> Val:
+        """``x * y + rest`` in one rounding; ``flip`` names the term to negate."""
+        a, b, c = self._alike(*(self.as_float(self.emit(part, scope)) for part in (x, y, rest)))
+        if flip == "rest":
+            c = self.b.pure(f"arith.negf {c.ssa} : {c.type}", c.type)
+        elif flip == "product":
+            b = self.b.pure(f"arith.negf {b.ssa} : {b.type}", b.type)
+        return self.b.fma(a, b, c)
 
     def _op(self, e: Op, name: str, args: list[Val]) -> Val:
         b = self.b
@@ -276,3 +287,15 @@ class Expressions:
         if name == "%":
             return b.select(adjust, b.binary("addi", rest, y), rest)
         return b.binary("subi", truncated, b.cast("extui", adjust, x.type))
+
+
+def _product_and_rest(e: Op) -> tuple[Expr, Expr, Expr, str] | None:
+    """``(x, y, rest, term to negate)`` of ``x * y + rest`` in any of its forms."""
+    product, rest = e.args
+    flip = "rest" if e.name == "-" else ""
+    if not (isinstance(product, Op) and product.name == "*"):
+        product, rest = rest, product
+        flip = "product" if e.name == "-" else ""
+    if not (isinstance(product, Op) and product.name == "*" and kind_of(product) == "float"):
+        return None
+    return *product.args, rest, flip

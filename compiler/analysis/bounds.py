@@ -35,7 +35,7 @@ def _bound(e: Expr, dims: Sequence[Dim], side: int) -> Expr:
     # Innermost first: an extent may use the dimensions before it.
     for dim in reversed(dims):
         if dim.name in free_vars(e):
-            bounds = _interval(_cancelled(e), dim)
+            bounds = interval(_cancelled(e), dim.name, (Const(0), dim.extent - 1))
             if bounds is None:
                 raise UnboundedExprError(
                     f"{e} has no closed-form bound over {dim}; write it with +, -, * and // by constants"
@@ -61,21 +61,21 @@ def _cancelled(e: Expr) -> Expr:
     return op(e.name, a, b)
 
 
-def _interval(e: Expr, dim: Dim) -> Interval | None:
-    """Bounds of ``e`` for ``0 <= dim < extent``, free of ``dim``; None when no rule gives them."""
-    if dim.name not in free_vars(e):
+def interval(e: Expr, name: str, within: Interval) -> Interval | None:
+    """Inclusive bounds of ``e`` for ``name`` between the two, free of it; None when no rule gives them."""
+    if name not in free_vars(e):
         return e, e
     if isinstance(e, Var):
-        return Const(0), dim.extent - 1
+        return within
     if not isinstance(e, Op):
         return None
     if e.name == "where":
-        branches = [_interval(a, dim) for a in e.args[1:]]
+        branches = [interval(a, name, within) for a in e.args[1:]]
         if None in branches:
             return None
         (a, b), (c, d) = branches  # type: ignore[misc]
         return minimum(a, c), maximum(b, d)
-    bounds = [_interval(a, dim) for a in e.args]
+    bounds = [interval(a, name, within) for a in e.args]
     if e.name == "%":
         return (Const(0), e.args[1] - 1) if _positive(e.args[1]) else None
     if any(b is None for b in bounds):
@@ -92,8 +92,8 @@ def _interval(e: Expr, dim: Dim) -> Interval | None:
             return (b * factor, a * factor) if isinstance(factor, Const) else None
         case "//", [(a, b), (c, d)] if c == d and _positive(c):
             return a // c, b // c
-        case "min" | "max" as name, [(a, b), (c, d)]:
-            return op(name, a, c), op(name, b, d)
+        case "min" | "max", [(a, b), (c, d)]:
+            return op(e.name, a, c), op(e.name, b, d)
         case "abs", [(a, b)]:
             return maximum(a, 0 - b, 0), maximum(b, 0 - a)
     return None

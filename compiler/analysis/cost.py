@@ -56,8 +56,8 @@ def _cpu(name: str, lanes: int, fast: int, bf16: float = 1.0) -> Device:
     )
 
 
-def _gpu(name: str, half: float, single: float, bandwidth: float, cores: int, fast: int) -> Device:
-    peak = {"f16": half, "bf16": half, "f32": single, "f64": single / 2}
+def _gpu(name: str, half: float, single: float, double: float, bandwidth: float, cores: int, fast: int) -> Device:
+    peak = {"f16": half, "bf16": half, "f32": single, "f64": double}
     return Device(name, 0, {k: v / 2 / cores for k, v in peak.items()}, bandwidth / cores, fast, 128 * 1024, 400e-9)
 
 
@@ -68,11 +68,12 @@ DEVICES = {
         _cpu("cpu-avx512-bf16", 16, 48 << 10, bf16=2.0),
         _cpu("cpu-avx2", 8, 32 << 10),
         _cpu("cpu-neon", 4, 64 << 10),
-        # peak half and single rates of the whole device, memory bandwidth, multiprocessors, shared memory of one
-        _gpu("sm_80", 312e12, 156e12, 2.0e12, 108, 163 << 10),
-        _gpu("sm_90", 990e12, 495e12, 3.35e12, 132, 227 << 10),
-        _gpu("sm_100", 2250e12, 1100e12, 8.0e12, 148, 227 << 10),
-        _gpu("gfx942", 1300e12, 650e12, 5.3e12, 304, 64 << 10),
+        # peak rates of the whole device: matrix units for halves, plain multiply-adds for f32 and f64, whose
+        # products must not lose bits; then memory bandwidth, multiprocessors, shared memory of one
+        _gpu("sm_80", 312e12, 19.5e12, 9.7e12, 2.0e12, 108, 163 << 10),
+        _gpu("sm_90", 990e12, 67e12, 34e12, 3.35e12, 132, 227 << 10),
+        _gpu("sm_100", 2250e12, 80e12, 40e12, 8.0e12, 148, 227 << 10),
+        _gpu("gfx942", 1300e12, 163e12, 81e12, 5.3e12, 304, 64 << 10),
     )
 }
 
@@ -131,11 +132,23 @@ def candidates(work: Work, on: Device) -> Iterator[tuple[int, int]]:
         return
     size = _BYTES[work.dtype]
     width, value_width = (max(16, 1 << (w - 1).bit_length()) for w in (work.width, work.value_width))
+    most_rows, most_keys = _plain_tile(work.dtype, max(width, value_width))
     for rows, keys in itertools.product((128, 64, 32, 16), (128, 64, 32, 16)):
+        if rows > most_rows or keys > most_keys:
+            continue
         shared = (rows * width + 2 * keys * (width + value_width)) * size  # keys and values are fetched ahead
         accumulators = rows * (value_width + keys) * max(4, size)
         if shared <= on.fast and accumulators <= on.registers:
             yield rows, keys
+
+
+def _plain_tile(dtype: str, width: int) -> tuple[int, int]:
+    """The largest tile whose products fit registers when plain multiply-adds compute them (f32 and f64)."""
+    if dtype in ("f16", "bf16"):
+        return 128, 128
+    rows, keys, at = (64, 32, 128) if dtype == "f32" else (32, 32, 64)
+    shrink = max(1, width // at)
+    return max(16, rows // shrink), max(16, keys // shrink)
 
 
 def choose_tiles(work: Work, target: str) -> tuple[int, int]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 from ...ir import poly
@@ -34,54 +33,19 @@ from ...ir.expr import (
     rewrite,
     substitute,
 )
-from ...ir.simplify import simplify
+from ...ir.simplify import Facts, simplify
+from ...ir.simplify import Range as Bounds
 from ...ir.tile import Axis, Range
 from .closed_form import Interval, Prover, arms, intervals
+from .hulls import interval_ranges
 from .integer_sets import LOCK, Space, holds_under, isl, within_budget
+from .tiles import KeyRanges, Tile, Wanted
+from .witness import exists
 
 MOST_CASES = 3  # conditions on batch dimensions that are told apart
 MOST_PIECES = 4  # touched, and full, intervals that are kept apart
 SMALLEST_GAP = 64  # fewer dead keys between two touched intervals are walked over
 _LAST = "_last"  # end of the tile's live rows
-
-
-@dataclass(frozen=True, slots=True)
-class KeyRanges:
-    """The keys of a tile: no two ranges overlap, each lies in ``[0, extent)`` or is empty, order has no meaning."""
-
-    full: tuple[Range, ...]
-    partial: tuple[Range, ...]
-
-    @property
-    def all(self) -> tuple[Range, ...]:
-        return self.full + self.partial
-
-
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """What full ranges are worth having."""
-
-    width: int
-    align: int
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """A tile of pairs: rows ``[base, min(base + size, bound))`` at every point of ``batch``, and the keys."""
-
-    batch: tuple[Dim, ...]
-    rows: Axis
-    key: Dim
-    mask: Expr
-    facts: tuple[Expr, ...] = ()
-
-    @property
-    def end(self) -> Expr:
-        return minimum(self.rows.base + self.rows.size, self.rows.bound)
-
-    @property
-    def whole(self) -> Range:
-        return Range(ZERO, self.key.extent)
 
 
 def key_ranges(domain: Sequence[Dim], rows: int, source: Source, facts: Iterable[Expr] = ()) -> KeyRanges:
@@ -98,7 +62,7 @@ def tile_ranges(tile: Tile, min_full: int = 1, align: int = 1) -> KeyRanges:
     Full ranges that never reach ``min_full`` keys stay within the partial ones.  With ``align``, full ranges shrink to
     multiples of it where that is a constant shift, so that a loop in steps of ``align`` has no odd ends.
     """
-    wanted = _Wanted(min_full, align)
+    wanted = Wanted(min_full, align)
     conditions = _row_free_conditions(tile)
     if not conditions or len(conditions) > MOST_CASES:
         return _ranges_of_case(tile, wanted)
@@ -151,13 +115,15 @@ def _by_case(conditions: list[Expr], cases: list[KeyRanges | None]) -> KeyRanges
 # ---- one case -----------------------------------------------------------------------------------------------
 
 
-def _ranges_of_case(tile: Tile, wanted: _Wanted) -> KeyRanges:
+def _ranges_of_case(tile: Tile, wanted: Wanted) -> KeyRanges:
     if tile.mask == FALSE:
         return KeyRanges((), ())
     if tile.mask == TRUE:
         return KeyRanges((tile.whole,), ())
-    everything = KeyRanges((), (tile.whole,))
-    return within_budget(lambda: _Sets(tile).ranges(wanted) or everything, lambda: everything)
+    quick, settled = interval_ranges(tile, wanted)
+    if settled:
+        return quick
+    return within_budget(lambda: _Sets(tile).ranges(wanted) or quick, lambda: quick)
 
 
 class _Sets:
@@ -192,7 +158,7 @@ class _Sets:
         self.full = keys - dead.project_out(*row_axis)
         self.keys = keys
 
-    def ranges(self, wanted: _Wanted) -> KeyRanges | None:
+    def ranges(self, wanted: Wanted) -> KeyRanges | None:
         touched = self._touched()
         full = self._full(touched, wanted)
         for chosen in (full, []) if full else ([],):
@@ -251,7 +217,7 @@ class _Sets:
 
         return Interval(p.largest(move(arms("max", [x.lo]), True)), p.smallest(move(arms("min", [x.hi]), False)))
 
-    def _full(self, touched: list[Interval], wanted: _Wanted) -> list[Interval]:
+    def _full(self, touched: list[Interval], wanted: Wanted) -> list[Interval]:
         """Intervals of full keys worth a loop of their own, in order."""
         p, found = self.prover, intervals(self.full, self.prover, cover=False) or []
         if wanted.align > 1:
@@ -348,13 +314,29 @@ def _never(condition: Expr, given: tuple[Expr, ...]) -> bool:
         return within_budget(ask, lambda: False)
 
 
+@lru_cache(maxsize=256)
+def _facts_at(dims: tuple[Dim, ...], holds: tuple[Expr, ...]) -> Facts:
+    """What holds at the points of a domain, for proofs by arithmetic."""
+    names = set().union(*(free_vars(d.extent) for d in dims), *(free_vars(e) for e in holds))
+    ranges: dict[str, Bounds] = {n: (ZERO, None) for n in sorted(names)}
+    return Facts(ranges | {d.name: (ZERO, d.extent - 1) for d in dims}, holds)
+
+
 def is_empty(condition: Expr, dims: Sequence[Dim], facts: Iterable[Expr] = ()) -> bool:
     """Does the condition provably hold nowhere in the domain?"""
+    facts = tuple(facts)
+    if exists(condition, dims, facts):
+        return False
     return _never(condition, (*holds_under(facts), *in_domain(dims)))
 
 
 def implies(premise: Expr, conclusion: Expr, dims: Sequence[Dim], facts: Iterable[Expr] = ()) -> bool:
     """Does ``conclusion`` provably hold at all points of the domain where ``premise`` does?"""
+    facts = tuple(facts)
+    if exists(op("and", premise, op("not", conclusion)), dims, facts):
+        return False
+    if _facts_at(tuple(dims), (*facts, premise)).always(conclusion):
+        return True
     return is_empty(op("and", premise, op("not", conclusion)), dims, facts)
 
 

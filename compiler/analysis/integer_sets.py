@@ -11,21 +11,21 @@ islpy is imported inside, and every use of it holds :data:`LOCK`: an isl context
 from __future__ import annotations
 
 import copy
-import math
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...ir.expr import COMPARISONS, TRUE, Const, Expr, Op, Var, conjuncts, free_vars, kind_of, loads, op
+from .numeric import integer_bound
 
 if TYPE_CHECKING:
     from islpy import PwAff, Set
 
 T = TypeVar("T")
 LOCK = threading.RLock()
-# isl operations after which a question is given up: about a second on a slow machine
-BUDGET = 4_000_000
+# isl operations after which a question is given up: about a quarter of a second
+BUDGET = 250_000
 
 
 @cache
@@ -179,7 +179,7 @@ class Space:
         if kind_of(a) == "float" and isinstance(a, Const):
             a, b, name = b, a, {"<": ">", "<=": ">=", ">": "<", ">=": "<="}.get(name, name)
         if isinstance(b, Const) and isinstance(b.value, float):
-            rounded = _integer_bound(name, b.value)
+            rounded = integer_bound(name, b.value)
             if rounded is None:
                 return None
             b = rounded
@@ -280,20 +280,6 @@ def _as_conjunction(name: str, a: Expr, b: Expr) -> tuple[tuple[str, Expr, Expr]
                 return (cmp, x, large), (cmp, z, large)
             case Op("min", (x, z)) if cmp in (">", ">="):
                 return (cmp, x, large), (cmp, z, large)
-    return None
-
-
-def _integer_bound(name: str, value: float) -> Expr | None:
-    """The integer to compare with in place of a float: ``x <= 3.5`` is ``x <= 3``."""
-    if not math.isfinite(value) or abs(value) > 2**53:
-        return None
-    if value == int(value):
-        return Const(int(value))
-    match name:
-        case "<=" | ">":
-            return Const(math.floor(value))
-        case "<" | ">=":
-            return Const(math.ceil(value))
     return None
 
 

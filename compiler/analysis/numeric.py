@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
@@ -36,3 +37,17 @@ def array_value(e: Expr, env: Mapping[str, Any]) -> Any:
         case Op(name, args):
             return (_ARRAY_OPS.get(name) or OPS[name][1])(*(array_value(a, env) for a in args))
     raise TypeError(f"not an expression: {e!r}")
+
+
+def integer_bound(name: str, value: float) -> Expr | None:
+    """The integer to compare with in place of a float: ``x <= 3.5`` is ``x <= 3``."""
+    if not math.isfinite(value) or abs(value) > 2**53:
+        return None
+    if value == int(value):
+        return Const(int(value))
+    match name:
+        case "<=" | ">":
+            return Const(math.floor(value))
+        case "<" | ">=":
+            return Const(math.ceil(value))
+    return None

@@ -19,9 +19,8 @@ from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
-from ...ir import attn
 from ..analysis.cost import choose_tiles
-from .common import work_of
+from .common import attends, work_of
 from .rewriting import replace
 
 
@@ -35,9 +34,9 @@ class ChooseTiles(ModulePass):
     keys: int = 0
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        for attend in [o for o in op.walk() if isinstance(o, attn.AttendOp)]:
+        for attend, facts in attends(op):
             if attend.tiles is None:
-                rows, keys = (
-                    (self.rows, self.keys) if self.rows and self.keys else choose_tiles(work_of(attend), self.target)
-                )
+                rows, keys = self.rows, self.keys
+                if not (rows and keys):
+                    rows, keys = choose_tiles(work_of(attend, facts), self.target)
                 replace(attend, attend.rebuilt(tiles=(self.rows or rows, self.keys or keys)))

@@ -12,9 +12,11 @@ after::
     }
 
 The recurrence is the online softmax of Milakov and Gimelshein (2018, section 3) in the tiled form of
-FlashAttention (Dao et al. 2022, algorithm 1), in base 2: scores carry a factor log2(e), so every
-exponential is an ``exp2``.  ``m`` is the running maximum, ``l`` the running sum, ``acc`` the unnormalised
-output.  A row that has seen no key yet has ``m = -inf``; the shift is then 0, so no ``inf - inf`` arises.
+FlashAttention (Dao et al. 2022, algorithm 1), in base 2: with ``c`` the constant factor of the score times
+log2(e), probabilities are ``exp2(s * c - m)``, one fused multiply-add each.  ``m`` is the running maximum of
+``s * c``, rounded once per row, so its rounding error cancels between the output and its normaliser.  ``l``
+is the running sum and ``acc`` the unnormalised output.  A row that has seen no key yet has ``m = -inf``; the
+shift is then 0, so no ``inf - inf`` arises.
 
 Legality: none needed; every ``attn.attend`` with ``tiles`` has this form.
 """
@@ -35,7 +37,7 @@ from xdsl.rewriter import InsertPoint, Rewriter
 from ...ir import attn, tile
 from ...ir.attributes import Dim
 from ...ir.dtypes import accumulator
-from ...ir.expr import TRUE, Const, Expr, Lambda, Op, Var, ceildiv, free_vars, lt, op, parse_lambda
+from ...ir.expr import TRUE, Const, Lambda, Op, Var, ceildiv, free_vars, lt, op, parse_lambda
 from ...ir.tile import Axis, MemType, Range, TileType
 from ..analysis.bounds import max_over
 
@@ -101,7 +103,7 @@ class _Lowering:
     def _rows(self) -> Axis:
         bound = self.row.extent
         for n, d in enumerate(self.op.domain[:-1]):
-            if free_vars(d.extent) & {outer.name for outer in self.op.domain[:n]}:  # the grid covers more than the domain
+            if free_vars(d.extent) & {outer.name for outer in self.op.domain[:n]}:  # the grid is wider
                 bound = op("where", lt(Var(d.name), d.extent), bound, 0)
         return Axis(self.row.name, Var(self.task) * self.queries, self.queries, bound)
 
@@ -150,14 +152,17 @@ class _Lowering:
 
         k = self._add("key", tile.LoadOp(key, source.key_map, self._tile(j, "d", element=_element(key))))
         s = self._add("dot", tile.DotOp(q, k, self._tile(i, j)))
-        s = self._map("score", _times(source.score, LOG2_E), [s], self._tile(i, j))
+        score, factor = _split_factor(source.score)
+        if score.body != Var("dot", "float"):
+            s = self._map("score", score, [s], self._tile(i, j))
+        c = repr(factor * LOG2_E)
         if source.mask != TRUE:
             s = self._add("masked", tile.MaskOp(s, source.mask))
         peak = self._add("peak", tile.ReduceOp("max", s, self._tile(i)))
-        m_new = self._map("m", "lambda m, peak: max(m, peak)", [m, peak], self._tile(i))
+        m_new = self._map("m", f"lambda m, peak: max(m, peak * {c})", [m, peak], self._tile(i))
         shift = self._map("shift", "lambda m: where(m == -inf, 0.0, m)", [m_new], self._tile(i))
         alpha = self._map("alpha", "lambda m, shift: exp2(m - shift)", [m, shift], self._tile(i))
-        p = self._map("p", "lambda s, shift: exp2(s - shift)", [s, shift], self._tile(i, j))
+        p = self._map("p", f"lambda s, shift: exp2(s * {c} - shift)", [s, shift], self._tile(i, j))
         total = self._add("total", tile.ReduceOp("sum", p, self._tile(i)))
         l_new = self._map("l", "lambda l, alpha, total: l * alpha + total", [l, alpha, total], self._tile(i))
         v = self._add("value", tile.LoadOp(value, source.value_map, self._tile(j, "e", element=_element(value))))
@@ -177,16 +182,14 @@ class _Lowering:
         return list(loop.results_)
 
 
-def _times(score: Lambda, factor: float) -> Lambda:
-    """``score * factor``, with the factor folded into a constant that multiplies the whole score."""
+def _split_factor(score: Lambda) -> tuple[Lambda, float]:
+    """``score`` as another score times a positive constant."""
     match score.body:
-        case Op("*", (x, Const(c))) | Op("*", (Const(c), x)):
-            body: Expr = x * (c * factor)
-        case Op("/", (x, Const(c))) if c:
-            body = x * (factor / c)
-        case x:
-            body = x * factor
-    return Lambda(score.params, body)
+        case Op("*", (x, Const(c))) | Op("*", (Const(c), x)) if c > 0:
+            return Lambda(score.params, x), float(c)
+        case Op("/", (x, Const(c))) if c > 0:
+            return Lambda(score.params, x), 1.0 / c
+    return score, 1.0
 
 
 def _fresh(name: str, taken: set[str]) -> str:

@@ -14,7 +14,9 @@ from ...ir.dtypes import element, from_torch
 from ...ir.expr import OPS, Const, Expr, Lambda, Load, Var, free_vars, kind_of, op, rewrite
 from ...ir.text import verify
 from ..graph import Graph, Input, Node
+from .gates import text as gate_text
 from .partition import AttendPlan, CallPlan, Partition, ReorderPlan
+from .plan import Gate, SourcePlan
 from .values import Values
 
 _NAMES = ("dot", "inf", "nan", "d", "e", "i", "j", "device", "torch", "bool")
@@ -86,7 +88,7 @@ class Emitter:
 
     def _several(self, node: Node) -> None:
         results = [n for n in self.graph.nodes if n.op == "result" and n["input"] is node]
-        if not results or results[0].id in self.ssa:
+        if not results or results[0].name in self.ssa:
             return
         operation = CallOp(self._text(node), [self.ssa[x.name] for x in node.inputs], [self._type(n) for n in results])
         operation.attributes["at"] = StringAttr(str(node.location))
@@ -132,20 +134,49 @@ class Emitter:
         operation = AttendOp(
             self._operand(plan.query, plan.width, plan),
             [self._operand(s.key, plan.width, plan) for s in plan.sources],
-            [self._operand(s.value, plan.value_width, plan) for s in plan.sources],
+            [self._gated_value(s, plan) for s in plan.sources],
             {names[f"%{n.name}"]: self.ssa[n.name] for n in plan.captures},
             dims=dims,
             query_map=plan.query_map,
             sources=sources,
             out_map=plan.out_map,
-            lse_map=[Var(d.name) for d in dims],
+            lse_map=plan.lse_map or [Var(d.name) for d in dims],
             width=plan.width,
             value_width=plan.value_width,
             out_type=out_type,
-            lse_type=TensorType.of(tuple(inner[d.name] for d in dims), element(acc)),
+            lse_type=TensorType.of(
+                self._type(plan.lse).shape if plan.lse else tuple(inner[d.name] for d in dims), element(acc)
+            ),
         )
         operation.lse.name_hint = self._unique("lse")
         self._add(plan.node, operation, operation.out)
+        if plan.gates:
+            self.ssa[plan.node.name] = self._gated(operation.out, plan.gates, plan.node)
+        if plan.lse is not None:
+            value: SSAValue = operation.lse
+            if from_torch(plan.lse.dtype) != acc:
+                cast = CallOp(f"x0.to({plan.lse.dtype})", [value], [self._type(plan.lse)])
+                self.ops.append(cast)
+                value = cast.outputs[0]
+            self.ssa[plan.lse.name] = value
+
+    def _gated_value(self, s: SourcePlan, plan: AttendPlan) -> SSAValue:
+        value = self._operand(s.value, plan.value_width, plan)
+        return self._gated(value, s.gates, s.value) if s.value is not None and s.gates else value
+
+    def _gated(self, value: SSAValue, gates: tuple[Gate, ...], like: Node) -> SSAValue:
+        """``value`` times the factors that the kernel does not know."""
+        for gate in gates:
+            name = "torch.div" if gate.divides else "torch.mul"
+            call = f"{name}(x0, {gate_text(gate, like.rank, 'x1')})"
+            more = [self.ssa[gate.factor.name]] if isinstance(gate.factor, Node) else []
+            if isinstance(gate.factor, Node) and gate.factor.dtype != like.dtype:
+                call += f".to({like.dtype})"
+            operation = CallOp(call, [value, *more], [value.type])  # type: ignore[list-item]
+            operation.attributes["at"] = StringAttr(str(like.location))
+            self.ops.append(operation)
+            value = operation.outputs[0]
+        return value
 
     def _operand(self, node: Node | None, width: int, plan: AttendPlan) -> SSAValue:
         """A tensor, or a row of zeros where the attention reads none."""

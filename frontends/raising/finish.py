@@ -11,7 +11,7 @@ from ...ir.poly import constant_value, of_expr, split_linear, to_expr
 from ..graph import Input, Node
 from .contract import Contraction
 from .peel import Peeled
-from .plan import AttendPlan, SourcePlan
+from .plan import AttendPlan, Gate, SourcePlan
 from .terms import NoMatch
 from .values import Values
 
@@ -28,6 +28,7 @@ class CandidateSource:
     mask: Expr
     score: Expr
     product: Contraction | None
+    gates: tuple[Gate, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def finish(values: Values, c: Candidate) -> AttendPlan:
                 tuple(final(x, rename) for x in s.value.index) if s.value else (Var("e"),),
                 final(s.mask, rename),
                 final(s.score, rename),
+                s.gates,
             )
         )
     query_map = tuple(final(x, {feature_d: "d"}) for x in query.index) if query else (Var("d"),)

@@ -15,16 +15,17 @@ from ..graph import Input, Node
 from .contract import Contraction, Contractions, Element
 from .elementwise import ELEMENTWISE
 from .finish import Candidate, CandidateSource, finish
+from .gates import placed, ungated
 from .normaliser import Part, cover
 from .peel import Peeled, peel
-from .plan import AttendPlan
+from .plan import AttendPlan, Gate
 from .score import Score, drop_common_shift, read_score
 from .terms import NoMatch, addends, factors, load, uses
 from .values import Values
 from .views import VIEWS
 from .weights import SplitError, Weights, boundary, read_weights
 
-ROOTS = frozenset({"matmul", "einsum", "sum", "add", "div", "mul", "scaled_dot_product_attention"})
+ROOTS = frozenset({"matmul", "einsum", "sum", "add", "div", "mul", "scaled_dot_product_attention", "logsumexp"})
 _WEIGHTY = frozenset({"softmax", "log_softmax", "exp", "exp2", "pow", "sdpa_score", "scaled_dot_product_attention"})
 
 
@@ -35,8 +36,9 @@ class _Piece:
     var: Var
     extent: Expr
     weights: Element
-    values: Element
+    values: Element | None
     dens: tuple[Expr, ...]
+    gates: tuple[Gate, ...] = ()  # factors of the values
 
 
 class Matcher:
@@ -64,26 +66,73 @@ class Matcher:
     def _match(self, node: Node) -> AttendPlan:
         values = self.values
         values.rows, values.keys = set(), set()
+        if node.op == "logsumexp":
+            return self._log_sum_exp(node)
         index = tuple(values.fresh("x", size) for size in node.shape)
         pieces = self._pieces(node, index)
         try:
-            return self._attention(node, index, pieces)
+            try:
+                return self._attention(node, index, pieces)
+            except NoMatch:
+                opened, gates = self._ungated(node, index, pieces)
+                if opened == pieces:
+                    raise
+                plan = self._attention(node, index, opened)
+                return replace(plan, gates=tuple(placed(g, {x.name: n for n, x in enumerate(index)}, node) for g in gates))
         except NoMatch as error:
             error.attention = any(self._scores(p.weights[0]) for p in pieces)
             raise
 
-    def _attention(self, node: Node, index: tuple[Var, ...], pieces: list[_Piece]) -> AttendPlan:
+    def _ungated(
+        self, node: Node, index: tuple[Var, ...], pieces: list[_Piece]
+    ) -> tuple[list[_Piece], tuple[Gate, ...]]:
+        """The pieces without factors between softmax and values, and those factors that the result keeps."""
+        result, gates = [], []
+        for p in pieces:
+            assert p.values is not None
+            found = ungated(self.values, p.weights, p.var.name, _vars(self.values, p.values), self.weighty)
+            result.append(replace(p, weights=found.weights, gates=found.keys))
+            gates.append(found.rows)
+        if any(g != gates[0] for g in gates[1:]):
+            raise NoMatch("the products that are added are multiplied by different factors after the softmax", node.location)
+        return result, gates[0]
+
+    def _log_sum_exp(self, node: Node) -> AttendPlan:
+        """The log-sum-exp of scores that a function returns or reads by itself."""
+        values = self.values
+        source: Node = node["input"]
+        axes = node["dim"]
+        if not self._scores(source) or (not isinstance(axes, int) and len(axes) != 1):
+            raise NoMatch(loud=False)
+        axis = axes if isinstance(axes, int) else axes[0]
+        shape = (*source.shape[:axis], *source.shape[axis + 1 :])
+        bare = values.new_node("logsumexp", source, shape=shape, dtype=node.dtype, location=node.location)
+        softmax = values.new_node("softmax", source, args={"input": source, "dim": axis}, location=node.location)
+        index = tuple(values.fresh("x", size) for size in shape)
+        key = values.fresh("j", source.shape[axis])
+        element = softmax, (*index[:axis], key, *index[axis:])
+        try:
+            plan = self._attention(bare, index, [_Piece(key, source.shape[axis], element, None, ())], shifts=False)
+        except NoMatch as error:
+            raise NoMatch(error.reason, error.location or node.location, error.loud, attention=True) from None
+        names = tuple(plan.out_map)
+        lse_map = (*names[:axis], Const(0), *names[axis:]) if node["keepdim"] else names
+        return replace(plan, lse=node, lse_map=lse_map, wants_out=False)
+
+    def _attention(
+        self, node: Node, index: tuple[Var, ...], pieces: list[_Piece], shifts: bool = True
+    ) -> AttendPlan:
         values = self.values
         names = [x.name for x in index]
         for piece in pieces:
-            of_values = _vars(values, piece.values)
+            of_values = _vars(values, piece.values) if piece.values else frozenset()
             values.keys.add(piece.var.name)
             values.rows |= {n for n in names if n not in of_values and n in _index_vars(piece.weights)}
         parts = self._parts(pieces)
         target = node.dtype
         feature = self._feature(names, parts)
         width = values.static(node.shape[names.index(feature)]) if feature else 1
-        sources = self._sources(parts, names, feature, target)
+        sources = self._sources(parts, names, feature, target, shifts)
         return finish(values, Candidate(node, names, feature, width, sources, target))
 
     # ---- products
@@ -189,16 +238,20 @@ class Matcher:
         for var, to in ((low, low), (high, high + at)):
             changed = {piece.var.name: to}
             weights, operand = (
-                (n, tuple(values.simplify(substitute(x, changed)) for x in index))
-                for n, index in (piece.weights, piece.values)
+                e and (e[0], tuple(values.simplify(substitute(x, changed)) for x in e[1]))
+                for e in (piece.weights, piece.values)
             )
-            result.append(_Piece(var, values.extents[var.name], weights, operand, piece.dens))
+            gates = tuple(
+                replace(g, index=tuple(values.simplify(substitute(x, changed)) for x in g.index)) for g in piece.gates
+            )
+            assert weights is not None
+            result.append(_Piece(var, values.extents[var.name], weights, operand, piece.dens, gates))
         return result
 
     # ---- scores
 
     def _sources(
-        self, parts: list[tuple[_Piece, Part]], names: list[str], feature: str | None, target: torch.dtype
+        self, parts: list[tuple[_Piece, Part]], names: list[str], feature: str | None, target: torch.dtype, shifts: bool
     ) -> list[CandidateSource]:
         values = self.values
         covered = cover(values, self.contractions, [p for _, p in parts])
@@ -211,13 +264,19 @@ class Matcher:
                 terms.append(self._softmax_score(w.softmax, w.softmax.index))
             score = read_score(values, self.contractions, [values.simplify(t) for t in terms], masks)
             read.append((part.var, part.extent, score, by_var.get(part.var.name)))
-        scores = drop_common_shift([s.score for *_, s, _ in read], [v.name for v, *_ in read])
+        scores = [s.score for *_, s, _ in read]
+        if shifts:
+            scores = drop_common_shift(scores, [v.name for v, *_ in read])
         result = []
         for (var, extent, score, piece), expr in zip(read, scores, strict=True):
-            operand = None if piece is None else peel(values, *piece.values, like=target)
+            operand = peel(values, *piece.values, like=target) if piece is not None and piece.values else None
+            gates: tuple[Gate, ...] = ()
+            if piece is not None and piece.gates and operand is not None:
+                at = {x.name: n for n, x in enumerate(operand.index) if isinstance(x, Var)}
+                gates = tuple(placed(g, at, operand.node) for g in piece.gates)
             query, key, expr = self._query_key(replace(score, score=expr), var, names, feature, target)
             mask = values.simplify(score.mask)
-            result.append(CandidateSource(var, extent, query, key, operand, mask, values.simplify(expr), score.product))
+            result.append(CandidateSource(var, extent, query, key, operand, mask, values.simplify(expr), score.product, gates))
         return [s for s in result if s.mask != FALSE or s.value is not None]
 
     def _query_key(
@@ -242,7 +301,9 @@ class Matcher:
     def _feature(self, names: list[str], parts: list[tuple[_Piece, Part]]) -> str | None:
         """The variable of the value's features: the last one that the values use and the weights do not."""
         found = [
-            n for n in names if all(n in _index_vars(p.values) and n not in _index_vars(p.weights) for p, _ in parts)
+            n
+            for n in names
+            if all(p.values and n in _index_vars(p.values) and n not in _index_vars(p.weights) for p, _ in parts)
         ]
         return found[-1] if found else None
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ...ir.expr import Expr, Var
 from ..graph import Graph, Input, Node
 from . import views
+from .elementwise import ELEMENTWISE
 from .match import Matcher
 from .notes import EagerNote, TokenSizes, bytes_of
 from .plan import AttendPlan
@@ -67,8 +68,52 @@ def partition(graph: Graph, values: Values, matcher: Matcher) -> Partition:
         needed |= {n.name for n in reads}
         unknown = [n for n in reads if n.name not in order]
         assert not unknown, f"{unknown[0].op} was made up by the matcher"
+    covered = {p.node.name for p in chosen if isinstance(p, AttendPlan)}
+    failures = [(n, e) for n, e in failures if not _combines(n, covered)]
     notes = _notes(values, graph, list(reversed(calls)), failures)
-    return Partition(list(reversed(chosen)), notes)
+    return Partition(_shared(list(reversed(chosen))), notes)
+
+
+def _combines(node: Node, attentions: set[str]) -> bool:
+    """Is ``node`` arithmetic on the results of attentions that are fused one by one?"""
+    if node.op not in ELEMENTWISE:
+        return False
+    todo, seen, found = [node], set(), False
+    while todo:
+        x = todo.pop()
+        if x.name in attentions:
+            found = True
+        elif x.name not in seen:
+            seen.add(x.name)
+            if x.op in ("matmul", "einsum", "sum", "scaled_dot_product_attention", "softmax"):
+                return False
+            if x.op in ELEMENTWISE or x.op in views.VIEWS:
+                todo += x.inputs
+    return found
+
+
+def _shared(plans: list[Plan]) -> list[Plan]:
+    """One kernel where a function wants the result and the log-sum-exp of the same attention."""
+    result = list(plans)
+    for lse in [p for p in plans if isinstance(p, AttendPlan) and p.lse is not None]:
+        at = result.index(lse)
+        for n, p in enumerate(result):
+            if isinstance(p, AttendPlan) and p.wants_out and p.lse is None and p.scores() == lse.scores():
+                # the kernel runs where the later of the two stands, so nothing in between may read the earlier
+                reads = {x.name for q in result[min(at, n) + 1 : max(at, n)] for x in _reads(q)}
+                both = replace(p, lse=lse.lse, lse_map=lse.lse_map)
+                first = lse.lse if at < n else p.node
+                if first is not None and first.name not in reads:
+                    result[max(at, n)] = both
+                    del result[min(at, n)]
+                    break
+    return result
+
+
+def _reads(plan: Plan) -> list[Node]:
+    if isinstance(plan, AttendPlan):
+        return plan.operands()
+    return [plan.base] if isinstance(plan, ReorderPlan) else list(plan.node.inputs)
 
 
 def _reorder(values: Values, matcher: Matcher, node: Node) -> ReorderPlan | None:

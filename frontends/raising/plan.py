@@ -11,8 +11,20 @@ from ..graph import Node
 
 
 @dataclass(frozen=True)
+class Gate:
+    """A factor outside the softmax, multiplied in by PyTorch: ``factor[index]``, or its reciprocal."""
+
+    factor: Node | float
+    index: tuple[Expr, ...] = ()
+    divides: bool = False
+
+
+@dataclass(frozen=True)
 class SourcePlan:
-    """One source of keys.  A ``key`` or ``value`` of None is a row of zeros."""
+    """One source of keys.  A ``key`` or ``value`` of None is a row of zeros.
+
+    ``gates`` are factors of the values; their index is over the value's own dimensions, ``x0, x1, ...``.
+    """
 
     extent: Expr
     key: Node | None
@@ -21,11 +33,16 @@ class SourcePlan:
     value_map: tuple[Expr, ...]
     mask: Expr
     score: Expr
+    gates: tuple[Gate, ...] = ()
 
 
 @dataclass(frozen=True)
 class AttendPlan:
-    """One attention.  ``dims`` are name and extent, the query row last; a ``query`` of None is a row of zeros."""
+    """One attention.  ``dims`` are name and extent, the query row last; a ``query`` of None is a row of zeros.
+
+    ``gates`` are factors of the result, indexed by its dimensions ``x0, x1, ...``.  ``lse`` is the node that is
+    the log-sum-exp of the scores; ``node`` is then only computed where ``wants_out``.
+    """
 
     node: Node
     dims: tuple[tuple[str, Expr], ...]
@@ -37,8 +54,19 @@ class AttendPlan:
     out_map: tuple[Expr, ...]
     captures: tuple[Node, ...]
     dtype: torch.dtype
+    gates: tuple[Gate, ...] = ()
+    lse: Node | None = None
+    lse_map: tuple[Expr, ...] = ()
+    wants_out: bool = True
 
     def operands(self) -> list[Node]:
         """Nodes whose tensors the attention reads."""
-        nodes = [self.query, *(s.key for s in self.sources), *(s.value for s in self.sources), *self.captures]
+        gates = [g.factor for x in (self, *self.sources) for g in x.gates if isinstance(g.factor, Node)]
+        nodes = [self.query, *(s.key for s in self.sources), *(s.value for s in self.sources), *self.captures, *gates]
         return list(dict.fromkeys(n for n in nodes if n is not None))
+
+    def scores(self) -> tuple[object, ...]:
+        """What decides the weights: equal for two plans that can share one kernel."""
+        sources = tuple((s.extent, s.key and s.key.name, s.key_map, s.mask, s.score) for s in self.sources)
+        query = self.query and self.query.name
+        return self.dims, query, self.query_map, sources, self.width, self.dtype

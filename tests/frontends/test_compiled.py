@@ -47,7 +47,7 @@ def reference(fn, **options):
 
 
 def traces(compiled) -> int:
-    return sum(len(found) for found in compiled._table.values())
+    return len(compiled._table)
 
 
 def check(compiled, *args, **kwargs) -> None:

@@ -1,0 +1,286 @@
+"""The keys of a tile from bounds on one condition at a time: instant, for conjunctions of any length.
+
+Each inequality of the mask, such as ``i // 6 - j // 6 <= 1``, is solved for the key with the row at its extreme in the
+tile: the touched keys lie in the intersection of these intervals, and where every inequality holds for the worst
+row the keys are full.  The touched interval may be wider than the touched keys (what only two conditions together
+exclude is kept), the full one never is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from ...ir import poly
+from ...ir.expr import TRUE, ZERO, Const, Expr, Op, Var, free_vars, kind_of, loads, maximum, minimum, op, substitute
+from ...ir.poly import Poly
+from ...ir.simplify import Facts
+from ...ir.simplify import Range as Bounds
+from ...ir.tile import Range
+from .bounds import interval
+from .inequalities import combined, read
+from .tiles import KeyRanges, Tile, Wanted
+
+_MORE = "_more"  # live rows of the tile after its first
+_END = "_end"  # end of the tile's live rows
+
+
+@dataclass
+class _Ends:
+    """An interval as the arms of a max and of a min; its end is exclusive."""
+
+    lows: list[Expr] = field(default_factory=list)
+    highs: list[Expr] = field(default_factory=list)
+
+    def meet(self, other: _Ends) -> None:
+        self.lows += other.lows
+        self.highs += other.highs
+
+
+def interval_ranges(tile: Tile, wanted: Wanted) -> tuple[KeyRanges, bool]:
+    """Ranges that cover the touched keys, at most one full; and whether integer sets would hardly do better."""
+    solver = _Solver(tile)
+    touched, settled = solver.touched()
+    return solver.ranges(touched, solver.full(), wanted), settled
+
+
+class _Solver:
+    """One tile: its facts, and the mask solved for the key."""
+
+    def __init__(self, tile: Tile):
+        self.tile = tile
+        rows = tile.rows
+        self.rows = rows.base, rows.base + Var(_MORE)
+        exprs = (rows.base, rows.bound, tile.key.extent, tile.mask, *(d.extent for d in tile.batch))
+        names = set().union(*(free_vars(e) for e in exprs)) - {rows.name, tile.key.name}
+        ranges: dict[str, Bounds] = {n: (ZERO, None) for n in sorted(names)}
+        ranges |= {d.name: (ZERO, d.extent - 1) for d in tile.batch}
+        match poly.of_expr(rows.base):
+            case {**terms} if len(terms) == 1 and len(next(iter(terms))) == 1:
+                ((((first,), step)),) = terms.items()
+                if isinstance(first, Var) and step > 0:
+                    ranges[first.name] = ZERO, (rows.bound - 1) // step  # the tile has rows
+        ranges[_MORE] = ZERO, minimum(rows.size - 1, rows.bound - rows.base - 1)
+        self.facts = Facts(ranges, (*tile.facts, op("<", rows.base, rows.bound)))
+        self.mask = read(tile.mask, rows.name, tile.key.name)
+
+    # ---- solving ---------------------------------------------------------------------------------------------
+
+    def touched(self) -> tuple[_Ends, bool]:
+        ends, settled = self._touched(self.tile.mask)
+        ends.meet(_Ends([ZERO], [self.tile.key.extent]))
+        return ends, settled
+
+    def _touched(self, mask: Expr) -> tuple[_Ends, bool]:
+        found = read(mask, self.tile.rows.name, self.tile.key.name)
+        result, settled = _Ends(), found.settled
+        for p in combined(found.inequalities):
+            ends = self._solve(p, every=False)
+            if ends is None:
+                settled &= any(loads(a) for a in poly.atoms(p))
+            else:
+                # rows that a condition leaves out are a matter for sets
+                settled &= self.tile.key.name in set().union(*(free_vars(a) for a in poly.atoms(p)))
+                result.meet(ends)
+        for arms in found.alternatives:
+            result.meet(self._hull([self._touched(a)[0] for a in arms]))
+        return result, settled
+
+    def _hull(self, arms: Sequence[_Ends]) -> _Ends:
+        lows = [self.largest(a.lows) for a in arms if a.lows]
+        highs = [self.smallest(a.highs) for a in arms if a.highs]
+        return _Ends(
+            [self.smallest(lows)] if len(lows) == len(arms) else [],
+            [self.largest(highs)] if len(highs) == len(arms) else [],
+        )
+
+    def full(self) -> _Ends | None:
+        found = self.mask
+        result = _Ends([ZERO], [self.tile.key.extent])
+        solved = [self._solve(p, every=True) for p in found.inequalities] if found.complete else [None]
+        for ends in solved:
+            if ends is None:
+                return None
+            result.meet(ends)
+        return result
+
+    def _solve(self, p: Poly, every: bool) -> _Ends | None:
+        """Keys for which ``p >= 0`` holds in some row of the tile, or in every row; None: no rule."""
+        key, row = self.tile.key.name, self.tile.rows.name
+        main: list[tuple[Expr, int]] = []
+        rest: Poly = {}
+        for m, k in p.items():
+            used = set().union(*(free_vars(a) for a in m))
+            if any(loads(a) for a in m) or (key in used and len(m) > 1):
+                return None
+            match m:
+                case (Op("%", (_, Const(int() as c))),) if key in used and c > 0:
+                    # the best remainder, or the worst
+                    rest = poly.add(rest, poly.constant(k * (c - 1) if (k > 0) is not every else 0))
+                case _ if key in used:
+                    main.append((m[0], k))
+                case _ if row in used:
+                    bounds = interval(poly.to_expr({m: k}), row, self.rows)
+                    if bounds is None:
+                        return None
+                    rest = poly.add(rest, poly.of_expr(bounds[0] if every else bounds[1]))
+                case _:
+                    rest = poly.add(rest, {m: k})
+        if not main:
+            holds = op(">=", self.facts.simplify(poly.to_expr(rest)), 0)
+            return _Ends() if holds == TRUE else _Ends([], [op("where", holds, self.tile.key.extent, ZERO)])
+        if len(main) > 1:
+            return None
+        (atom, k) = main[0]
+        return self._bound({(atom,): k}, poly.scale(rest, -1))
+
+    def _bound(self, f: Poly, least: Poly) -> _Ends | None:
+        """Keys for which ``f``, a multiple of an atom plus a term without the key, is at least ``least``."""
+        key = self.tile.key.name
+        with_key = [(m, k) for m, k in f.items() if any(key in free_vars(a) for a in m)]
+        if len(with_key) != 1 or len(with_key[0][0]) != 1:
+            return None
+        (((atom,), k),) = with_key
+        least = poly.add(least, {m: c for m, c in f.items() if m != (atom,)}, -1)
+        # atom >= ceil(least / k), or atom <= floor(-least / -k)
+        value = _floordiv(poly.scale(least, -1), abs(k))
+        if k > 0:
+            value = poly.scale(value, -1)
+        match atom:
+            case Var():
+                end = self.facts.simplify(poly.to_expr(value if k > 0 else poly.add(value, poly.constant(1))))
+                return _Ends([end]) if k > 0 else _Ends([], [end])
+            case Op("//", (x, Const(int() as by))) if by > 0 and kind_of(x) == "int":
+                inner = poly.of_expr(x)
+                if k > 0:
+                    return self._bound(inner, poly.scale(value, by))
+                most = poly.add(poly.scale(value, by), poly.constant(by - 1))
+                return self._bound(poly.scale(inner, -1), poly.scale(most, -1))
+        return None
+
+    # ---- proofs ----------------------------------------------------------------------------------------------
+
+    def at_most(self, a: Expr, b: Expr) -> bool:
+        return a == b or self.facts.nonnegative(b - a)
+
+    def largest(self, bounds: Iterable[Expr]) -> Expr:
+        return maximum(*_needed(_ordered(bounds), lambda a, b: self.at_most(b, a)))
+
+    def smallest(self, bounds: Iterable[Expr]) -> Expr:
+        return minimum(*_needed(_ordered(bounds), self.at_most))
+
+    def _is_empty(self, x: _Ends) -> bool:
+        return any(self.at_most(b, a) for a in x.lows for b in x.highs)
+
+    # ---- the answer ------------------------------------------------------------------------------------------
+
+    def ranges(self, touched: _Ends, full: _Ends | None, wanted: Wanted) -> KeyRanges:
+        if self._is_empty(touched):
+            return KeyRanges((), ())
+        lo, hi = self.largest(touched.lows), self.smallest(touched.highs)
+        if full is not None and (self.largest(full.lows), self.smallest(full.highs)) == (lo, hi):
+            return KeyRanges((self._range(_Ends(_arms("max", lo), _arms("min", hi))),), ())
+        full = None if full is None else self._worthwhile(full, wanted)
+        if full is None:
+            return KeyRanges((), (self._range(_Ends(_arms("max", lo), _arms("min", hi))),))
+        first, last = self.largest(full.lows), self.smallest(full.highs)
+        proper = all(self.at_most(x, y) for x in full.lows for y in full.highs)
+        end = last if proper else self.largest([last, first])
+        partial = []
+        for lows, highs in (([lo], [*_arms("min", hi), first]), ([*_arms("max", lo), end], [hi])):
+            rest = _Ends(
+                _arms("max", self.largest(lows)),
+                _arms("min", self.smallest(highs)),
+            )
+            if not self._is_empty(rest):
+                partial.append(self._range(rest))
+        return KeyRanges((self._range(_Ends(_arms("max", first), _arms("min", last))),), tuple(partial))
+
+    def _worthwhile(self, full: _Ends, wanted: Wanted) -> _Ends | None:
+        """Full keys in whole tiles, moved to multiples of the step; None when they are always too few."""
+        size = self.tile.rows.size
+        if wanted.align > 1:
+            full = _Ends(
+                [self._aligned(e, wanted.align, True) for e in full.lows],
+                [self._aligned(e, wanted.align, False) for e in full.highs],
+            )
+        bound = self.tile.rows.bound
+        most = {_MORE: Const(min(size, bound.value) - 1 if isinstance(bound, Const) else size - 1)}
+        never = Const(wanted.width - 1)
+        for a in full.lows:
+            for b in full.highs:
+                a, b = (self.facts.simplify(substitute(x, most)) for x in (a, b))
+                if self.at_most(b - a, never):
+                    return None
+        return full
+
+    def _aligned(self, arm: Expr, align: int, up: bool) -> Expr:
+        """The end of an interval moved inwards to a multiple of ``align``, taking the tile to be whole."""
+        terms = poly.of_expr(self.facts.simplify(substitute(arm, {_MORE: self.tile.rows.size - 1})))
+        if all(k % align == 0 for m, k in terms.items() if m) and len(terms) > 1:
+            off = terms.get((), 0) % align
+            return poly.to_expr(poly.add(terms, poly.constant(-off % align if up else -off)))
+        return arm
+
+    def _range(self, x: _Ends) -> Range:
+        """The interval without names of our own."""
+        rows = self.tile.rows
+        ends = rows.base + rows.size, rows.bound
+        more = Var(_END) - 1 - rows.base
+
+        def show(arm: Expr, end: Expr) -> Expr:
+            inner = self.facts.simplify(substitute(arm, {_MORE: more}))
+            return self.facts.simplify(substitute(inner, {_END: end}))
+
+        end = minimum(*_needed(ends, self.at_most))
+        highs = [show(a, end) for a in x.highs]
+        spread = [show(a, e) for a in x.highs for e in (_arms("min", end) if _increasing(a) else [end])]
+        plain, short = self.smallest(highs), self.smallest(spread)
+        if len(_arms("min", short)) <= len(_arms("min", plain)):
+            plain = short
+        return Range(self.largest([show(a, end) for a in x.lows]), plain)
+
+
+def _increasing(e: Expr) -> bool:
+    """Is ``e`` non-decreasing in the number of live rows, by its form?"""
+    if isinstance(e, Op) and e.name == "max":
+        return False  # a start of full keys: left as that range has it
+    match e:
+        case Const():
+            return True
+        case Var():
+            return True
+        case Op("//", (a, Const(int() as by))) if by > 0:
+            return _increasing(a)
+        case Op("+" | "min", args):
+            return all(_increasing(a) for a in args)
+        case Op("-", (a, b)):
+            return _increasing(a) and _MORE not in free_vars(b)
+        case Op("*", (a, Const(int() as k))) | Op("*", (Const(int() as k), a)) if k > 0:
+            return _increasing(a)
+    return _MORE not in free_vars(e)
+
+
+def _needed(bounds: Sequence[Expr], covers: Callable[[Expr, Expr], bool]) -> list[Expr]:
+    """The bounds that no other one makes redundant."""
+    kept: list[Expr] = []
+    for b in bounds:
+        if not any(covers(k, b) for k in kept):
+            kept = [k for k in kept if not covers(b, k)] + [b]
+    return kept
+
+
+def _arms(name: str, e: Expr) -> list[Expr]:
+    """The arguments of nested ``min`` or ``max``, flat."""
+    if isinstance(e, Op) and e.name == name:
+        return [x for a in e.args for x in _arms(name, a)]
+    return [e]
+
+
+def _ordered(bounds: Iterable[Expr]) -> list[Expr]:
+    """A fixed order: constants last, short ones first."""
+    return sorted(set(bounds), key=lambda e: (isinstance(e, Const), len(str(e)), str(e)))
+
+
+def _floordiv(p: Poly, by: int) -> Poly:
+    return p if by == 1 else poly.of_expr(op("//", poly.to_expr(p), by))
