@@ -25,10 +25,24 @@ active: Callable[[], bool] = torch._C._is_any_autocast_enabled  # of any device;
 
 _KEYS = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}
 # in the type that the user chose; every other op of autocast computes in float32 or in the widest type it meets
-_LOW = frozenset("""conv1d conv2d conv3d conv_tbc conv_transpose1d conv_transpose2d conv_transpose3d prelu addmm addmv addr
-matmul einsum mm mv linalg_vecdot linear addbmm baddbmm bmm chain_matmul linalg_multi_dot lstm_cell gru_cell rnn_tanh_cell
-rnn_relu_cell scaled_dot_product_attention""".split())  # fmt: skip
-_WIDEST = frozenset("addcdiv addcmul atan2 bilinear cross dot vdot index_put tensordot scatter_add cat stack index_copy".split())
+_LOW = frozenset(["conv1d", "conv2d", "conv3d", "conv_tbc", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "prelu", "addmm", "addmv", "addr", "matmul", "einsum", "mm", "mv", "linalg_vecdot", "linear", "addbmm", "baddbmm", "bmm", "chain_matmul", "linalg_multi_dot", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell", "scaled_dot_product_attention"])  # fmt: skip
+_WIDEST = frozenset(
+    [
+        "addcdiv",
+        "addcmul",
+        "atan2",
+        "bilinear",
+        "cross",
+        "dot",
+        "vdot",
+        "index_put",
+        "tensordot",
+        "scatter_add",
+        "cat",
+        "stack",
+        "index_copy",
+    ]
+)
 # ops of torch.nn.functional that the tracer takes as one -> what they are made of
 _MADE_OF = {"softmin": "softmax", "normalize": "linalg_vector_norm", "multi_head_attention_forward": "linear"}
 
@@ -61,7 +75,7 @@ def cast(t: Tracer, func: Any, low: torch.dtype, args: Any, kwargs: Any) -> tupl
     """The arguments of an op as autocast hands them on."""
     name = _aten_name(func)
     found = [x.dtype for x in leaves((list(args), kwargs)) if _takes_part(x)]
-    if not found or not (_listed(name, t.device.type) or name == "einsum" and _contracts(args)):
+    if not found or not (_listed(name, t.device.type) or (name == "einsum" and _contracts(args))):
         return args, kwargs
     if name in _LOW:
         to = low

@@ -62,5 +62,3 @@ def _expr(e: Expr, operand: Any) -> str:
 
     plain = not loads(e) and not any(f"{name}(" in str(e) for name in _FUNCTIONS)
     return str(e if plain else rewrite(e, rule))
-
-

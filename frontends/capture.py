@@ -141,7 +141,9 @@ def _children(path: str, value: Any, getter: Getter) -> Iterator[tuple[str, Any,
             if isinstance(value, types.MethodType):
                 yield f"{path}.__self__", value.__self__, (lambda args, g=getter: g(args).__self__)
             yield from _function_roots(f"{path}.", value, getter)
-    elif hasattr(value, "__dict__") and not (type(value).__module__ or "").startswith("torch.") or isinstance(value, torch.nn.Module):
+    elif (hasattr(value, "__dict__") and not (type(value).__module__ or "").startswith("torch.")) or isinstance(
+        value, torch.nn.Module
+    ):
         for name, child in list(vars(value).items()):
             if not name.startswith("_") or not isinstance(value, torch.nn.Module):
                 yield f"{path}.{name}", child, (lambda args, g=getter, n=name: getattr(g(args), n))
@@ -183,7 +185,7 @@ def _scan(
         value, getter = root(name, op)
         path = prefix + name
         for kind, key in steps:
-            if getter is None or isinstance(value, torch.Tensor | types.ModuleType) and kind == "item":
+            if getter is None or (isinstance(value, torch.Tensor | types.ModuleType) and kind == "item"):
                 break
             try:
                 child = getattr(value, key) if kind == "attr" else value[key]
@@ -199,7 +201,14 @@ def _scan(
             _scan(value, {}, argument, f"{path}:", found, seen)
         elif isinstance(value, types.MethodType):
             found_self = getter
-            _scan(value.__func__, {_first(value.__func__): value.__self__}, lambda args, _, g=found_self: g(args).__self__, f"{path}:", found, seen)
+            _scan(
+                value.__func__,
+                {_first(value.__func__): value.__self__},
+                lambda args, _, g=found_self: g(args).__self__,
+                f"{path}:",
+                found,
+                seen,
+            )
         elif isinstance(value, torch.nn.Module):
             forward = type(value).forward
             _scan(forward, {_first(forward): value}, lambda args, _, g=getter: g(args), f"{path}:", found, seen)

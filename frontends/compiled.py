@@ -20,9 +20,9 @@ from .bind import Binder, describe, replace_leaves
 from .capture import Finder, plain
 from .errors import NotAFunctionError, UsageError
 from .fallback import MODES, report, report_backward
+from .gradient import with_gradient
 from .graph import Graph
 from .graph import leaves as tree_leaves
-from .gradient import with_gradient
 from .specialise import Specialisation, call_values
 from .substitute import substituted
 from .table import Table
@@ -76,7 +76,12 @@ class CompiledAttention:
         return found.pick(results, inputs)
 
     def _run(
-        self, found: Specialisation, values: tuple[Any, ...], leaves: list[Any], inputs: list[Any], low: torch.dtype | None
+        self,
+        found: Specialisation,
+        values: tuple[Any, ...],
+        leaves: list[Any],
+        inputs: list[Any],
+        low: torch.dtype | None,
     ) -> list[torch.Tensor] | None:
         """The resulting tensors, or None if a guard does not hold."""
         if torch.is_grad_enabled() and any(isinstance(x, torch.Tensor) and x.requires_grad for x in inputs):
@@ -87,7 +92,12 @@ class CompiledAttention:
             return found.run(inputs)
 
     def _run_with_gradient(
-        self, found: Specialisation, values: tuple[Any, ...], leaves: list[Any], inputs: list[Any], low: torch.dtype | None
+        self,
+        found: Specialisation,
+        values: tuple[Any, ...],
+        leaves: list[Any],
+        inputs: list[Any],
+        low: torch.dtype | None,
     ) -> list[torch.Tensor]:
         device_type = _device(inputs).type
 
@@ -147,7 +157,9 @@ class CompiledAttention:
 
     def _finder(self, values: tuple[Any, ...], arguments: Mapping[str, Any]) -> Finder:
         # what the key of a call holds by value needs no watching
-        objects = {k: v for k, v in arguments.items() if not isinstance(v, (torch.Tensor, tuple, list, dict)) and not plain(v)}
+        objects = {
+            k: v for k, v in arguments.items() if not isinstance(v, (torch.Tensor, tuple, list, dict)) and not plain(v)
+        }
         return Finder(self.eager, objects)
 
     def trace(self, *args: Any, **kwargs: Any) -> Graph:
@@ -249,7 +261,9 @@ def element_type(graph: Graph) -> str:
 def compile(fn: Callable[..., Any], /, *, backend: str = ..., fallback: str = ..., options: Mapping[str, Any] | None = ...) -> CompiledAttention: ...  # fmt: skip
 @overload
 def compile(*, backend: str = ..., fallback: str = ..., options: Mapping[str, Any] | None = ...) -> Callable[[Callable[..., Any]], CompiledAttention]: ...  # fmt: skip
-def compile(fn: Any = None, *, backend: str = "auto", fallback: str = "warn", options: Mapping[str, Any] | None = None) -> Any:
+def compile(
+    fn: Any = None, *, backend: str = "auto", fallback: str = "warn", options: Mapping[str, Any] | None = None
+) -> Any:
     """Compile a function that computes attention in plain PyTorch.
 
     ``backend`` is ``"auto"``, ``"cpu"``, ``"triton"`` or ``"reference"``.  ``fallback`` says what happens when
@@ -269,5 +283,7 @@ def compile(fn: Any = None, *, backend: str = "auto", fallback: str = "warn", op
             "attention, such as forward"
         )
     if not callable(fn) or inspect.isclass(fn):
-        raise NotAFunctionError(f"attnc.compile takes a function, found {type(fn).__name__} {fn!r:.60}; write @attnc.compile above a def")
+        raise NotAFunctionError(
+            f"attnc.compile takes a function, found {type(fn).__name__} {fn!r:.60}; write @attnc.compile above a def"
+        )
     return CompiledAttention(fn, backend, fallback, options)

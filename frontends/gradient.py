@@ -13,7 +13,9 @@ Eager = Callable[[Sequence[Any]], list[torch.Tensor]]  # the outputs of the func
 
 class _Recompute(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, forward: Forward, eager: Eager, warn: Callable[[], None], others: list[Any], *tensors: torch.Tensor) -> Any:
+    def forward(
+        ctx: Any, forward: Forward, eager: Eager, warn: Callable[[], None], others: list[Any], *tensors: torch.Tensor
+    ) -> Any:
         ctx.eager, ctx.warn, ctx.others = eager, warn, others
         ctx.save_for_backward(*tensors)
         results = forward(_merged(others, tensors))
@@ -49,7 +51,9 @@ def _merged(others: list[Any], tensors: Sequence[torch.Tensor]) -> list[Any]:
     return [next(rest) if x is _Hole else x for x in others]
 
 
-def with_gradient(forward: Forward, eager: Eager, warn: Callable[[], None], leaves: Sequence[Any]) -> list[torch.Tensor]:
+def with_gradient(
+    forward: Forward, eager: Eager, warn: Callable[[], None], leaves: Sequence[Any]
+) -> list[torch.Tensor]:
     """Run ``forward`` so that its results can be differentiated through ``eager``."""
     others = [_Hole if isinstance(x, torch.Tensor) else x for x in leaves]
     tensors = [x for x in leaves if isinstance(x, torch.Tensor)]

@@ -222,7 +222,9 @@ class Graph:
         self.guards = list(dict.fromkeys(self._settled(g) for g in self.guards))
         for node in self.all_nodes():
             node.shape = tuple(self.canon(e) for e in node.shape)
-            node.args = {k: map_arg(v, lambda x: self.canon(x) if isinstance(x, Expr) else x) for k, v in node.args.items()}
+            node.args = {
+                k: map_arg(v, lambda x: self.canon(x) if isinstance(x, Expr) else x) for k, v in node.args.items()
+            }
         self.outputs = map_arg(self.outputs, lambda x: self.canon(x) if isinstance(x, Expr) else x)
 
     def news(self) -> list[Expr]:

@@ -14,7 +14,10 @@ from .graph import Location
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # not the package folder itself: a checkout holds tests and examples, which are users
 _INSIDE = tuple(os.path.join(_PACKAGE, part) + os.sep for part in ("frontends", "compiler", "ir", "backends"))
-_INSIDE += (os.path.dirname(os.path.abspath(torch.__file__)) + os.sep, os.path.dirname(os.__file__) + os.sep + "context")
+_INSIDE += (
+    os.path.dirname(os.path.abspath(torch.__file__)) + os.sep,
+    os.path.dirname(os.__file__) + os.sep + "context",
+)
 
 
 @cache

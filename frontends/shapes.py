@@ -8,7 +8,7 @@ from itertools import zip_longest
 
 from ..ir.expr import ONE, Const, Expr, Op, const, free_vars, op
 from ..ir.simplify import simplify
-from .errors import MissingDimension, Mismatch
+from .errors import Mismatch, MissingDimension
 from .graph import Graph
 
 Shape = tuple[Expr, ...]
@@ -183,7 +183,6 @@ def _minus(a: Expr, b: Expr) -> Expr:
         case _, Op("-", (x, y)) if x == a:
             return y
     return a - b
-
 
 
 def window_count(size: Expr, width: Expr, step: Expr, before: Expr = const(0), after: Expr = const(0)) -> Expr:

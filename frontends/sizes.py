@@ -276,5 +276,3 @@ def hint_of(value: Any) -> Any:
 def ceil(e: Expr) -> Expr:
     """Round up, as ``math.ceil`` does."""
     return _rounded("ceil", e) if kind_of(e) == "float" else e
-
-

@@ -169,6 +169,9 @@ def largest_bytes(graph: Graph, values: Mapping[str, Any]) -> tuple[int, Node | 
                 size *= int(evaluate(e, values))
         except (KeyError, TypeError):
             continue
-        if node.op not in ("expand", "permute", "reshape", "unsqueeze", "squeeze", "slice", "select") and size > best[0]:
+        if (
+            node.op not in ("expand", "permute", "reshape", "unsqueeze", "squeeze", "slice", "select")
+            and size > best[0]
+        ):
             best = (size, node)
     return best

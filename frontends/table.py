@@ -48,7 +48,9 @@ class Table:
             return
         self._warned = True
         where: Location = new.graph.location
-        text = f"{where}: {new.graph.name} has been compiled {count + 1} times and the oldest results are dropped: {why}"
+        text = (
+            f"{where}: {new.graph.name} has been compiled {count + 1} times and the oldest results are dropped: {why}"
+        )
         warnings.warn_explicit(text, RecompileWarning, where.file, where.line)
 
 

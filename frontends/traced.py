@@ -37,7 +37,9 @@ class Traced(torch.Tensor):
     def __new__(cls, tracer: Tracer, node: Node) -> Traced:
         # PyTorch reads the element type and device of this shell; its shape is never asked for
         with torch._C.DisableTorchFunction():
-            self = torch.Tensor._make_wrapper_subclass(cls, (1,) * len(node.shape), dtype=node.dtype, device=tracer.device)
+            self = torch.Tensor._make_wrapper_subclass(
+                cls, (1,) * len(node.shape), dtype=node.dtype, device=tracer.device
+            )
         self.tracer, self._node = tracer, node
         self.storage, self.version = Storage(self), 0
         return self
@@ -169,4 +171,6 @@ class Traced(torch.Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        raise LeakedTracerError(f"{with_text(user_line())}: {func} met a tensor of a trace in a way that attnc cannot see")
+        raise LeakedTracerError(
+            f"{with_text(user_line())}: {func} met a tensor of a trace in a way that attnc cannot see"
+        )

@@ -108,7 +108,9 @@ class Tracer(TorchFunctionMode):
     def dispatch(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Trace one call of PyTorch."""
         name = op_name(func)
-        if name in rules.TRANSPARENT or not (name in rules.FACTORIES or _has_tensor(args) or _has_tensor(kwargs.values())):
+        if name in rules.TRANSPARENT or not (
+            name in rules.FACTORIES or _has_tensor(args) or _has_tensor(kwargs.values())
+        ):
             return func(*args, **kwargs)
         self.location = user_line()
         args = map_arg(tuple(args), self._wrap)
@@ -218,5 +220,3 @@ def _identifier(path: str) -> str:
     while "__" in text:
         text = text.replace("__", "_")
     return text.strip("_") or "capture"
-
-

@@ -195,8 +195,7 @@ class FuncOp(IRDLOperation):
     def print(self, printer: Printer) -> None:
         printer.print_string(" ")
         printer.print_symbol_name(self.sym_name.data)
-        with printer.in_parens():
-            printer.print_list(self.body.block.args, printer.print_block_argument)
+        syntax.print_arguments(printer, self.args, self.names)
         if self.guards.data:
             printer.print_string(" guards [")
             printer.print_list(self.guards, lambda g: printer.print_string_literal(g.text()))
@@ -208,7 +207,7 @@ class FuncOp(IRDLOperation):
     @classmethod
     def parse(cls, parser: Parser) -> FuncOp:
         name = parser.parse_symbol_name()
-        args = parser.parse_comma_separated_list(parser.Delimiter.PAREN, parser.parse_argument)
+        args, names = syntax.parse_arguments(parser)
         guards: list[ExprAttr] = []
         if parser.parse_optional_keyword("guards"):
             guards = parser.parse_comma_separated_list(
@@ -221,7 +220,7 @@ class FuncOp(IRDLOperation):
             op,
             properties={
                 "sym_name": name,
-                "arg_names": ArrayAttr(strings(a.name.text[1:] for a in args)),
+                "arg_names": ArrayAttr(strings(names)),
                 "guards": ArrayAttr(guards),
             },
             attributes=attributes.data if attributes else {},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Self
 
@@ -11,7 +11,7 @@ from xdsl.parser import Parser
 from xdsl.printer import Printer
 from xdsl.utils.exceptions import VerifyException
 
-__all__ = ["Lines", "VerifyException", "parse_signature"]
+__all__ = ["Lines", "VerifyException", "parse_arguments", "parse_signature", "print_arguments"]
 
 
 class Lines:
@@ -65,3 +65,29 @@ def parse_signature(parser: Parser, results: int) -> tuple[list[Attribute], list
     if len(outputs) != results:
         parser.raise_error(f"expected {results} result types, found {len(outputs)}", start, parser.pos)
     return list(inputs), list(outputs)
+
+
+def print_arguments(printer: Printer, args: Sequence[SSAValue], names: Sequence[str]) -> None:
+    """Print ``(%q: type, ...)``, and the names where xDSL chose other SSA names (it drops numbered suffixes)."""
+    printed: list[str] = []
+
+    def argument(arg: SSAValue) -> None:
+        printed.append(printer.print_ssa_value(arg).removeprefix("%"))
+        printer.print_string(": ")
+        printer.print_attribute(arg.type)
+
+    with printer.in_parens():
+        printer.print_list(args, argument)
+    if printed != list(names):
+        printer.print_string(" names [")
+        printer.print_list(names, printer.print_string_literal)
+        printer.print_string("]")
+
+
+def parse_arguments(parser: Parser) -> tuple[list[Parser.Argument], list[str]]:
+    """Read what :func:`print_arguments` prints."""
+    args = parser.parse_comma_separated_list(parser.Delimiter.PAREN, parser.parse_argument)
+    names = [a.name.text[1:] for a in args]
+    if parser.parse_optional_keyword("names"):
+        names = parser.parse_comma_separated_list(parser.Delimiter.SQUARE, parser.parse_str_literal)
+    return args, names

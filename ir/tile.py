@@ -243,8 +243,7 @@ class KernelOp(IRDLOperation):
         lines = syntax.Lines(printer)
         lines.text(" ")
         printer.print_symbol_name(self.sym_name.data)
-        with printer.in_parens():
-            printer.print_list(self.body.block.args, printer.print_block_argument)
+        syntax.print_arguments(printer, self.args, self.names)
         lines.text(f" outputs {self.outputs.data}")
         with lines.indented():
             lines.new("grid ").literal(self.grid.text()).text(" rows ").literal(self.rows.text())
@@ -255,7 +254,7 @@ class KernelOp(IRDLOperation):
     @classmethod
     def parse(cls, parser: Parser) -> KernelOp:
         name = parser.parse_symbol_name()
-        args = parser.parse_comma_separated_list(parser.Delimiter.PAREN, parser.parse_argument)
+        args, names = syntax.parse_arguments(parser)
         parser.parse_keyword("outputs")
         outputs = parser.parse_integer()
         parser.parse_keyword("grid")
@@ -269,7 +268,7 @@ class KernelOp(IRDLOperation):
             op,
             properties={
                 "sym_name": name,
-                "arg_names": ArrayAttr(strings(a.name.text[1:] for a in args)),
+                "arg_names": ArrayAttr(strings(names)),
                 "outputs": IntAttr(outputs),
                 "grid": grid,
                 "rows": rows,

@@ -116,19 +116,26 @@ def seconds(work: Work, on: Device, tiles: tuple[int, int], length: int = NOMINA
         computed_pairs(work.domain, s, sizes, rows=rows, padded=(rows, keys), facts=work.facts) for s in work.sources
     ) / (rows * keys)
     widths = work.width + work.value_width
-    # a GPU tile that is narrow leaves matrix units idle; exponentials cost about 16 multiply-adds each
-    busy = min(1.0, rows / 128) ** 0.5 * min(1.0, keys / 64) ** 0.5 if on.is_gpu else 1.0
+    # exponentials cost about 16 multiply-adds each
+    busy = _busy(on, work.dtype, rows, keys)
     arithmetic = area * widths / (on.peak[work.dtype] * busy) + area * 16 / on.peak["f32"]
     traffic = area / rows * widths * _BYTES[work.dtype] / (on.bandwidth * 8)  # keys mostly come from the last cache
     return max(arithmetic, traffic) + steps * on.step
 
 
+def _busy(on: Device, dtype: str, rows: int, keys: int) -> float:
+    """The share of a device's multiply-adds that a tile of this shape keeps going."""
+    if on.is_gpu:  # a narrow tile leaves matrix units idle
+        return min(1.0, rows / 128) ** 0.5 * min(1.0, keys / 64) ** 0.5
+    return 1.0 if rows >= 4 * on.lanes // (2 if dtype == "f64" else 1) else 0.95  # a key that is loaded meets fewer queries
+
+
 def candidates(work: Work, on: Device) -> Iterator[tuple[int, int]]:
     """Tiles that a device can hold."""
     if not on.is_gpu:
-        # queries fill four vector registers; the scores of a tile stay in the level-1 cache
+        # queries fill four vector registers, or two where bands are narrow; scores stay in the level-1 cache
         rows = 4 * on.lanes // (2 if work.dtype == "f64" else 1)
-        yield from ((rows, keys) for keys in (128, 64, 32, 16))
+        yield from itertools.product((rows, rows // 2), (128, 64, 32, 16))
         return
     size = _BYTES[work.dtype]
     width, value_width = (max(16, 1 << (w - 1).bit_length()) for w in (work.width, work.value_width))

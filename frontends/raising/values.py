@@ -224,6 +224,26 @@ def _pad(values: Values, node: Node, index: tuple[Expr, ...]) -> Expr:
     return elementwise._choice(node, condition, term, fill)
 
 
+def _scatter(values: Values, node: Node, index: tuple[Expr, ...]) -> Expr:
+    """A write of part of a tensor: ``x[:, a:b] = part``, ``x[:, n] = part``."""
+    dim, x = node["dim"], index[node["dim"]]
+    if node.op == "select_scatter":
+        condition = values.simplify(op("==", x, values.scalar(const(node["index"]))))
+        inner = (*index[:dim], *index[dim + 1 :])
+    else:
+        start, stop, stride = (values.scalar(const(node[k])) for k in ("start", "stop", "step"))
+        offset = values.simplify(x - start)
+        inside = op("and", op("<=", 0, offset), op("<", x, stop))
+        condition = values.simplify(op("and", inside, op("==", offset % stride, 0)))
+        inner = (*index[:dim], values.simplify(offset // stride), *index[dim + 1 :])
+    kept = values.at(node["input"], index)
+    if condition == FALSE:
+        return kept
+    part: Node = node["part"]
+    kind = kind_of_dtype(node.dtype)
+    return elementwise._choice(node, condition, elementwise.convert(values.at(part, inner), kind), kept)
+
+
 def _gather(values: Values, node: Node, index: tuple[Expr, ...]) -> Expr | None:
     inner = views.gathered(values, node, index)
     if inner is None:
@@ -260,6 +280,8 @@ _RULES = {
     "eye": _eye,
     "cat": _cat,
     "pad": _pad,
+    "slice_scatter": _scatter,
+    "select_scatter": _scatter,
     "index": _gather,
     "gather": _gather,
     "sdpa_score": _sdpa_score,

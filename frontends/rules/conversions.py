@@ -62,7 +62,9 @@ def question(t: Tracer, *args: Any, **kwargs: Any) -> Any:
         return getattr(torch, t.op)(*ones)
 
 
-@early("is_cuda", "is_cpu", "is_sparse", "is_quantized", "is_meta", "is_nested", "is_mkldnn", "is_leaf", "is_mps", "is_xpu")
+@early(
+    "is_cuda", "is_cpu", "is_sparse", "is_quantized", "is_meta", "is_nested", "is_mkldnn", "is_leaf", "is_mps", "is_xpu"
+)
 def flag(t: Tracer, input: Traced) -> bool:
     return t.op == "is_leaf" or t.op == f"is_{t.device.type}"
 
@@ -74,7 +76,9 @@ def nothing(t: Tracer, input: Traced) -> None:
 
 @early("requires_grad_", "retain_grad", "register_hook")
 def unsupported_grad(t: Tracer, input: Traced, *args: Any, **kwargs: Any) -> None:
-    raise UnsupportedOpError(f"{with_text(t.location)}: {t.op} inside a compiled function; call it on the arguments or the result")
+    raise UnsupportedOpError(
+        f"{with_text(t.location)}: {t.op} inside a compiled function; call it on the arguments or the result"
+    )
 
 
 @early("stride", "data_ptr", "storage_offset", "untyped_storage", "as_strided", "set_", "resize_")

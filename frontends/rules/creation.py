@@ -58,7 +58,12 @@ def _type_of(value: Any) -> torch.dtype:
 
 @rule("zeros_like", "ones_like", "empty_like", "full_like")
 def full_like(t: Tracer, input: Traced, fill_value: Any = None, *, dtype: Any = None, **options: Any) -> Traced:
-    return _full(t, input.node.shape, {"zeros_like": 0, "empty_like": 0, "ones_like": 1}.get(t.op, fill_value), dtype or input.dtype)
+    return _full(
+        t,
+        input.node.shape,
+        {"zeros_like": 0, "empty_like": 0, "ones_like": 1}.get(t.op, fill_value),
+        dtype or input.dtype,
+    )
 
 
 @rule("new_zeros", "new_ones", "new_empty", "new_full")
@@ -75,7 +80,7 @@ def arange(t: Tracer, *args: Any, start: Any = None, end: Any = None, step: Any 
     on_device(t, device)
     values = [as_expr(x) for x in args]
     if start is None:
-        start = values.pop(0) if len(values) > 1 or end is not None and values else const(0)
+        start = values.pop(0) if len(values) > 1 or (end is not None and values) else const(0)
     if end is None:
         end = values.pop(0)
     if step is None:

@@ -50,7 +50,9 @@ def getitem(t: Tracer, input: Traced, *rest: Any, dim: int | None = None, index:
     return x if not indices else _gathered(t, x, indices)
 
 
-def _basic(t: Tracer, input: Traced, items: list[Any], steps: list[tuple[Traced, Step]] | None = None) -> tuple[Traced, dict[int, Traced]]:
+def _basic(
+    t: Tracer, input: Traced, items: list[Any], steps: list[tuple[Traced, Step]] | None = None
+) -> tuple[Traced, dict[int, Traced]]:
     """Apply numbers, slices and None; tensors come back by the dimension that they index."""
     x, d, indices = input, 0, {}
     for item in items:
@@ -69,10 +71,15 @@ def _basic(t: Tracer, input: Traced, items: list[Any], steps: list[tuple[Traced,
             step = ("slice", (d, *bounds)) if bounds else None
             d += 1
         else:
-            index = item if isinstance(item, Traced) else t(torch.tensor, list(item) if isinstance(item, range) else item, device=t.device)
+            index = (
+                item
+                if isinstance(item, Traced)
+                else t(torch.tensor, list(item) if isinstance(item, range) else item, device=t.device)
+            )
             if _is_mask(index):
                 index._needs_data(
-                    "indexing with a boolean mask", "use torch.where, masked_fill or x[mask] = number, which keep the shape"
+                    "indexing with a boolean mask",
+                    "use torch.where, masked_fill or x[mask] = number, which keep the shape",
                 )
             indices[d] = index
             d += 1
@@ -114,7 +121,13 @@ def _gathered(t: Tracer, x: Traced, indices: dict[int, Traced]) -> Traced:
     shape = [*rest[:front], *common, *rest[front:]]
     full = tuple(indices.get(d) for d in range(x.dim()))
     call = "{input}[" + ", ".join(f"{{i{d}}}" if d in indices else ":" for d in range(at[-1] + 1)) + "]"
-    result = t.emit("index", {"input": x, "indices": full} | {f"i{d}": i for d, i in indices.items()}, shape, call, dtype=x.node.dtype)
+    result = t.emit(
+        "index",
+        {"input": x, "indices": full} | {f"i{d}": i for d, i in indices.items()},
+        shape,
+        call,
+        dtype=x.node.dtype,
+    )
     result.node.args = {k: result.node.args[k] for k in ("input", "indices")}
     return result
 
@@ -163,13 +176,19 @@ def setitem(t: Tracer, input: Traced, index: Any, value: Any) -> None:
         if isinstance(value, Traced) and value.dim():
             masks[0]._needs_data("writing as many values as a mask is true", "use torch.where(mask, values, x)")
         mask = masks[0]
-        for _ in range(input.dim() - mask.dim() - items.index(mask)):
+        for _ in range(input.dim() - mask.dim() - next(n for n, x in enumerate(items) if x is mask)):
             mask = mask[..., None]
         input.write(t(torch.Tensor.masked_fill, input, mask, value).node)
         return
     steps: list[tuple[Traced, Step]] = []
     part, indices = _basic(t, input, items, steps)
-    new = value if isinstance(value, Traced) else t(torch.full, (), hint_of(value) if not isinstance(value, Size) else value, dtype=input.dtype, device=t.device)
+    new = (
+        value
+        if isinstance(value, Traced)
+        else t(
+            torch.full, (), hint_of(value) if not isinstance(value, Size) else value, dtype=input.dtype, device=t.device
+        )
+    )
     new = new.to(input.dtype)
     if indices:
         new = _put(t, part, indices, new)
@@ -208,5 +227,3 @@ def diagonal(t: Tracer, input: Traced, offset: int = 0, dim1: int = 0, dim2: int
     shape = [e for n, e in enumerate(input.node.shape) if n not in (a, b)]
     args = {"input": input, "offset": offset, "dim1": a, "dim2": b}
     return t.emit("diagonal", args, [*shape, length], "torch.diagonal({input}, {offset}, {dim1}, {dim2})")
-
-

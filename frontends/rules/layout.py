@@ -25,7 +25,9 @@ def permuted(t: Tracer, input: Traced, order: list[int]) -> Traced:
     if order == list(range(len(order))):
         return t.view(input, Traced(t, input.node))
     shape = [input.node.shape[d] for d in order]
-    return t.view(input, t.emit("permute", {"input": input, "dims": tuple(order)}, shape, "torch.permute({input}, {dims})"))
+    return t.view(
+        input, t.emit("permute", {"input": input, "dims": tuple(order)}, shape, "torch.permute({input}, {dims})")
+    )
 
 
 @rule("permute")
@@ -71,7 +73,13 @@ def reshaped(t: Tracer, input: Traced, wanted: list[Any]) -> Traced:
 def reshape(t: Tracer, input: Traced, *shape: Any, size: Any = None) -> Traced:
     wanted = flat(shape) if size is None else list(size)
     if wanted and isinstance(wanted[0], torch.dtype):
-        return t.emit("view_dtype", {"input": input, "dtype": wanted[0]}, input.node.shape, "{input}.view({dtype})", dtype=wanted[0])
+        return t.emit(
+            "view_dtype",
+            {"input": input, "dtype": wanted[0]},
+            input.node.shape,
+            "{input}.view({dtype})",
+            dtype=wanted[0],
+        )
     return reshaped(t, input, wanted)
 
 
@@ -209,7 +217,9 @@ def flip(t: Tracer, input: Traced, *dims: Any) -> Traced:
 
 @rule("tril", "triu")
 def tril(t: Tracer, input: Traced, diagonal: Any = 0) -> Traced:
-    return t.emit(t.op, {"input": input, "diagonal": diagonal}, input.node.shape, f"torch.{t.op}({{input}}, {{diagonal}})")
+    return t.emit(
+        t.op, {"input": input, "diagonal": diagonal}, input.node.shape, f"torch.{t.op}({{input}}, {{diagonal}})"
+    )
 
 
 @rule("pad")
@@ -242,7 +252,10 @@ def chunk(t: Tracer, input: Traced, chunks: int, dim: int = 0) -> Any:
 @rule("split", "split_with_sizes")
 def split(t: Tracer, input: Traced, split_size_or_sections: Any = None, dim: int = 0, *, split_size: Any = None, split_sizes: Any = None) -> Any:  # fmt: skip
     d = shapes.dim(input.dim(), dim)
-    size, parts = input.node.shape[d], next(x for x in (split_size_or_sections, split_size, split_sizes) if x is not None)
+    size, parts = (
+        input.node.shape[d],
+        next(x for x in (split_size_or_sections, split_size, split_sizes) if x is not None),
+    )
     if isinstance(parts, tuple | list):
         t.graph.unify(size, sum((as_expr(p) for p in parts), const(0)))
         ends, pieces = const(0), []

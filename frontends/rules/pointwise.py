@@ -21,12 +21,67 @@ _SYMBOLS = {
 }  # fmt: skip
 _REVERSED = {"rsub": "sub", "rdiv": "div", "rfloordiv": "floor_divide", "rremainder": "remainder", "rpow": "pow",
              "rlshift": "bitwise_left_shift", "rrshift": "bitwise_right_shift"}  # fmt: skip
-_UNARY = """exp exp2 expm1 log log2 log10 log1p sqrt rsqrt abs neg tanh sigmoid relu silu sin cos tan sinh cosh asin acos
-atan erf erfc floor ceil round trunc frac sign sgn isnan isinf isfinite isneginf isposinf logical_not bitwise_not gelu
-softplus logsigmoid elu leaky_relu hardtanh relu6 selu celu mish hardswish hardsigmoid tanhshrink softsign nan_to_num
-lgamma digamma sinc""".split()
+_UNARY = [
+    "exp",
+    "exp2",
+    "expm1",
+    "log",
+    "log2",
+    "log10",
+    "log1p",
+    "sqrt",
+    "rsqrt",
+    "abs",
+    "neg",
+    "tanh",
+    "sigmoid",
+    "relu",
+    "silu",
+    "sin",
+    "cos",
+    "tan",
+    "sinh",
+    "cosh",
+    "asin",
+    "acos",
+    "atan",
+    "erf",
+    "erfc",
+    "floor",
+    "ceil",
+    "round",
+    "trunc",
+    "frac",
+    "sign",
+    "sgn",
+    "isnan",
+    "isinf",
+    "isfinite",
+    "isneginf",
+    "isposinf",
+    "logical_not",
+    "bitwise_not",
+    "gelu",
+    "softplus",
+    "logsigmoid",
+    "elu",
+    "leaky_relu",
+    "hardtanh",
+    "relu6",
+    "selu",
+    "celu",
+    "mish",
+    "hardswish",
+    "hardsigmoid",
+    "tanhshrink",
+    "softsign",
+    "nan_to_num",
+    "lgamma",
+    "digamma",
+    "sinc",
+]
 _OF = {"silu": "torch.nn.functional.", **dict.fromkeys(
-    "gelu softplus logsigmoid elu leaky_relu hardtanh relu6 mish hardswish hardsigmoid tanhshrink softsign".split(), "torch.nn.functional.")}  # fmt: skip
+    ["gelu", "softplus", "logsigmoid", "elu", "leaky_relu", "hardtanh", "relu6", "mish", "hardswish", "hardsigmoid", "tanhshrink", "softsign"], "torch.nn.functional.")}  # fmt: skip
 
 
 def tensors(*values: Any) -> list[Traced]:
@@ -68,10 +123,14 @@ def div(t: Tracer, input: Any, other: Any, *, rounding_mode: str | None = None) 
     return t.emit("trunc_divide", {"input": input, "other": other}, common(t, input, other), call)
 
 
-@rule("logical_and", "logical_or", "logical_xor", "atan2", "fmod", "hypot", "xlogy", "logaddexp", "copysign", probe=True)
+@rule(
+    "logical_and", "logical_or", "logical_xor", "atan2", "fmod", "hypot", "xlogy", "logaddexp", "copysign", probe=True
+)
 def _binary_function(t: Tracer, input: Any, other: Any) -> Traced:
     name = t.op
-    return t.emit(name, {"input": input, "other": other}, common(t, input, other), f"torch.{name}({{input}}, {{other}})")
+    return t.emit(
+        name, {"input": input, "other": other}, common(t, input, other), f"torch.{name}({{input}}, {{other}})"
+    )
 
 
 @rule(*_UNARY, probe=True)
@@ -80,7 +139,11 @@ def unary(t: Tracer, input: Traced, *rest: Any, inplace: bool = False, **more: A
     if name == "bitwise_not":
         op = "logical_not" if t.result.dtype == torch.bool else name
         return t.emit(op, {"input": input}, input.node.shape, "(~{input})")
-    args = {"input": input} | {f"arg{n}": x for n, x in enumerate(rest, 1)} | {k: v for k, v in more.items() if v is not None}
+    args = (
+        {"input": input}
+        | {f"arg{n}": x for n, x in enumerate(rest, 1)}
+        | {k: v for k, v in more.items() if v is not None}
+    )
     holes = ["{input}"] + [f"{{arg{n}}}" for n in range(1, len(rest) + 1)]
     holes += [f"{k}={{{k}}}" for k in args if k != "input" and not k.startswith("arg")]
     return t.emit(name, args, input.node.shape, f"{_OF.get(name, 'torch.')}{name}({', '.join(holes)})")

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 @rule("matmul", probe=True)
-def matmul(t: Tracer, input: Traced, mat2: Any = None, other: Any = None, vec: Any = None, tensor: Any = None) -> Traced:
+def matmul(
+    t: Tracer, input: Traced, mat2: Any = None, other: Any = None, vec: Any = None, tensor: Any = None
+) -> Traced:
     right = next(x for x in (mat2, other, vec, tensor) if x is not None)
     shape = shapes.matmul(t.graph, input.node.shape, right.node.shape)
     return t.emit("matmul", {"input": input, "other": right}, shape, "torch.matmul({input}, {other})")
@@ -103,7 +105,10 @@ def explicit_terms(equation: str, ranks: list[int]) -> tuple[list[str], str]:
     left, arrow, right = equation.replace(" ", "").partition("->")
     terms = left.split(",")
     spare = [c for c in string.ascii_uppercase + string.ascii_lowercase if c not in equation]
-    widest = max([rank - len(term.replace("...", "")) for term, rank in zip(terms, ranks, strict=True) if "..." in term], default=0)
+    widest = max(
+        [rank - len(term.replace("...", "")) for term, rank in zip(terms, ranks, strict=True) if "..." in term],
+        default=0,
+    )
     dots = "".join(spare[:widest])
     for n, (term, rank) in enumerate(zip(terms, ranks, strict=True)):
         count = rank - len(term.replace("...", ""))

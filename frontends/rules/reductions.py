@@ -23,7 +23,11 @@ def _reduce(t: Tracer, name: str, input: Traced, dim: Any, keepdim: bool, dtype:
     args = {"input": input, "dim": over, "keepdim": bool(keepdim)}
     call = f"torch.{name}({{input}}, {{dim}}, keepdim={{keepdim}})"
     if not input.dim():
-        call = f"torch.{name}({{input}}, ())" if name in ("sum", "mean", "amax", "amin", "logsumexp") else f"torch.{name}({{input}})"
+        call = (
+            f"torch.{name}({{input}}, ())"
+            if name in ("sum", "mean", "amax", "amin", "logsumexp")
+            else f"torch.{name}({{input}})"
+        )
     return t.emit(name, args, shapes.reduce(input.node.shape, over, keepdim), call, dtype=dtype)
 
 
@@ -31,7 +35,11 @@ def _reduce(t: Tracer, name: str, input: Traced, dim: Any, keepdim: bool, dtype:
 def reduce(t: Tracer, input: Traced, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Traced:
     if dtype is not None and dtype != input.dtype:
         name = t.op
-        return t(getattr(torch, name), input.to(dtype), dim, keepdim) if dim is not None else t(getattr(torch, name), input.to(dtype))
+        return (
+            t(getattr(torch, name), input.to(dtype), dim, keepdim)
+            if dim is not None
+            else t(getattr(torch, name), input.to(dtype))
+        )
     return _reduce(t, t.op, input, dim, keepdim)
 
 
@@ -40,7 +48,10 @@ def prod(t: Tracer, input: Traced, dim: Any = None, keepdim: bool = False, *, dt
     if dim is None:
         over, call = tuple(range(input.dim())), "torch.prod({input})"
     else:
-        over, call = (shapes.dim(input.dim(), dim),), f"torch.prod({{input}}, {shapes.dim(input.dim(), dim)}, keepdim={{keepdim}})"
+        over, call = (
+            (shapes.dim(input.dim(), dim),),
+            f"torch.prod({{input}}, {shapes.dim(input.dim(), dim)}, keepdim={{keepdim}})",
+        )
     args = {"input": input, "dim": over, "keepdim": bool(keepdim)}
     return t.emit("prod", args, shapes.reduce(input.node.shape, over, keepdim), call)
 
@@ -103,7 +114,9 @@ def normalize(t: Tracer, input: Traced, p: float = 2.0, dim: Any = 1, eps: float
 
 
 @rule("layer_norm", "rms_norm")
-def layer_norm(t: Tracer, input: Traced, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: Any = None) -> Traced:
+def layer_norm(
+    t: Tracer, input: Traced, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: Any = None
+) -> Traced:
     sizes = tuple(as_expr(e) for e in normalized_shape)
     for have, want in zip(input.node.shape[-len(sizes) :], sizes, strict=True):
         t.graph.unify(have, want)

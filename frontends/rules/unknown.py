@@ -85,7 +85,7 @@ def _path(func: Any, name: str) -> str | None:
     path = str(func) if isinstance(func, torch._ops.OpOverload) else resolve_name(func)
     if isinstance(func, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
         return f"torch.ops.{path}" if isinstance(func, torch._ops.OpOverload) else f"torch.ops.{func}"
-    if path is not None and path.startswith("torch.functional.") or path is None and hasattr(torch, name):
+    if (path is not None and path.startswith("torch.functional.")) or (path is None and hasattr(torch, name)):
         path = f"torch.{name}"
     if path is None or not path.startswith("torch."):
         return None
@@ -117,12 +117,18 @@ def _result_sizes(t: Tracer, func: Any, name: str, args: Any, kwargs: Any, resul
     try:
         with torch._C.DisableTorchFunction():
             more = {k: map_arg(v, probe) for k, v in kwargs.items()}
-            second = func(*map_arg(args, probe), **({"device": "meta"} if "device" in more else {}) | {k: v for k, v in more.items() if k != "device"})
+            second = func(
+                *map_arg(args, probe),
+                **({"device": "meta"} if "device" in more else {}) | {k: v for k, v in more.items() if k != "device"},
+            )
     except Exception:  # the sizes tried break a rule of this op: nothing is known then
         second = None
     others = second if isinstance(second, tuple | list) else [second] * len(results)
     return [
-        [_size(t, name, int(size), None if try_ is None else int(try_.shape[d]), known, other) for d, size in enumerate(first.shape)]
+        [
+            _size(t, name, int(size), None if try_ is None else int(try_.shape[d]), known, other)
+            for d, size in enumerate(first.shape)
+        ]
         for first, try_ in zip(results, others, strict=True)
     ]
 
@@ -139,7 +145,11 @@ def _size(t: Tracer, name: str, first: int, second: int | None, known: list[Expr
 
 def in_place(name: str) -> Any:
     """The rule for ``x.name_()``: a new value for ``x``."""
-    base = getattr(torch.Tensor, name[:-1], None) or getattr(torch, name[:-1], None) or getattr(torch.nn.functional, name[:-1], None)
+    base = (
+        getattr(torch.Tensor, name[:-1], None)
+        or getattr(torch, name[:-1], None)
+        or getattr(torch.nn.functional, name[:-1], None)
+    )
 
     def run(t: Tracer, input: Traced, *args: Any, **kwargs: Any) -> Traced:
         if base is None:

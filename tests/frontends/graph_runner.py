@@ -24,7 +24,11 @@ def run_graph(graph: Graph, inputs: Sequence[torch.Tensor]) -> Any:
         value = compile_call(node.call)(env | operands)
         values[node] = value
         if isinstance(value, torch.Tensor):
-            late = {e.name: size for e, size in zip(node.shape, value.shape, strict=True) if getattr(e, "name", None) in graph.late}
+            late = {
+                e.name: size
+                for e, size in zip(node.shape, value.shape, strict=True)
+                if getattr(e, "name", None) in graph.late
+            }
             env.update(late)
             assert tuple(value.shape) == tuple(evaluate(e, env) for e in node.shape), str(node)
             assert value.dtype == node.dtype, str(node)

@@ -142,7 +142,13 @@ def test_backward_is_loud() -> None:
 
 def test_integer_argument_is_static() -> None:
     def f(q, k, v, groups: int):
-        return torch.cat([(a @ b.mT).softmax(-1) @ c for a, b, c in zip(q.chunk(groups, 2), k.chunk(groups, 2), v.chunk(groups, 2), strict=True)], 2)
+        return torch.cat(
+            [
+                (a @ b.mT).softmax(-1) @ c
+                for a, b, c in zip(q.chunk(groups, 2), k.chunk(groups, 2), v.chunk(groups, 2), strict=True)
+            ],
+            2,
+        )
 
     g = reference(f, fallback="silent")
     check(g, *qkv(), 2)

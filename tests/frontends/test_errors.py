@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import attnc
 import pytest
 import torch
+
+import attnc
 
 
 def _qkv(*shape: int, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
@@ -83,8 +84,14 @@ CASES: list[tuple[Callable[..., Any], list[torch.Tensor], type[Exception], str]]
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("fn", "inputs", "kind", "message"), CASES, ids=[f"{c[0].__name__}-{c[2].__name__}-{n}" for n, c in enumerate(CASES)])
-def test_one_class_and_one_line(fn: Callable[..., Any], inputs: list[torch.Tensor], kind: type[Exception], message: str) -> None:
+@pytest.mark.parametrize(
+    ("fn", "inputs", "kind", "message"),
+    CASES,
+    ids=[f"{c[0].__name__}-{c[2].__name__}-{n}" for n, c in enumerate(CASES)],
+)
+def test_one_class_and_one_line(
+    fn: Callable[..., Any], inputs: list[torch.Tensor], kind: type[Exception], message: str
+) -> None:
     with pytest.raises(kind, match=message) as found:
         attnc.compile(fn, backend="reference")(*inputs)
     assert isinstance(found.value, attnc.AttncError)

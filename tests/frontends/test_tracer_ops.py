@@ -8,8 +8,9 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from attnc import compile
 from torch.utils._pytree import tree_leaves
+
+from attnc import compile
 
 from .graph_runner import run_graph
 
@@ -26,7 +27,7 @@ def _table() -> None:
     for name, f in {
         "arithmetic": lambda q, k, v: (q + 1, 2 - q, q * k, 1 / (q + 9), q**2, 2**q, q // 2, q % 3, -q, +q, abs(q), 7 % (abs(q) + 1)),
         "alpha": lambda q, k, v: torch.add(q, k, alpha=2) - torch.sub(q, k, alpha=0.5) + torch.rsub(q, 1),
-        "compare": lambda q, k, v: (q > 0, q <= k, q == 0, q != k, 0 < q, torch.ge(q, 1)),
+        "compare": lambda q, k, v: (q > 0, q <= k, q == 0, q != k, q > 0, torch.ge(q, 1)),
         "boolean": lambda q, k, v: ((q > 0) & (k > 0), (q > 0) | (k > 0), ~(q > 0), (q > 0) ^ (k > 0), torch.logical_and(q, k)),
         "integer": lambda q, k, v: (torch.arange(q.shape[N]) & 3, torch.arange(q.shape[N]) >> 1, 1 << torch.arange(5), ~torch.arange(4)),
         "unary": lambda q, k, v: (q.exp(), torch.tanh(q), q.abs().sqrt(), F.relu(q), F.gelu(q), F.silu(q), q.square(), q.sigmoid(), q.isnan()),

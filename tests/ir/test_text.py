@@ -38,3 +38,15 @@ def test_deep_nesting_is_an_error_not_a_crash():
     text = "builtin.module {" * 3000 + "}" * 3000
     with pytest.raises(IRSyntaxError, match="nested too deeply"):
         parse_module(text)
+
+
+def test_argument_names_survive_where_ssa_names_differ():
+    text = """
+    tile.kernel @k(%q: !tile.mem<1, f32>, %b: !tile.mem<1, f32>) names ["q", "bias_2"] outputs 1
+      grid "t < N" rows "i, t * 4, 4, N" {
+      %Q = tile.load %q at <"i"> : !tile.mem<1, f32> -> !tile.tile<"i:4", f32>
+      %M = tile.mask %Q where <"bias_2[i] > 0.0"> : !tile.tile<"i:4", f32> -> !tile.tile<"i:4", f32>
+    }"""
+    printed = print_module(parse_module(text))
+    assert 'names ["q", "bias_2"]' in printed
+    assert print_module(parse_module(printed)) == printed

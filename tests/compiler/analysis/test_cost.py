@@ -1,0 +1,58 @@
+"""The first cost model: tiles that devices can hold, and the choices that follow from masks."""
+
+from __future__ import annotations
+
+import pytest
+
+from attnc.compiler.analysis.cost import UnknownTargetError, Work, candidates, choose_tiles, device, faster
+from attnc.ir.attn import Source
+from attnc.ir.attributes import DimsAttr
+from attnc.ir.expr import parse
+
+GPUS = ("sm_80", "sm_90", "sm_100", "gfx942")
+
+
+def work(mask: str, width: int = 64, dtype: str = "f32", domain: str = "b < B, h < H, i < N", keys: str = "N") -> Work:
+    source = Source("j", parse(keys), (), (), parse(mask))
+    return Work(DimsAttr.read(domain), (source,), width, width, dtype)
+
+
+@pytest.mark.parametrize("target", GPUS)
+def test_plain_multiply_adds_need_small_tiles(target: str) -> None:
+    for width in (16, 64, 128, 256, 512):
+        for dtype, most in (("f32", (64, 32)), ("f64", (32, 32))):
+            found = list(candidates(work("True", width, dtype), device(target)))
+            assert all(rows <= most[0] and keys <= most[1] for rows, keys in found)
+            rows, keys = choose_tiles(work("True", width, dtype), target)
+            assert rows >= 16 and keys >= 16
+            assert width <= 128 or rows * width <= 64 * 128
+
+
+@pytest.mark.parametrize("target", GPUS)
+def test_matrix_units_get_large_tiles(target: str) -> None:
+    rows, keys = choose_tiles(work("True", 64, "bf16"), target)
+    assert rows >= 64 and keys >= 32
+
+
+def test_narrow_bands_get_fewer_queries() -> None:
+    assert choose_tiles(work("True"), "cpu-avx512")[0] == 64
+    assert choose_tiles(work("j <= i"), "cpu-avx512")[0] == 64
+    residues = work("abs(i - j) <= 32", domain="b < B, r < 8, i < (N - r + 7) // 8", keys="(N - r + 7) // 8")
+    assert choose_tiles(residues, "cpu-avx512")[0] == 32
+
+
+def test_holes_are_worth_taking_out() -> None:
+    before = work("abs(i - j) <= 256 and (i - j) % 8 == 0")
+    after = work("abs(i - j) <= 32", domain="b < B, h < H, r < 8, i < (N - r + 7) // 8", keys="(N - r + 7) // 8")
+    for target in ("cpu-avx512", "cpu-avx2", *GPUS):
+        assert faster(after, before, target)
+        assert not faster(before, after, target)
+
+
+def test_targets() -> None:
+    assert device("sm_89").name == "sm_80"
+    assert device("sm_90a").name == "sm_90"
+    assert device("sm_120").name == "sm_100"
+    assert device("gfx950").name == "gfx942"
+    with pytest.raises(UnknownTargetError, match="there is no target 'tpu'"):
+        device("tpu")
