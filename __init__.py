@@ -17,25 +17,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_ERRORS = [
-    "ArgumentError",
-    "DataDependentError",
-    "DeviceError",
-    "DtypeError",
-    "FallbackError",
-    "FallbackWarning",
-    "GradientNotAvailable",
-    "LeakedTracerError",
-    "MutationError",
-    "NotAFunctionError",
-    "RankError",
-    "RecompileWarning",
-    "ShapeError",
-    "UnknownTensorError",
-    "UnsupportedOpError",
-    "UsageError",
-]
-
+_ERRORS = """ArgumentError DataDependentError DeviceError DtypeError FallbackError FallbackWarning GradientNotAvailable
+LeakedTracerError MutationError NotAFunctionError RankError RecompileWarning ShapeError UnknownTensorError
+UnsupportedOpError UsageError"""
 # public name -> module that defines it, imported on first use (``attnc opt`` must not import torch)
 _HOME = {
     "compile": ".frontends.compiled",
@@ -46,7 +30,7 @@ _HOME = {
     "validate": ".compiler.validation",
     "ValidationReport": ".compiler.validation",
     "AttncError": ".ir.errors",
-    **dict.fromkeys(_ERRORS, ".frontends.errors"),
+    **dict.fromkeys(_ERRORS.split(), ".frontends.errors"),
     "BackendError": ".compiler.errors",
     "OptionError": ".compiler.errors",
 }

@@ -16,7 +16,6 @@ from ..ir.attributes import Dim
 from ..ir.dtypes import itemsize
 from ..ir.errors import AttncError
 from ..ir.expr import Expr, evaluate, free_vars, loads
-from ..ir.text import parse_module
 from .analysis import cost
 from .analysis.live_area import live_pairs
 from .coverage import Coverage, coverage, loops_of
@@ -136,7 +135,7 @@ def explain(lowered: Lowered, sizes: Mapping[str, int] | None = None) -> Explana
     )
     attends = _attends(func)
     if attends:
-        tiled = _attends(attn.func_of(parse_module(lowered.after("choose-tiles"), "<choose-tiles>")))
+        tiled = _attends(attn.func_of(lowered.after("choose-tiles")))
         kernels = list(tile.kernels_of(lowered.module("tile")).values())
         for before, after, kernel in zip(attends, tiled, kernels, strict=True):
             report.kernels.append(_kernel(before, after, kernel, env, func.facts, target))
@@ -231,7 +230,7 @@ def _why(after: attn.AttendOp, target: str) -> str:
     if not times:
         return f"the only tiles that fit {on.name}"
     best = min(times, key=lambda t: (times[t], t))
-    slower = 100 * (times[best] / mine - 1)
+    slower = 100 * (times[best] / mine - 1) if mine else 0.0
     other = f"{slower:.0f} % slower" if slower >= 0.5 else "no slower"
     return f"best of {len(times) + 1} sizes for {on.name} in the cost model; {best[0]} x {best[1]} is next, {other}"
 

@@ -65,6 +65,16 @@ class Limit(Quiet):
         return False
 
 
+class Keep(Quiet):
+    """Keep a copy of the module after every pass that ran."""
+
+    def __init__(self) -> None:
+        self.modules: dict[str, ModuleOp] = {}
+
+    def after(self, pass_: ModulePass, module: ModuleOp) -> None:
+        self.modules[pass_.name] = module.clone()
+
+
 class Dump(Quiet):
     """Write the module before the first and after every pass to ``<folder>/<function>-<digest>/`` (``ATTNC_DUMP``)."""
 

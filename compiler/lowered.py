@@ -53,8 +53,19 @@ class Lowered:
         return print_module(self.make_module())
 
     @cached_property
+    def _passes(self) -> dict[str, ModuleOp]:
+        """The module after each pass that ran."""
+        from .instruments import Keep
+
+        keep = Keep()
+        self.request.run_passes(self.module("attn"), keep)
+        return keep.modules
+
+    @cached_property
     def _tile(self) -> str:
-        return self._lowered_text(self.request)
+        from ..ir.text import print_module
+
+        return print_module(list(self._passes.values())[-1])
 
     def _lowered_text(self, request: Request) -> str:
         from ..ir.text import print_module
@@ -109,19 +120,13 @@ class Lowered:
             raise StageError(f"only the stages attn and tile are modules, not {stage!r}")
         return parse_module(self.ir(stage), f"<{stage}>")
 
-    def after(self, name: str) -> str:
-        """The program's text right after the pass called ``name``."""
-        from ..ir.text import print_module
-        from .instruments import instruments
-        from .pass_manager import PassManager
-
-        passes = self.request.passes()
-        names = [p.name for p in passes]
+    def after(self, name: str) -> ModuleOp:
+        """A fresh copy of the module right after the pass called ``name``."""
+        names = [p.name for p in self.request.passes()]
         if name not in names:
             raise PipelineError(f"the pipeline has no pass {name!r}{nearest(name, names)}")
-        settings = self.request.settings
-        module = PassManager(passes[: names.index(name) + 1], instruments(settings)).run(self.module("attn"))
-        return print_module(module)
+        ran = [n for n in names[: names.index(name) + 1] if n in self._passes]
+        return self._passes[ran[-1]].clone() if ran else self.module("attn")
 
     def artifacts(self, stage: str) -> list[Artifact]:
         """The compiled kernels, with the text of ``stage``; empty if the program has none."""

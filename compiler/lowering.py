@@ -17,6 +17,7 @@ from .errors import BackendError, OptionError, nearest
 from .settings import SETTING_OPTIONS, Settings
 
 if TYPE_CHECKING:
+    from .pass_manager import Instrument
     import torch
     from xdsl.dialects.builtin import ModuleOp
     from xdsl.passes import ModulePass
@@ -89,8 +90,8 @@ class Request:
                 raise OptionError(f"there is no option {name!r}{nearest(name, known | SETTING_OPTIONS)}")
         return [_with_options(p, self.pass_options) for p in passes]
 
-    def run_passes(self, module: ModuleOp) -> ModuleOp:
-        """Lower ``module`` in place, under the instruments that the settings ask for."""
+    def run_passes(self, module: ModuleOp, *extra: Instrument) -> ModuleOp:
+        """Lower ``module`` in place, under the instruments that the settings ask for and ``extra`` ones."""
         from ..ir.text import print_module
         from .crash import reproducer
         from .instruments import instruments
@@ -100,7 +101,7 @@ class Request:
         passes = self.passes()
         before = print_module(module)
         with reproducer("lowering", lambda: before, f"-p '{pipeline_text(passes)}'", crash_folder(self.settings)):
-            return PassManager(passes, instruments(self.settings)).run(module)
+            return PassManager(passes, [*instruments(self.settings), *extra]).run(module)
 
     def compile_kernel(self, kernel: KernelOp, stages: Collection[str] = ()) -> Artifact:
         """One kernel through the backend."""

@@ -25,24 +25,10 @@ active: Callable[[], bool] = torch._C._is_any_autocast_enabled  # of any device;
 
 _KEYS = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}
 # in the type that the user chose; every other op of autocast computes in float32 or in the widest type it meets
-_LOW = frozenset(["conv1d", "conv2d", "conv3d", "conv_tbc", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "prelu", "addmm", "addmv", "addr", "matmul", "einsum", "mm", "mv", "linalg_vecdot", "linear", "addbmm", "baddbmm", "bmm", "chain_matmul", "linalg_multi_dot", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell", "scaled_dot_product_attention"])  # fmt: skip
-_WIDEST = frozenset(
-    [
-        "addcdiv",
-        "addcmul",
-        "atan2",
-        "bilinear",
-        "cross",
-        "dot",
-        "vdot",
-        "index_put",
-        "tensordot",
-        "scatter_add",
-        "cat",
-        "stack",
-        "index_copy",
-    ]
-)
+_LOW = """conv1d conv2d conv3d conv_tbc conv_transpose1d conv_transpose2d conv_transpose3d prelu addmm addmv addr matmul
+einsum mm mv linalg_vecdot linear addbmm baddbmm bmm chain_matmul linalg_multi_dot lstm_cell gru_cell rnn_tanh_cell
+rnn_relu_cell scaled_dot_product_attention"""
+_WIDEST = "addcdiv addcmul atan2 bilinear cross dot vdot index_put tensordot scatter_add cat stack index_copy"
 # ops of torch.nn.functional that the tracer takes as one -> what they are made of
 _MADE_OF = {"softmin": "softmax", "normalize": "linalg_vector_norm", "multi_head_attention_forward": "linear"}
 
@@ -77,9 +63,9 @@ def cast(t: Tracer, func: Any, low: torch.dtype, args: Any, kwargs: Any) -> tupl
     found = [x.dtype for x in leaves((list(args), kwargs)) if _takes_part(x)]
     if not found or not (_listed(name, t.device.type) or (name == "einsum" and _contracts(args))):
         return args, kwargs
-    if name in _LOW:
+    if name in _LOW.split():
         to = low
-    elif name in _WIDEST:
+    elif name in _WIDEST.split():
         to = found[0]
         for dtype in found:
             to = torch.promote_types(to, dtype)

@@ -143,9 +143,15 @@ class CompiledAttention:
                 return raised.module
 
             plan = driver.build(
-                graph.text(), make_module, backend=self.backend, dtype=element_type(graph), device=_device(inputs),
-                options=self.options, hints=graph.hints, notes=lambda: notes,
-            )  # fmt: skip
+                graph.text(),
+                make_module,
+                backend=self.backend,
+                dtype=element_type(graph),
+                device=_device(inputs),
+                options=self.options,
+                hints=graph.hints,
+                notes=lambda: notes,
+            )
             report(self.fallback, graph, plan.notes, call_values(graph, inputs))
             captures = [
                 (finder.getter(path), x.dtype, x.dim(), x.device) for path, x in zip(captured, tensors, strict=True)
@@ -180,9 +186,16 @@ class CompiledAttention:
         device = next(x.device for x in _flat(self._binder.values(args, kwargs)) if x.dim())
         raised = raise_graph(graph)
         return driver.lower(
-            text, raised.module.clone, backend=self.backend, dtype=element_type(graph), device=device,
-            options=self.options, target=target, hints=graph.hints, eager=raised.notes,
-        )  # fmt: skip
+            text,
+            raised.module.clone,
+            backend=self.backend,
+            dtype=element_type(graph),
+            device=device,
+            options=self.options,
+            target=target,
+            hints=graph.hints,
+            eager=raised.notes,
+        )
 
     # ---- as a method, as a value
 
@@ -258,9 +271,13 @@ def element_type(graph: Graph) -> str:
 
 
 @overload
-def compile(fn: Callable[..., Any], /, *, backend: str = ..., fallback: str = ..., options: Mapping[str, Any] | None = ...) -> CompiledAttention: ...  # fmt: skip
+def compile(
+    fn: Callable[..., Any], /, *, backend: str = ..., fallback: str = ..., options: Mapping[str, Any] | None = ...
+) -> CompiledAttention: ...
 @overload
-def compile(*, backend: str = ..., fallback: str = ..., options: Mapping[str, Any] | None = ...) -> Callable[[Callable[..., Any]], CompiledAttention]: ...  # fmt: skip
+def compile(
+    *, backend: str = ..., fallback: str = ..., options: Mapping[str, Any] | None = ...
+) -> Callable[[Callable[..., Any]], CompiledAttention]: ...
 def compile(
     fn: Any = None, *, backend: str = "auto", fallback: str = "warn", options: Mapping[str, Any] | None = None
 ) -> Any:

@@ -33,11 +33,12 @@ written                                                node
 ``x[a:b:c] narrow chunk split``                        ``slice`` (input, dim, start, stop, step); bounds are Exprs
                                                        already clamped to [0, size]
 ``x[n] select unbind``                                 ``select`` (input, dim, index: Expr)
-``x[tensor] index_select take_along_dim``              ``index`` (input, indices: tuple[Node | None, ...]), ``gather``
-                                                       (input, dim, index)
+``x[tensor] index_select take_along_dim``              ``index`` (input, indices: tuple[Node | None, ...]),
+                                                       ``gather`` (input, dim, index)
 ``cat stack hstack ...``                               ``cat`` (tensors, dim); stack is cat of unsqueeze
-``roll flip repeat repeat_interleave tril triu``       ``roll`` (input, shifts, dims), ``flip`` (input, dims), ``repeat``
-                                                       (input, repeats), ``repeat_interleave`` (input, repeats, dim),
+``roll flip repeat repeat_interleave tril triu``       ``roll`` (input, shifts, dims), ``flip`` (input, dims),
+                                                       ``repeat`` (input, repeats), ``repeat_interleave``
+                                                       (input, repeats, dim),
                                                        ``tril triu`` (input, diagonal)
 ``F.pad`` (constant)                                   ``pad`` (input, pad: PyTorch's order, value)
 ``Tensor.unfold``                                      ``unfold`` (input, dim, size, step)
@@ -184,10 +185,10 @@ class Graph:
         for term in conjuncts(fact):
             if term == TRUE:
                 continue
-            if free_vars(term) & self.late:
+            if unknown := sorted(free_vars(term) & self.late):
                 raise UnsupportedOpError(
-                    f"{self.location}: needs to know {term} before {', '.join(sorted(free_vars(term) & self.late))} exists, "
-                    "the size of a result that attnc has no rule for; compute that op outside and pass its result"
+                    f"{self.location}: needs to know {term} before {', '.join(unknown)} exists, the size of a "
+                    "result that attnc has no rule for; compute that op outside and pass its result"
                 )
             match term:
                 case Op("==", (Var(a), Var(b))):  # the older name stays

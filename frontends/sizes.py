@@ -145,7 +145,7 @@ class _Arithmetic:
         return base._op("pow", base, power)
 
     def __rpow__(self, other: Any) -> Any:
-        if kind_of(as_expr(other)) == "int" and self < 0:
+        if kind_of(as_expr(other)) == "int" and self._compare("<", 0):
             return self._op("pow", float(other), self)
         return self._op("pow", other, self)
 

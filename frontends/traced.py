@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .tracer import Tracer
 
 
-class Storage:
+class Memory:
     """What a tensor and its views share: how often it has been written."""
 
     __slots__ = ("outside", "owner", "version")
@@ -29,7 +29,7 @@ class Traced(torch.Tensor):
     """A value of the trace.  ``node`` changes when the tensor is written in place."""
 
     tracer: Tracer
-    storage: Storage
+    memory: Memory
     version: int
     _node: Node
 
@@ -41,16 +41,24 @@ class Traced(torch.Tensor):
                 cls, (1,) * len(node.shape), dtype=node.dtype, device=tracer.device
             )
         self.tracer, self._node = tracer, node
-        self.storage, self.version = Storage(self), 0
+        self.memory, self.version = Memory(self), 0
         return self
 
     def __init__(self, *args: Any) -> None:
         pass
 
+    if TYPE_CHECKING:  # methods that rules call: each gives another value of the trace
+
+        def __getitem__(self, index: Any) -> Traced: ...
+        def to(self, *args: Any, **kwargs: Any) -> Traced: ...
+        def expand(self, *size: Any, implicit: bool = ...) -> Traced: ...
+        def reshape(self, *shape: Any) -> Traced: ...
+        def squeeze(self, *dim: Any) -> Traced: ...
+
     @property
     def node(self) -> Node:
         """The current value.  Raises :class:`MutationError` for a view of a tensor written since."""
-        if self.version != self.storage.version:
+        if self.version != self.memory.version:
             raise MutationError(
                 f"{with_text(user_line())}: reads a view of a tensor that was changed in place after the view was "
                 "taken; take the view again, or write the result to a new tensor"
@@ -59,20 +67,20 @@ class Traced(torch.Tensor):
 
     def write(self, node: Node) -> None:
         """Give the tensor a new value, as an in-place op does."""
-        if self.storage.outside:
-            name = self.storage.owner._node.name
+        if self.memory.outside:
+            name = self.memory.owner._node.name
             raise MutationError(
                 f"{with_text(user_line())}: in-place write to {name}, which the caller would see; "
                 f"compute a new tensor, or start from {name}.clone()"
             )
-        if self.storage.owner is not self:
+        if self.memory.owner is not self:
             raise MutationError(
                 f"{with_text(user_line())}: in-place write to a view; write to the tensor itself "
                 "(x[..., 0] = y) or make a new one"
             )
         self._node = node
-        self.storage.version += 1
-        self.version = self.storage.version
+        self.memory.version += 1
+        self.version = self.memory.version
 
     # ---- what Python code asks of a tensor
 
@@ -126,7 +134,7 @@ class Traced(torch.Tensor):
     def __hash__(self) -> int:
         return id(self)
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"<{self._node}>"
 
     __str__ = __repr__
@@ -170,7 +178,7 @@ class Traced(torch.Tensor):
         )
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         raise LeakedTracerError(
             f"{with_text(user_line())}: {func} met a tensor of a trace in a way that attnc cannot see"
         )

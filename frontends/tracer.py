@@ -53,7 +53,7 @@ class Tracer(TorchFunctionMode):
         )  # fmt: skip
         self.graph.inputs.append(node)
         traced = Traced(self, node)
-        traced.storage.outside = True
+        traced.memory.outside = True
         return traced
 
     def _unique(self, name: str) -> str:
@@ -170,7 +170,7 @@ class Tracer(TorchFunctionMode):
 
     def view(self, base: Traced, result: Traced) -> Traced:
         """Mark ``result`` as sharing memory with ``base``."""
-        result.storage, result.version = base.storage, base.version
+        result.memory, result.version = base.memory, base.version
         return result
 
     def unknown_size(self, op: str, hint: int) -> Expr:

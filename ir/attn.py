@@ -37,7 +37,7 @@ from .attributes import Dim, DimsAttr, ExprAttr, LambdaAttr, MapAttr, TextData, 
 from .expr import TRUE, Const, Expr, Lambda, Var, free_vars, kind_of, loads, map_text, parse_lambda
 from .syntax import VerifyException
 
-__all__ = ["Attn", "AttendOp", "CallOp", "FuncOp", "ReorderOp", "ReturnOp", "Source", "SourceAttr", "TensorType"]
+__all__ = ["AttendOp", "Attn", "CallOp", "FuncOp", "ReorderOp", "ReturnOp", "Source", "SourceAttr", "TensorType"]
 
 
 @irdl_attr_definition

@@ -13,7 +13,7 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal
 
@@ -97,6 +97,13 @@ class Op(Expr):
 
     name: str
     args: tuple[Expr, ...]
+    _hash: int = field(init=False, compare=False, repr=False)  # deep expressions are looked up often
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.name, self.args)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @property
     def children(self) -> tuple[Expr, ...]:
@@ -113,6 +120,13 @@ class Load(Expr):
     tensor: str
     index: tuple[Expr, ...]
     kind: Kind = "float"
+    _hash: int = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.tensor, self.index, self.kind)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @property
     def children(self) -> tuple[Expr, ...]:

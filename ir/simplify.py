@@ -12,64 +12,24 @@ from collections.abc import Iterable, Mapping
 from math import gcd
 
 from . import poly
-from .expr import FALSE, TRUE, Const, Expr, Load, Op, Var, conjuncts, free_vars, kind_of, op, substitute
+from .expr import FALSE, TRUE, Const, Expr, Load, Op, Var, kind_of, op
+from .knowledge import Range
 from .poly import Poly
+from .prove import Prover
 
-Range = tuple[Expr | None, Expr | None]
-_NO_RANGE: Range = (None, None)
 _COMPARE = ("<", "<=", ">", ">=", "==", "!=")
-_DEPTH = 14  # eliminations in a row; real proofs need three or four
-_BUDGET = 400  # steps in one proof; what is not proved by then counts as unknown
 
+class Facts(Prover):
+    """What is known about variables, and the simplifications that follow.  ``witness`` only saves time."""
 
-class Facts:
-    """What is known about variables: inclusive ranges, and conditions that hold (``N % 128 == 0``, ``M == N``)."""
-
-    def __init__(self, ranges: Mapping[str, Range] | None = None, holds: Iterable[Expr] = ()):
-        self.ranges: dict[str, Range] = dict(ranges or {})
-        self.equal: dict[str, Expr] = {}
-        self.exact: set[tuple[Expr, Expr]] = set()  # (x, c): c divides x
+    def __init__(
+        self,
+        ranges: Mapping[str, Range] | None = None,
+        holds: Iterable[Expr] = (),
+        witness: Mapping[str, int] | None = None,
+    ):
+        super().__init__(ranges, holds, witness)
         self._memo: dict[Expr, Expr] = {}
-        self._proved: dict[tuple[frozenset[tuple[poly.Monomial, int]], int], bool] = {}
-        self._steps = 0
-        for condition in holds:
-            for c in conjuncts(condition):
-                self._learn(c)
-
-    def _learn(self, condition: Expr) -> None:
-        match condition:
-            case Op("==", (Op("%", (x, c)), Const(0))):
-                self.exact.add((substitute(x, self.equal), c))
-            case Op("==", (Var(name), value)) | Op("==", (value, Var(name))) if name not in self.equal:
-                value = substitute(value, self.equal)
-                if name not in free_vars(value):
-                    self.equal = {k: substitute(v, {name: value}) for k, v in self.equal.items()}
-                    self.equal[name] = value
-                else:
-                    self._learn_exact(poly.add(poly.of_expr(value), poly.of_expr(Var(name)), -1))
-            case Op(">" | ">=" | "<" | "<=" as name, (a, b)) if "float" not in (kind_of(a), kind_of(b)):
-                low, high = (b, a) if name in (">", ">=") else (a, b)
-                d = poly.add(poly.of_expr(high), poly.of_expr(low), -1)
-                self._learn_nonnegative(d if "=" in name else poly.add(d, poly.constant(-1)))
-
-    def _learn_exact(self, d: Poly) -> None:
-        """``c * (x // c) - x == 0`` says that ``c`` divides ``x``."""
-        for m, k in d.items():
-            match m:
-                case (Op("//", (x, Const(c))),) if k == c and d == poly.add({m: k}, poly.of_expr(x), -1):
-                    self.exact.add((x, Const(c)))
-
-    def _learn_nonnegative(self, d: Poly) -> None:
-        """``N - 5 >= 0`` is a lower bound of ``N``."""
-        rest = d.get((), 0)
-        match [(m, c) for m, c in d.items() if m]:
-            case [((Var(name),), 1)]:
-                self._raise_low(name, -rest)
-
-    def _raise_low(self, name: str, low: int) -> None:
-        old, high = self.ranges.get(name, _NO_RANGE)
-        if not isinstance(old, Const) or old.value < low:
-            self.ranges[name] = (Const(low), high)
 
     # ---- simplification ---------------------------------------------------------------------------------
 
@@ -112,7 +72,7 @@ class Facts:
             return e
         match name:
             case "+" | "-" | "*":
-                return poly.to_expr(self._merge(poly.of_expr(e)))
+                return poly.to_expr(self.merge(poly.of_expr(e)))
             case "//":
                 return self._floordiv(*args)
             case "%":
@@ -123,32 +83,13 @@ class Facts:
                 return self._abs(args[0])
         return e
 
-    def _merge(self, p: Poly) -> Poly:
-        """Turn ``c * (x // c) + x % c`` into ``x``, and ``c * (x // c)`` too where ``c`` divides ``x``."""
-        for m in list(p):
-            for n, a in enumerate(m):
-                match a:
-                    case Op("%", (x, c)):
-                        outer = {m[:n] + m[n + 1 :]: p[m]} if m in p else {}
-                        whole = poly.multiply(poly.multiply(outer, poly.of_expr(c)), poly.of_expr(op("//", x, c)))
-                        if outer and whole and all(p.get(k) == v for k, v in whole.items()):
-                            rest = poly.add(poly.add(p, {m: p[m]}, -1), whole, -1)
-                            return self._merge(poly.add(rest, poly.multiply(outer, poly.of_expr(x))))
-                    case Op("//", (x, c)) if (x, c) in self.exact and m in p:
-                        by = poly.of_expr(c)
-                        quotient, rest = poly.divide({m[:n] + m[n + 1 :]: p[m]}, by)
-                        if quotient and not rest:
-                            p = poly.add(poly.add(p, {m: p[m]}, -1), poly.multiply(quotient, poly.of_expr(x)))
-                            return self._merge(p)
-        return p
-
     def _floordiv(self, a: Expr, b: Expr) -> Expr:
         pa, pb = poly.of_expr(a), poly.of_expr(b)
         if not pb:
             return op("//", a, b)
         quotient, rest = self._divide(pa, pb)
         if self._within(rest, pb):
-            return poly.to_expr(self._merge(quotient))
+            return poly.to_expr(self.merge(quotient))
         c = poly.constant_value(pb)
         if c is not None and c > 0:
             # a common factor of the divisor and all but a small remainder
@@ -157,18 +98,18 @@ class Facts:
                 small = rest.get((), 0) % g
                 reduced = {m: k // g for m, k in poly.add(rest, poly.constant(small), -1).items()}
                 inner = self._floordiv(poly.to_expr(reduced), Const(c // g))
-                return poly.to_expr(self._merge(poly.add(quotient, poly.of_expr(inner))))
+                return poly.to_expr(self.merge(poly.add(quotient, poly.of_expr(inner))))
             for g in sorted({gcd(c, k) for m, k in rest.items() if m} - {1, c}, reverse=True):
                 multiple = {m: k for m, k in rest.items() if k % g == 0}
                 if self._within(poly.add(rest, multiple, -1), poly.constant(g)):
                     inner = self._floordiv(poly.to_expr({m: k // g for m, k in multiple.items()}), Const(c // g))
-                    return poly.to_expr(self._merge(poly.add(quotient, poly.of_expr(inner))))
+                    return poly.to_expr(self.merge(poly.add(quotient, poly.of_expr(inner))))
         match poly.to_expr(rest):
             case Op("//", (x, d)) if c is not None and c > 0 and isinstance(d, Const) and d.value > 0:
                 inner = self._floordiv(x, d * b)
             case r:
                 inner = op("//", r, b)
-        return poly.to_expr(self._merge(poly.add(quotient, poly.of_expr(inner))))
+        return poly.to_expr(self.merge(poly.add(quotient, poly.of_expr(inner))))
 
     def _divide(self, a: Poly, b: Poly) -> tuple[Poly, Poly]:
         quotient, rest = poly.divide(a, b)
@@ -197,7 +138,7 @@ class Facts:
                     pa = poly.add(poly.add(pa, {m: k}, -1), poly.of_expr(x), k)
         rest = self._divide(pa, pb)[1]
         if self._within(rest, pb):
-            return poly.to_expr(self._merge(rest))
+            return poly.to_expr(self.merge(rest))
         c = poly.constant_value(pb)
         if c is not None and c > 0:
             for g in sorted({gcd(c, k) for m, k in rest.items() if m} - {1}, reverse=True):
@@ -206,11 +147,7 @@ class Facts:
                 if self._within(small, poly.constant(g)):
                     inner = self._mod(poly.to_expr({m: k // g for m, k in multiple.items()}), Const(c // g))
                     return poly.to_expr(poly.add(small, poly.of_expr(inner), g))
-        return op("%", poly.to_expr(self._merge(rest)), b)
-
-    def _within(self, p: Poly, size: Poly) -> bool:
-        """Is ``0 <= p < size`` always?"""
-        return self._nonneg(p) and self._nonneg(poly.add(poly.add(size, p, -1), poly.constant(-1)))
+        return op("%", poly.to_expr(self.merge(rest)), b)
 
     def _extreme(self, name: str, a: Expr, b: Expr) -> Expr:
         d = poly.add(poly.of_expr(b), poly.of_expr(a), -1)
@@ -315,125 +252,6 @@ class Facts:
     def always(self, condition: Expr) -> bool:
         """Does the condition provably hold?"""
         return self.simplify(condition) == TRUE
-
-    def _nonneg(self, p: Poly, depth: int = _DEPTH) -> bool:
-        c = poly.constant_value(p)
-        if c is not None:
-            return c >= 0
-        if depth == _DEPTH:
-            self._steps = 0
-        self._steps += 1
-        if self._steps > _BUDGET:
-            return False
-        key = frozenset(p.items()), depth
-        known = self._proved.get(key)
-        if known is None:
-            known = self._prove(p, depth)
-            if self._steps <= _BUDGET:
-                self._proved[key] = known
-        return known
-
-    def _prove(self, p: Poly, depth: int) -> bool:
-        if all(k >= 0 for k in p.values()) and all(self._atom_nonneg(a, depth) for a in poly.atoms(p)):
-            return True
-        if depth <= 0:
-            return False
-        if p.get((), 0) < 0 and all(k < 0 for k in p.values()):
-            if all(self._atom_nonneg(a, depth) for a in poly.atoms(p)):
-                return False
-        for a in self._elimination_order(p):
-            split = poly.split_linear(p, a)
-            if split is not None:
-                verdict = self._eliminate(a, *split, depth - 1)
-                if verdict is not None:
-                    return verdict
-        return False
-
-    def _elimination_order(self, p: Poly) -> list[Expr]:
-        """Compound atoms first, then variables whose range speaks of others, then sizes."""
-        found = poly.atoms(p)
-        names = list(self.ranges)
-
-        def rank(a: Expr) -> tuple[int, int]:
-            if isinstance(a, Var):
-                return 1, -names.index(a.name) if a.name in self.ranges else 1
-            return 0, -len(str(a))
-
-        symbolic = {a for a in found if isinstance(a, Var) and self._bounds_use_names(a)}
-        return sorted(found, key=lambda a: (rank(a)[0], a not in symbolic, rank(a)[1]))
-
-    def _bounds_use_names(self, a: Var) -> bool:
-        return any(b is not None and not isinstance(b, Const) for b in self.ranges.get(a.name, _NO_RANGE))
-
-    def _atom_nonneg(self, a: Expr, depth: int) -> bool:
-        match a:
-            case Var(name):
-                low = self.ranges.get(name, _NO_RANGE)[0]
-                return low is not None and depth > 0 and self._nonneg(poly.of_expr(low), depth - 1)
-            case Op("%", (_, b)):
-                return self._positive(b, depth)
-            case Op("//", (x, b)):
-                return depth > 0 and self._nonneg(poly.of_expr(x), depth - 1) and self._positive(b, depth)
-            case Op("abs", _):
-                return True
-            case Op("min", (x, y)):
-                return depth > 0 and all(self._nonneg(poly.of_expr(z), depth - 1) for z in (x, y))
-            case Op("max", (x, y)):
-                return depth > 0 and any(self._nonneg(poly.of_expr(z), depth - 1) for z in (x, y))
-            case Op("where", (_, x, y)):
-                return depth > 0 and all(self._nonneg(poly.of_expr(z), depth - 1) for z in (x, y))
-            case Op("int", (x,)):
-                return kind_of(x) == "bool"
-        return False
-
-    def _positive(self, b: Expr, depth: int) -> bool:
-        return depth > 0 and self._nonneg(poly.add(poly.of_expr(b), poly.constant(-1)), depth - 1)
-
-    def _eliminate(self, a: Expr, slope: Poly, rest: Poly, depth: int) -> bool | None:
-        """Is ``slope * a + rest >= 0`` after replacing ``a`` by its worst value?  None: nothing known about ``a``."""
-        if self._nonneg(slope, depth - 1):
-            worst_is_low = True
-        elif self._nonneg(poly.scale(slope, -1), depth - 1):
-            worst_is_low = False
-        else:
-            return None
-
-        def holds(value: Poly, factor: Poly | None = None) -> bool:
-            scaled = rest if factor is None else poly.multiply(rest, factor)
-            return self._nonneg(self._merge(poly.add(poly.multiply(slope, value), scaled)), depth)
-
-        match a:
-            case Var(name):
-                low, high = self.ranges.get(name, _NO_RANGE)
-                bound = low if worst_is_low else high
-                return None if bound is None else holds(poly.of_expr(bound))
-            case Op("//", (x, b)) if self._positive(b, depth):
-                # b * (x // b) lies in [x - b + 1, x]
-                px, pb = poly.of_expr(x), poly.of_expr(b)
-                if (x, b) in self.exact or not worst_is_low:
-                    return holds(px, pb)
-                if holds(poly.add(poly.add(px, pb, -1), poly.constant(1)), pb):
-                    return True
-                return self._atom_nonneg(a, depth) and holds({})
-            case Op("%", (x, b)) if self._positive(b, depth):
-                if worst_is_low:
-                    return holds({})
-                if holds(poly.add(poly.of_expr(b), poly.constant(-1))):
-                    return True
-                return self._nonneg(poly.of_expr(x), depth - 1) and holds(poly.of_expr(x))
-            case Op("min" | "max" as name, (x, y)):
-                every = all if (name == "min") == worst_is_low else any
-                return every(holds(poly.of_expr(z)) for z in (x, y))
-            case Op("where", (_, x, y)):
-                return all(holds(poly.of_expr(z)) for z in (x, y))
-            case Op("abs", (x,)):
-                if worst_is_low:
-                    px = poly.of_expr(x)
-                    return holds({}) or holds(px) or holds(poly.scale(px, -1))
-                return all(holds(poly.scale(poly.of_expr(x), s)) for s in (1, -1))
-            case Op("int", (x,)) if kind_of(x) == "bool":
-                return holds({} if worst_is_low else poly.constant(1))
-        return None
 
 
 def _sides(d: Poly) -> tuple[Expr, Expr]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from xdsl.dialects.builtin import ArrayAttr, FloatAttr, IntAttr, StringAttr, SymbolNameConstraint, SymbolRefAttr, f64
+from xdsl.dialects.builtin import ArrayAttr, IntAttr, StringAttr, SymbolNameConstraint, SymbolRefAttr
 from xdsl.ir import Attribute, Block, Dialect, Operation, ParametrizedAttribute, Region, SSAValue, TypeAttribute
 from xdsl.irdl import (
     AttrSizedOperandSegments,
@@ -33,10 +33,10 @@ from xdsl.irdl import (
 )
 from xdsl.parser import AttrParser, Parser
 from xdsl.printer import Printer
-from xdsl.traits import IsolatedFromAbove, IsTerminator, NoTerminator, Pure, SymbolOpInterface
+from xdsl.traits import IsolatedFromAbove, IsTerminator, NoTerminator, SymbolOpInterface
 
 from . import syntax
-from .attn import TensorType, tensor_type
+from .attn import TensorType
 from .attributes import Dim, DimsAttr, ExprAttr, LambdaAttr, MapAttr, TextData, strings, where
 from .expr import Expr, ExprSyntaxError, Lambda, free_vars, kind_of, loads, parse_map
 from .syntax import VerifyException

@@ -127,7 +127,9 @@ def _busy(on: Device, dtype: str, rows: int, keys: int) -> float:
     """The share of a device's multiply-adds that a tile of this shape keeps going."""
     if on.is_gpu:  # a narrow tile leaves matrix units idle
         return min(1.0, rows / 128) ** 0.5 * min(1.0, keys / 64) ** 0.5
-    return 1.0 if rows >= 4 * on.lanes // (2 if dtype == "f64" else 1) else 0.95  # a key that is loaded meets fewer queries
+    return (
+        1.0 if rows >= 4 * on.lanes // (2 if dtype == "f64" else 1) else 0.95
+    )  # a key that is loaded meets fewer queries
 
 
 def candidates(work: Work, on: Device) -> Iterator[tuple[int, int]]:

@@ -9,18 +9,19 @@ exclude is kept), the full one never is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ...ir import poly
 from ...ir.expr import TRUE, ZERO, Const, Expr, Op, Var, free_vars, kind_of, loads, maximum, minimum, op, substitute
 from ...ir.poly import Poly
-from ...ir.simplify import Facts
+from ...ir.simplify import Facts, simplify
 from ...ir.simplify import Range as Bounds
 from ...ir.tile import Range
 from .bounds import interval
 from .inequalities import combined, read
 from .tiles import KeyRanges, Tile, Wanted
 
+MOST_ARMS = 6  # alternatives of a mask that are looked at one by one
 _MORE = "_more"  # live rows of the tile after its first
 _END = "_end"  # end of the tile's live rows
 
@@ -44,6 +45,44 @@ def interval_ranges(tile: Tile, wanted: Wanted) -> tuple[KeyRanges, bool]:
     return solver.ranges(touched, solver.full(), wanted), settled
 
 
+def arms_of(tile: Tile, last: str) -> list[tuple[tuple[Expr, Expr], tuple[Expr, Expr] | None]] | None:
+    """Touched and full keys of each alternative of the mask, in terms of ``last``, the end of the tile's live rows.
+
+    None when there are too many alternatives, or one that bounds on single conditions do not settle.
+    """
+    found = []
+    ends = {_MORE: Var(last) - 1 - tile.rows.base}
+    alternatives = _disjuncts(tile.mask)
+    if len(alternatives) > MOST_ARMS:
+        return None
+    for arm in alternatives:
+        solver = _Solver(replace(tile, mask=arm))
+        touched, settled = solver.touched()
+        if not settled:
+            return None
+        both = [
+            None if x is None else (solver.largest(x.lows), solver.smallest(x.highs)) for x in (touched, solver.full())
+        ]
+        lo_hi, full = (None if x is None else tuple(simplify(substitute(e, ends)) for e in x) for x in both)
+        found.append((lo_hi, full))
+    return found  # type: ignore[return-value]
+
+
+def _disjuncts(e: Expr) -> list[Expr]:
+    """The condition as alternatives, each without any."""
+    match e:
+        case Op("or", arms):
+            return [d for a in arms for d in _disjuncts(a)]
+        case Op("and", (a, b)):
+            return [op("and", x, y) for x in _disjuncts(a) for y in _disjuncts(b)]
+        case Op("where", (c, a, b)):
+            return _disjuncts(op("or", op("and", c, a), op("and", op("not", c), b)))
+        case Op("<" | "<=" as name, (c, Op("abs", (x,)))) | Op(">" | ">=" as name, (Op("abs", (x,)), c)):
+            strict = ">" if len(name) == 1 else ">="
+            return [op(strict, x, c), op(strict, 0 - x, c)]
+    return [e]
+
+
 class _Solver:
     """One tile: its facts, and the mask solved for the key."""
 
@@ -53,7 +92,7 @@ class _Solver:
         self.rows = rows.base, rows.base + Var(_MORE)
         exprs = (rows.base, rows.bound, tile.key.extent, tile.mask, *(d.extent for d in tile.batch))
         names = set().union(*(free_vars(e) for e in exprs)) - {rows.name, tile.key.name}
-        ranges: dict[str, Bounds] = {n: (ZERO, None) for n in sorted(names)}
+        ranges: dict[str, Bounds] = dict.fromkeys(sorted(names), (ZERO, None))
         ranges |= {d.name: (ZERO, d.extent - 1) for d in tile.batch}
         match poly.of_expr(rows.base):
             case {**terms} if len(terms) == 1 and len(next(iter(terms))) == 1:
@@ -74,14 +113,18 @@ class _Solver:
     def _touched(self, mask: Expr) -> tuple[_Ends, bool]:
         found = read(mask, self.tile.rows.name, self.tile.key.name)
         result, settled = _Ends(), found.settled
+        names = self.tile.rows.name, self.tile.key.name
+        kinds = set()
         for p in combined(found.inequalities):
             ends = self._solve(p, every=False)
+            used = set().union(*(free_vars(a) for a in poly.atoms(p)))
+            kinds.add(tuple(n in used for n in names))
             if ends is None:
                 settled &= any(loads(a) for a in poly.atoms(p))
             else:
-                # rows that a condition leaves out are a matter for sets
-                settled &= self.tile.key.name in set().union(*(free_vars(a) for a in poly.atoms(p)))
                 result.meet(ends)
+        if (True, False) in kinds and (True, True) in kinds:
+            settled = False  # rows that a condition leaves out are a matter for sets
         for arms in found.alternatives:
             result.meet(self._hull([self._touched(a)[0] for a in arms]))
         return result, settled

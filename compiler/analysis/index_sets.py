@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from typing import Any
 
 from ...ir import poly
 from ...ir.attn import Source
@@ -28,16 +29,16 @@ from ...ir.expr import (
     free_vars,
     kind_of,
     loads,
-    minimum,
     op,
     rewrite,
     substitute,
+    walk,
 )
 from ...ir.simplify import Facts, simplify
 from ...ir.simplify import Range as Bounds
 from ...ir.tile import Axis, Range
 from .closed_form import Interval, Prover, arms, intervals
-from .hulls import interval_ranges
+from .hulls import arms_of, interval_ranges
 from .integer_sets import LOCK, Space, holds_under, isl, within_budget
 from .tiles import KeyRanges, Tile, Wanted
 from .witness import exists
@@ -123,7 +124,20 @@ def _ranges_of_case(tile: Tile, wanted: Wanted) -> KeyRanges:
     quick, settled = interval_ranges(tile, wanted)
     if settled:
         return quick
-    return within_budget(lambda: _Sets(tile).ranges(wanted) or quick, lambda: quick)
+    arms = arms_of(tile, _LAST) if _is_periodic(tile) else None
+
+    def ask() -> KeyRanges:
+        return (_Sets(tile) if arms is None else _Sets.of_arms(tile, arms)).ranges(wanted) or quick
+
+    return within_budget(ask, lambda: quick)
+
+
+def _is_periodic(tile: Tile) -> bool:
+    """Are there remainders of rows or keys, which make sets of pairs costly?"""
+    return any(
+        isinstance(e, Op) and e.name in ("%", "&") and free_vars(e) & {tile.rows.name, tile.key.name}
+        for e in walk(tile.mask)
+    )
 
 
 class _Sets:
@@ -157,6 +171,36 @@ class _Sets:
         keys = pairs.upper(inside).project_out(*row_axis) & context
         self.full = keys - dead.project_out(*row_axis)
         self.keys = keys
+
+    @classmethod
+    def of_arms(cls, tile: Tile, arms: Sequence[tuple[tuple[Expr, Expr], tuple[Expr, Expr] | None]]) -> _Sets:
+        """The union of the alternatives' intervals: no set of pairs is built."""
+        self = cls.__new__(cls)
+        self.tile = tile
+        rows, key = tile.rows, tile.key
+        j, last = Var(key.name), Var(_LAST)
+        given = [
+            *tile_context(tile),
+            op("<", rows.base, last),
+            op("<=", last, rows.base + rows.size),
+            op("<=", last, rows.bound),
+        ]
+        ends = [e for touched, full in arms for e in (*touched, *(full or ()))]
+        self.space = Space((key.name,), [*given, *ends, key.extent, rows.base, rows.bound], opaque=True)
+        self.terms, self.abstract = self.space.terms, self.space.abstract
+        context = self.space.known & self.space.upper_all(given)
+
+        def union(found: Iterable[tuple[Expr, Expr]]) -> Any:
+            result = isl().Set.empty(self.space.space)
+            for lo, hi in found:
+                result = result | self.space.upper_all([op("<=", lo, j), op("<", j, hi)])
+            return (result & context).coalesce()
+
+        self.prover = Prover(self.space.closed(), context)
+        self.keys = union([(ZERO, key.extent)])
+        self.touched = union(touched for touched, _ in arms)
+        self.full = union(full for _, full in arms if full is not None)
+        return self
 
     def ranges(self, wanted: Wanted) -> KeyRanges | None:
         touched = self._touched()
@@ -318,7 +362,7 @@ def _never(condition: Expr, given: tuple[Expr, ...]) -> bool:
 def _facts_at(dims: tuple[Dim, ...], holds: tuple[Expr, ...]) -> Facts:
     """What holds at the points of a domain, for proofs by arithmetic."""
     names = set().union(*(free_vars(d.extent) for d in dims), *(free_vars(e) for e in holds))
-    ranges: dict[str, Bounds] = {n: (ZERO, None) for n in sorted(names)}
+    ranges: dict[str, Bounds] = dict.fromkeys(sorted(names), (ZERO, None))
     return Facts(ranges | {d.name: (ZERO, d.extent - 1) for d in dims}, holds)
 
 

@@ -39,18 +39,19 @@ class Conjunction:
     def _add(self, e: Expr) -> None:
         match e:
             case Const(value) if value:
-                return
+                pass
             case Op("not", (Op("and" | "or" as name, parts),)):
-                return self._add_all(op("or" if name == "and" else "and", *(op("not", p) for p in parts)))
+                self._add_all(op("or" if name == "and" else "and", *(op("not", p) for p in parts)))
             case Op("not", (Op(name, (a, b)),)) if name in COMPARISONS:
-                return self._add(op(COMPARISONS[name], a, b))
+                self._add(op(COMPARISONS[name], a, b))
             case Op("or", arms):
-                return self._choose(arms)
+                self._choose(arms)
             case Op("where", (c, a, b)):
-                return self._choose((op("and", c, a), op("and", op("not", c), b)))
+                self._choose((op("and", c, a), op("and", op("not", c), b)))
             case Op(name, (a, b)) if name in COMPARISONS and kind_of(a) != "bool":
-                return self._compare(name, _integer(a), _integer(b), e)
-        self._unknown(e)
+                self._compare(name, _integer(a), _integer(b), e)
+            case _:
+                self._unknown(e)
 
     def _add_all(self, e: Expr) -> None:
         for c in conjuncts(e):
@@ -70,7 +71,8 @@ class Conjunction:
         if isinstance(b, Const) and kind_of(b) == "float":
             b = integer_bound(name, b.value) or b
         if kind_of(a) != "int" or kind_of(b) != "int" or name == "!=":
-            return self._unknown(e)
+            self._unknown(e)
+            return
         d = poly.add(poly.of_expr(b), poly.of_expr(a), -1)
         match name:
             case "<" | "<=":
@@ -98,25 +100,33 @@ class Conjunction:
 
             match m[0]:
                 case Op("abs", (x,)) if k < 0:
-                    return self._both(with_(x), with_(x, -1))
+                    self._both(with_(x), with_(x, -1))
+                    return
                 case Op("max", (x, y)) if k < 0:
-                    return self._both(with_(x), with_(y))
+                    self._both(with_(x), with_(y))
+                    return
                 case Op("min", (x, y)) if k > 0:
-                    return self._both(with_(x), with_(y))
+                    self._both(with_(x), with_(y))
+                    return
                 case Op("abs", (x,)):
-                    return self._either(with_(x), with_(x, -1))
+                    self._either(with_(x), with_(x, -1))
+                    return
                 case Op("max" | "min", (x, y)):
-                    return self._either(with_(x), with_(y))
+                    self._either(with_(x), with_(y))
+                    return
                 case Op("//", (x, Const(int() as by))) if by > 0 and not self._uses_pair(rest):
                     bound = _floordiv(rest, abs(k))
                     if k < 0:
                         over = poly.add(poly.scale(bound, by), poly.constant(by - 1))
-                        return self._at_least_0(poly.add(over, poly.of_expr(x), -1))
-                    return self._at_least_0(poly.add(poly.scale(bound, by), poly.of_expr(x)))
+                        self._at_least_0(poly.add(over, poly.of_expr(x), -1))
+                        return
+                    self._at_least_0(poly.add(poly.scale(bound, by), poly.of_expr(x)))
+                    return
                 case Op("%", _):
                     self.complete = False  # periodic along the keys: hardly a range
                     return
-            return self._unknown(m[0])
+            self._unknown(m[0])
+            return
         self.inequalities.append(p)
 
     def _apart(self, atom: Expr) -> bool:
@@ -158,7 +168,7 @@ def combined(found: Iterable[Poly]) -> list[Poly]:
 
 
 def _joined(p: Poly, q: Poly) -> Poly | None:
-    """A positive combination of ``p``, which has ``x // c``, and ``q``, which has ``x % c``, with ``x`` in their place."""
+    """A positive combination of ``p``, with ``x // c``, and ``q``, with ``x % c``, that has ``x`` in their place."""
     for (by_whole, a), (by_rest, b) in ((x, y) for x in p.items() for y in q.items()):
         if len(by_whole) != 1 or len(by_rest) != 1 or (a > 0) != (b > 0):
             continue

@@ -89,6 +89,12 @@ class Space:
         sizes = (op(">=", Var(p), 0) for p in self.params if p not in self.terms)
         self.known = self.upper_all([*sizes, *facts])
 
+    def closed(self) -> Space:
+        """The same space for expressions that are abstracted already."""
+        rest = copy.copy(self)
+        rest.opaque = False
+        return rest
+
     def _open(self) -> None:
         self.space = isl().Space.create_from_names(context(), set=list(self.inner), params=list(self.params))
         self._local = isl().LocalSpace.from_space(self.space)

@@ -71,8 +71,7 @@ def _sizes(facts: Sequence[Expr], names: Sequence[str]) -> list[Env]:
     """Choices of sizes: all equal, and each name its own."""
     equal = Facts({}, facts).equal
     choices = [dict.fromkeys(names, n) for n in SIZES]
-    for shift in (1, 3):
-        choices.append({n: SIZES[(k * shift + shift) % len(SIZES)] for k, n in enumerate(names)})
+    choices += [{n: SIZES[(k + 1) * step % len(SIZES)] for k, n in enumerate(names)} for step in (1, 3)]
     found = []
     for env in choices:
         for name, value in equal.items():

@@ -40,7 +40,8 @@ class Values:
         """Take up guards that were added to the graph."""
         self.sizes = sorted(set(self.graph.hints))
         ranges = {name: (Const(1), None) for name in self.sizes}
-        self.facts = Facts(ranges, self.graph.guards)
+        witness = {k: v for k, v in self.graph.hints.items() if isinstance(v, int)}
+        self.facts = Facts(ranges, self.graph.guards, witness)
         for name, extent in self.extents.items():
             self._learn(name, extent)
         self._memo.clear()
@@ -224,8 +225,10 @@ def _pad(values: Values, node: Node, index: tuple[Expr, ...]) -> Expr:
     return elementwise._choice(node, condition, term, fill)
 
 
-def _scatter(values: Values, node: Node, index: tuple[Expr, ...]) -> Expr:
+def _scatter(values: Values, node: Node, index: tuple[Expr, ...]) -> Expr | None:
     """A write of part of a tensor: ``x[:, a:b] = part``, ``x[:, n] = part``."""
+    if not values.pairwise(index) and (node.rank > 1 or _writes(node) > 4):
+        return None  # a picture painted region by region: PyTorch computes it once
     dim, x = node["dim"], index[node["dim"]]
     if node.op == "select_scatter":
         condition = values.simplify(op("==", x, values.scalar(const(node["index"]))))
@@ -242,6 +245,13 @@ def _scatter(values: Values, node: Node, index: tuple[Expr, ...]) -> Expr:
     part: Node = node["part"]
     kind = kind_of_dtype(node.dtype)
     return elementwise._choice(node, condition, elementwise.convert(values.at(part, inner), kind), kept)
+
+
+def _writes(node: Node) -> int:
+    count = 0
+    while node.op in ("slice_scatter", "select_scatter"):
+        count, node = count + 1, node["input"]
+    return count
 
 
 def _gather(values: Values, node: Node, index: tuple[Expr, ...]) -> Expr | None:

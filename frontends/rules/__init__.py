@@ -12,6 +12,21 @@ FACTORIES.update(("tensor", "as_tensor", "scalar_tensor"))
 TRANSPARENT = frozenset({"__set__", "__class__", "is_tensor", "manual_seed"})
 
 __all__ = [
-    "EARLY", "FACTORIES", "PROBED", "RENAMED", "RULES", "SAME", "TRANSPARENT", "conversions", "copy_", "creation", "in_place",
-    "indexing", "layout", "pointwise", "products", "reductions", "unknown",
-]  # fmt: skip
+    "EARLY",
+    "FACTORIES",
+    "PROBED",
+    "RENAMED",
+    "RULES",
+    "SAME",
+    "TRANSPARENT",
+    "conversions",
+    "copy_",
+    "creation",
+    "in_place",
+    "indexing",
+    "layout",
+    "pointwise",
+    "products",
+    "reductions",
+    "unknown",
+]

@@ -84,8 +84,8 @@ def unsupported_grad(t: Tracer, input: Traced, *args: Any, **kwargs: Any) -> Non
 @early("stride", "data_ptr", "storage_offset", "untyped_storage", "as_strided", "set_", "resize_")
 def memory(t: Tracer, *args: Any, **kwargs: Any) -> None:
     raise UnsupportedOpError(
-        f"{with_text(t.location)}: {t.op} depends on how a tensor lies in memory, which a compiled function does not fix; "
-        "use reshape, indexing or unfold"
+        f"{with_text(t.location)}: {t.op} depends on how a tensor lies in memory, which a compiled function does not "
+        "fix; use reshape, indexing or unfold"
     )
 
 

@@ -39,7 +39,15 @@ def _full(t: Tracer, shape: Any, value: Any, dtype: torch.dtype) -> Traced:
 
 
 @rule("zeros", "ones", "empty", "full", factory=True)
-def full(t: Tracer, *args: Any, size: Any = None, fill_value: Any = None, dtype: Any = None, device: Any = None, **options: Any) -> Traced:  # fmt: skip
+def full(
+    t: Tracer,
+    *args: Any,
+    size: Any = None,
+    fill_value: Any = None,
+    dtype: Any = None,
+    device: Any = None,
+    **options: Any,
+) -> Traced:
     values = list(args)
     if t.op == "full" and fill_value is None:
         fill_value = values.pop()
@@ -67,7 +75,9 @@ def full_like(t: Tracer, input: Traced, fill_value: Any = None, *, dtype: Any = 
 
 
 @rule("new_zeros", "new_ones", "new_empty", "new_full")
-def new_full(t: Tracer, input: Traced, *args: Any, size: Any = None, fill_value: Any = None, dtype: Any = None, **options: Any) -> Traced:  # fmt: skip
+def new_full(
+    t: Tracer, input: Traced, *args: Any, size: Any = None, fill_value: Any = None, dtype: Any = None, **options: Any
+) -> Traced:
     values = list(args)
     if t.op == "new_full" and fill_value is None:
         fill_value = values.pop()
@@ -76,7 +86,16 @@ def new_full(t: Tracer, input: Traced, *args: Any, size: Any = None, fill_value:
 
 
 @rule("arange", factory=True)
-def arange(t: Tracer, *args: Any, start: Any = None, end: Any = None, step: Any = None, dtype: Any = None, device: Any = None, **options: Any) -> Traced:  # fmt: skip
+def arange(
+    t: Tracer,
+    *args: Any,
+    start: Any = None,
+    end: Any = None,
+    step: Any = None,
+    dtype: Any = None,
+    device: Any = None,
+    **options: Any,
+) -> Traced:
     on_device(t, device)
     values = [as_expr(x) for x in args]
     if start is None:
@@ -140,5 +159,18 @@ def fill_(t: Tracer, input: Traced, value: Any = 0) -> Traced:
     return input
 
 
-FOUND_BY_NAME = ("linspace", "logspace", "tril_indices", "triu_indices", "rand", "randn", "randint", "randperm", "from_numpy",
-                 "hann_window", "hamming_window", "as_strided", "full_")  # fmt: skip
+FOUND_BY_NAME = (
+    "linspace",
+    "logspace",
+    "tril_indices",
+    "triu_indices",
+    "rand",
+    "randn",
+    "randint",
+    "randperm",
+    "from_numpy",
+    "hann_window",
+    "hamming_window",
+    "as_strided",
+    "full_",
+)

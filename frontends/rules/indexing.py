@@ -35,7 +35,15 @@ def _is_mask(x: Any) -> bool:
 
 
 @early("__getitem__", "select", "narrow", "slice")
-def getitem(t: Tracer, input: Traced, *rest: Any, dim: int | None = None, index: Any = None, start: Any = None, length: Any = None) -> Traced:  # fmt: skip
+def getitem(
+    t: Tracer,
+    input: Traced,
+    *rest: Any,
+    dim: int | None = None,
+    index: Any = None,
+    start: Any = None,
+    length: Any = None,
+) -> Traced:
     if t.op != "__getitem__":
         more = [x for x in (dim, index, start, length) if x is not None]
         d, *bounds = [*rest, *more]
@@ -104,7 +112,7 @@ def _slice(t: Tracer, x: Traced, d: int, s: slice) -> tuple[Traced, tuple[Any, .
     size = x.node.shape[d]
     lo, hi, length = shapes.clamp_slice(t.graph, size, start, stop, step)
     if lo == const(0) and hi == t.graph.canon(size) and step == 1:
-        return (x, ()) if x.storage.owner is not x else (t.view(x, Traced(t, x.node)), ())
+        return (x, ()) if x.memory.owner is not x else (t.view(x, Traced(t, x.node)), ())
     shape = list(x.node.shape)
     shape[d] = length
     args = {"input": x, "dim": d, "start": lo, "stop": hi, "step": step}

@@ -250,7 +250,15 @@ def chunk(t: Tracer, input: Traced, chunks: int, dim: int = 0) -> Any:
 
 
 @rule("split", "split_with_sizes")
-def split(t: Tracer, input: Traced, split_size_or_sections: Any = None, dim: int = 0, *, split_size: Any = None, split_sizes: Any = None) -> Any:  # fmt: skip
+def split(
+    t: Tracer,
+    input: Traced,
+    split_size_or_sections: Any = None,
+    dim: int = 0,
+    *,
+    split_size: Any = None,
+    split_sizes: Any = None,
+) -> Any:
     d = shapes.dim(input.dim(), dim)
     size, parts = (
         input.node.shape[d],

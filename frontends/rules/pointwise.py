@@ -21,67 +21,13 @@ _SYMBOLS = {
 }  # fmt: skip
 _REVERSED = {"rsub": "sub", "rdiv": "div", "rfloordiv": "floor_divide", "rremainder": "remainder", "rpow": "pow",
              "rlshift": "bitwise_left_shift", "rrshift": "bitwise_right_shift"}  # fmt: skip
-_UNARY = [
-    "exp",
-    "exp2",
-    "expm1",
-    "log",
-    "log2",
-    "log10",
-    "log1p",
-    "sqrt",
-    "rsqrt",
-    "abs",
-    "neg",
-    "tanh",
-    "sigmoid",
-    "relu",
-    "silu",
-    "sin",
-    "cos",
-    "tan",
-    "sinh",
-    "cosh",
-    "asin",
-    "acos",
-    "atan",
-    "erf",
-    "erfc",
-    "floor",
-    "ceil",
-    "round",
-    "trunc",
-    "frac",
-    "sign",
-    "sgn",
-    "isnan",
-    "isinf",
-    "isfinite",
-    "isneginf",
-    "isposinf",
-    "logical_not",
-    "bitwise_not",
-    "gelu",
-    "softplus",
-    "logsigmoid",
-    "elu",
-    "leaky_relu",
-    "hardtanh",
-    "relu6",
-    "selu",
-    "celu",
-    "mish",
-    "hardswish",
-    "hardsigmoid",
-    "tanhshrink",
-    "softsign",
-    "nan_to_num",
-    "lgamma",
-    "digamma",
-    "sinc",
-]
-_OF = {"silu": "torch.nn.functional.", **dict.fromkeys(
-    ["gelu", "softplus", "logsigmoid", "elu", "leaky_relu", "hardtanh", "relu6", "mish", "hardswish", "hardsigmoid", "tanhshrink", "softsign"], "torch.nn.functional.")}  # fmt: skip
+_UNARY = """exp exp2 expm1 log log2 log10 log1p sqrt rsqrt abs neg tanh sigmoid relu silu sin cos tan sinh cosh asin
+acos atan erf erfc floor ceil round trunc frac sign sgn isnan isinf isfinite isneginf isposinf logical_not bitwise_not
+gelu softplus logsigmoid elu leaky_relu hardtanh relu6 selu celu mish hardswish hardsigmoid tanhshrink softsign
+nan_to_num lgamma digamma sinc"""
+_FUNCTIONAL = """silu gelu softplus logsigmoid elu leaky_relu hardtanh relu6 mish hardswish hardsigmoid tanhshrink
+softsign"""
+_OF = dict.fromkeys(_FUNCTIONAL.split(), "torch.nn.functional.")
 
 
 def tensors(*values: Any) -> list[Traced]:
@@ -133,7 +79,7 @@ def _binary_function(t: Tracer, input: Any, other: Any) -> Traced:
     )
 
 
-@rule(*_UNARY, probe=True)
+@rule(*_UNARY.split(), probe=True)
 def unary(t: Tracer, input: Traced, *rest: Any, inplace: bool = False, **more: Any) -> Traced:
     name = t.op
     if name == "bitwise_not":

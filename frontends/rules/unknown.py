@@ -33,8 +33,8 @@ def unknown(t: Tracer, func: Any, name: str, args: Any, kwargs: Any) -> Any:
     path = _path(func, name)
     if path is None:
         raise UnsupportedOpError(
-            f"{with_text(t.location)}: attnc has no rule for {name} and cannot call it; compute it outside the compiled "
-            "function and pass the result as an argument"
+            f"{with_text(t.location)}: attnc has no rule for {name} and cannot call it; compute it outside the "
+            "compiled function and pass the result as an argument"
         )
     named = {f"arg{n}": x for n, x in enumerate(args)}
     template = ", ".join([f"{{arg{n}}}" for n in range(len(args))] + [f"{k}={{{k}}}" for k in kwargs])

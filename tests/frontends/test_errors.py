@@ -66,11 +66,31 @@ def _strides(q: Any, k: Any, v: Any) -> Any:
 
 CASES: list[tuple[Callable[..., Any], list[torch.Tensor], type[Exception], str]] = [
     (_attention, _qkv(12), attnc.RankError, r"test_errors.py:\d+: .*mT.*dimension -2 does not exist; the tensor has 1"),
-    (_attention, [*_qkv(1, 2, 12, 8)[:1], *_qkv(1, 2, 12, 4)[:2]], attnc.ShapeError, r"sizes D = 8 and D_k = 4 must be equal"),
-    (_attention, [*_qkv(1, 2, 12, 8)[:1], *_qkv(1, 3, 12, 8)[:2]], attnc.ShapeError, r"sizes H = 2 and H_k = 3 do not broadcast"),
+    (
+        _attention,
+        [*_qkv(1, 2, 12, 8)[:1], *_qkv(1, 2, 12, 4)[:2]],
+        attnc.ShapeError,
+        r"sizes D = 8 and D_k = 4 must be equal",
+    ),
+    (
+        _attention,
+        [*_qkv(1, 2, 12, 8)[:1], *_qkv(1, 3, 12, 8)[:2]],
+        attnc.ShapeError,
+        r"sizes H = 2 and H_k = 3 do not broadcast",
+    ),
     (_attention, _qkv(1, 2, 12, 8, dtype=torch.int64), attnc.DtypeError, r"test_errors.py:\d+: .*int64"),
-    (_attention, [torch.ones(1, 2, 3, 4), *[torch.ones(1, 2, 3, 4, device="meta")] * 2], attnc.DeviceError, r"k is on meta, but q is on cpu"),
-    (_attention, [torch.ones(1, 2, 3, 4), *[torch.ones(1, 2, 3, 4).half()] * 2], attnc.DtypeError, r"expected scalar type Float but found Half"),
+    (
+        _attention,
+        [torch.ones(1, 2, 3, 4), *[torch.ones(1, 2, 3, 4, device="meta")] * 2],
+        attnc.DeviceError,
+        r"k is on meta, but q is on cpu",
+    ),
+    (
+        _attention,
+        [torch.ones(1, 2, 3, 4), *[torch.ones(1, 2, 3, 4).half()] * 2],
+        attnc.DtypeError,
+        r"expected scalar type Float but found Half",
+    ),
     (_branch, _qkv(), attnc.DataDependentError, r"a Python branch on a tensor's values.*use torch.where"),
     (_item, _qkv(), attnc.DataDependentError, r"item.*pass a Python number"),
     (_write, _qkv(), attnc.MutationError, r"in-place write to q, which the caller would see.*q.clone"),
@@ -81,7 +101,7 @@ CASES: list[tuple[Callable[..., Any], list[torch.Tensor], type[Exception], str]]
     (_unknown, _qkv(), attnc.AttncError, r"from_numpy"),
     (_returns, _qkv(), attnc.UnsupportedOpError, r"returns a object"),
     (_strides, _qkv(), attnc.UnsupportedOpError, r"as_strided depends on how a tensor lies in memory"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(

@@ -162,3 +162,42 @@ def test_passes_do_nothing_the_second_time() -> None:
     for name in ("simplify-masks", "fold-reorders", "block-diagonal", "dilation"):
         once = transformed(module("abs(i - j) <= 24 and (i - j) % 8 == 0 and i // 49 == j // 49"), name)
         assert str(transformed(once, name)) == str(once)
+
+
+def two_sources(first: str, second: str):
+    """Rows see every key of ``%k`` and of a shorter ``%m`` that the masks allow, under one softmax."""
+    query, key, other = ('!attn.tensor<"B, H, ' + n + ', 8", f64>' for n in ("N", "M", "M // 2"))
+    return parse_module(
+        f"""attn.func @f(%q: {query}, %k: {key}, %v: {key}, %m: {other}) {{
+          %o, %lse = attn.attend over "b < B, h < H, i < N"
+            query %q "b, h, i, d" width 8
+            source "j < M" key %k "b, h, j, d" value %v "b, h, j, e" mask "{first}" score "lambda dot: dot * 0.25"
+            source "j < M // 2" key %m "b, h, j, d" value %m "b, h, j, e" mask "{second}" score "lambda dot: dot"
+            normaliser softmax
+            out "b, h, i, e" width 8 lse "b, h, i"
+            : ({query}, {key}, {other}, {key}, {other}) -> ({query}, !attn.tensor<"B, H, N", f64>)
+          attn.return %o, %lse : {query}, !attn.tensor<"B, H, N", f64>
+        }}"""
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "splits"),
+    [
+        ("(i - j) % 4 == 0 and j <= i", "(i - j) % 4 == 1", True),
+        ("(i - j & 7) == 0 and abs(i - j) <= 24", "i % 8 == (j + 3) % 8 or i % 8 == j % 8 + 3", True),
+        ("(i - j) % 4 == 0 and j <= i", "j <= i", False),
+        ("(i - j) % 4 == 0", "(i - j) % 6 == 0", False),
+    ],
+)
+def test_dilation_of_several_sources(first: str, second: str, splits: bool) -> None:
+    source = two_sources(first, second)
+    split = transformed(source, "simplify-masks,dilation{always=true},simplify-masks")
+    assert ("r < " in str(split)) is splits
+    lowered = transformed(split, LOWER)
+    generator = torch.Generator().manual_seed(0)
+    for n, m in ((37, 37), (40, 21), (5, 40), (1, 1), (0, 3)):
+        shapes = [(1, 2, n, 8), (1, 2, m, 8), (1, 2, m, 8), (1, 2, m // 2, 8)]
+        inputs = [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
+        for x, y in zip(interpret(source, inputs), interpret(lowered, inputs), strict=True):
+            torch.testing.assert_close(x, y)
