@@ -27,13 +27,13 @@ _END = "_end"  # end of the tile's live rows
 
 
 @dataclass
-class _Ends:
+class Ends:
     """An interval as the arms of a max and of a min; its end is exclusive."""
 
     lows: list[Expr] = field(default_factory=list)
     highs: list[Expr] = field(default_factory=list)
 
-    def meet(self, other: _Ends) -> None:
+    def meet(self, other: Ends) -> None:
         self.lows += other.lows
         self.highs += other.highs
 
@@ -45,13 +45,13 @@ def interval_ranges(tile: Tile, wanted: Wanted) -> tuple[KeyRanges, bool]:
     return solver.ranges(touched, solver.full(), wanted), settled
 
 
-def arms_of(tile: Tile, last: str) -> list[tuple[tuple[Expr, Expr], tuple[Expr, Expr] | None]] | None:
+def arms_of(tile: Tile, last: str) -> list[tuple[Ends, Ends | None]] | None:
     """Touched and full keys of each alternative of the mask, in terms of ``last``, the end of the tile's live rows.
 
     None when there are too many alternatives, or one that bounds on single conditions do not settle.
     """
-    found = []
-    ends = {_MORE: Var(last) - 1 - tile.rows.base}
+    found: list[tuple[Ends, Ends | None]] = []
+    more = {_MORE: Var(last) - 1 - tile.rows.base}
     alternatives = _disjuncts(tile.mask)
     if len(alternatives) > MOST_ARMS:
         return None
@@ -60,12 +60,13 @@ def arms_of(tile: Tile, last: str) -> list[tuple[tuple[Expr, Expr], tuple[Expr, 
         touched, settled = solver.touched()
         if not settled:
             return None
-        both = [
-            None if x is None else (solver.largest(x.lows), solver.smallest(x.highs)) for x in (touched, solver.full())
-        ]
-        lo_hi, full = (None if x is None else tuple(simplify(substitute(e, ends)) for e in x) for x in both)
-        found.append((lo_hi, full))
-    return found  # type: ignore[return-value]
+        full = solver.full()
+        for x in (touched, full):
+            if x is not None:
+                x.lows = [simplify(substitute(e, more)) for e in _arms("max", solver.largest(x.lows))]
+                x.highs = [simplify(substitute(e, more)) for e in _arms("min", solver.smallest(x.highs))]
+        found.append((touched, full))
+    return found
 
 
 def _disjuncts(e: Expr) -> list[Expr]:
@@ -105,14 +106,14 @@ class _Solver:
 
     # ---- solving ---------------------------------------------------------------------------------------------
 
-    def touched(self) -> tuple[_Ends, bool]:
+    def touched(self) -> tuple[Ends, bool]:
         ends, settled = self._touched(self.tile.mask)
-        ends.meet(_Ends([ZERO], [self.tile.key.extent]))
+        ends.meet(Ends([ZERO], [self.tile.key.extent]))
         return ends, settled
 
-    def _touched(self, mask: Expr) -> tuple[_Ends, bool]:
+    def _touched(self, mask: Expr) -> tuple[Ends, bool]:
         found = read(mask, self.tile.rows.name, self.tile.key.name)
-        result, settled = _Ends(), found.settled
+        result, settled = Ends(), found.settled
         names = self.tile.rows.name, self.tile.key.name
         kinds = set()
         for p in combined(found.inequalities):
@@ -129,17 +130,17 @@ class _Solver:
             result.meet(self._hull([self._touched(a)[0] for a in arms]))
         return result, settled
 
-    def _hull(self, arms: Sequence[_Ends]) -> _Ends:
+    def _hull(self, arms: Sequence[Ends]) -> Ends:
         lows = [self.largest(a.lows) for a in arms if a.lows]
         highs = [self.smallest(a.highs) for a in arms if a.highs]
-        return _Ends(
+        return Ends(
             [self.smallest(lows)] if len(lows) == len(arms) else [],
             [self.largest(highs)] if len(highs) == len(arms) else [],
         )
 
-    def full(self) -> _Ends | None:
+    def full(self) -> Ends | None:
         found = self.mask
-        result = _Ends([ZERO], [self.tile.key.extent])
+        result = Ends([ZERO], [self.tile.key.extent])
         solved = [self._solve(p, every=True) for p in found.inequalities] if found.complete else [None]
         for ends in solved:
             if ends is None:
@@ -147,7 +148,7 @@ class _Solver:
             result.meet(ends)
         return result
 
-    def _solve(self, p: Poly, every: bool) -> _Ends | None:
+    def _solve(self, p: Poly, every: bool) -> Ends | None:
         """Keys for which ``p >= 0`` holds in some row of the tile, or in every row; None: no rule."""
         key, row = self.tile.key.name, self.tile.rows.name
         main: list[tuple[Expr, int]] = []
@@ -171,13 +172,13 @@ class _Solver:
                     rest = poly.add(rest, {m: k})
         if not main:
             holds = op(">=", self.facts.simplify(poly.to_expr(rest)), 0)
-            return _Ends() if holds == TRUE else _Ends([], [op("where", holds, self.tile.key.extent, ZERO)])
+            return Ends() if holds == TRUE else Ends([], [op("where", holds, self.tile.key.extent, ZERO)])
         if len(main) > 1:
             return None
         (atom, k) = main[0]
         return self._bound({(atom,): k}, poly.scale(rest, -1))
 
-    def _bound(self, f: Poly, least: Poly) -> _Ends | None:
+    def _bound(self, f: Poly, least: Poly) -> Ends | None:
         """Keys for which ``f``, a multiple of an atom plus a term without the key, is at least ``least``."""
         key = self.tile.key.name
         with_key = [(m, k) for m, k in f.items() if any(key in free_vars(a) for a in m)]
@@ -192,7 +193,7 @@ class _Solver:
         match atom:
             case Var():
                 end = self.facts.simplify(poly.to_expr(value if k > 0 else poly.add(value, poly.constant(1))))
-                return _Ends([end]) if k > 0 else _Ends([], [end])
+                return Ends([end]) if k > 0 else Ends([], [end])
             case Op("//", (x, Const(int() as by))) if by > 0 and kind_of(x) == "int":
                 inner = poly.of_expr(x)
                 if k > 0:
@@ -212,38 +213,38 @@ class _Solver:
     def smallest(self, bounds: Iterable[Expr]) -> Expr:
         return minimum(*_needed(_ordered(bounds), self.at_most))
 
-    def _is_empty(self, x: _Ends) -> bool:
+    def _is_empty(self, x: Ends) -> bool:
         return any(self.at_most(b, a) for a in x.lows for b in x.highs)
 
     # ---- the answer ------------------------------------------------------------------------------------------
 
-    def ranges(self, touched: _Ends, full: _Ends | None, wanted: Wanted) -> KeyRanges:
+    def ranges(self, touched: Ends, full: Ends | None, wanted: Wanted) -> KeyRanges:
         if self._is_empty(touched):
             return KeyRanges((), ())
         lo, hi = self.largest(touched.lows), self.smallest(touched.highs)
         if full is not None and (self.largest(full.lows), self.smallest(full.highs)) == (lo, hi):
-            return KeyRanges((self._range(_Ends(_arms("max", lo), _arms("min", hi))),), ())
+            return KeyRanges((self._range(Ends(_arms("max", lo), _arms("min", hi))),), ())
         full = None if full is None else self._worthwhile(full, wanted)
         if full is None:
-            return KeyRanges((), (self._range(_Ends(_arms("max", lo), _arms("min", hi))),))
+            return KeyRanges((), (self._range(Ends(_arms("max", lo), _arms("min", hi))),))
         first, last = self.largest(full.lows), self.smallest(full.highs)
         proper = all(self.at_most(x, y) for x in full.lows for y in full.highs)
         end = last if proper else self.largest([last, first])
         partial = []
         for lows, highs in (([lo], [*_arms("min", hi), first]), ([*_arms("max", lo), end], [hi])):
-            rest = _Ends(
+            rest = Ends(
                 _arms("max", self.largest(lows)),
                 _arms("min", self.smallest(highs)),
             )
             if not self._is_empty(rest):
                 partial.append(self._range(rest))
-        return KeyRanges((self._range(_Ends(_arms("max", first), _arms("min", last))),), tuple(partial))
+        return KeyRanges((self._range(Ends(_arms("max", first), _arms("min", last))),), tuple(partial))
 
-    def _worthwhile(self, full: _Ends, wanted: Wanted) -> _Ends | None:
+    def _worthwhile(self, full: Ends, wanted: Wanted) -> Ends | None:
         """Full keys in whole tiles, moved to multiples of the step; None when they are always too few."""
         size = self.tile.rows.size
         if wanted.align > 1:
-            full = _Ends(
+            full = Ends(
                 [self._aligned(e, wanted.align, True) for e in full.lows],
                 [self._aligned(e, wanted.align, False) for e in full.highs],
             )
@@ -265,7 +266,7 @@ class _Solver:
             return poly.to_expr(poly.add(terms, poly.constant(-off % align if up else -off)))
         return arm
 
-    def _range(self, x: _Ends) -> Range:
+    def _range(self, x: Ends) -> Range:
         """The interval without names of our own."""
         rows = self.tile.rows
         ends = rows.base + rows.size, rows.bound

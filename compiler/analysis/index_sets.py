@@ -38,7 +38,7 @@ from ...ir.simplify import Facts, simplify
 from ...ir.simplify import Range as Bounds
 from ...ir.tile import Axis, Range
 from .closed_form import Interval, Prover, arms, intervals
-from .hulls import arms_of, interval_ranges
+from .hulls import Ends, arms_of, interval_ranges
 from .integer_sets import LOCK, Space, holds_under, isl, within_budget
 from .tiles import KeyRanges, Tile, Wanted
 from .witness import exists
@@ -124,7 +124,7 @@ def _ranges_of_case(tile: Tile, wanted: Wanted) -> KeyRanges:
     quick, settled = interval_ranges(tile, wanted)
     if settled:
         return quick
-    arms = arms_of(tile, _LAST) if _is_periodic(tile) else None
+    arms = arms_of(tile, _LAST) if _is_costly(tile) else None
 
     def ask() -> KeyRanges:
         return (_Sets(tile) if arms is None else _Sets.of_arms(tile, arms)).ranges(wanted) or quick
@@ -132,12 +132,11 @@ def _ranges_of_case(tile: Tile, wanted: Wanted) -> KeyRanges:
     return within_budget(ask, lambda: quick)
 
 
-def _is_periodic(tile: Tile) -> bool:
-    """Are there remainders of rows or keys, which make sets of pairs costly?"""
-    return any(
-        isinstance(e, Op) and e.name in ("%", "&") and free_vars(e) & {tile.rows.name, tile.key.name}
-        for e in walk(tile.mask)
-    )
+def _is_costly(tile: Tile) -> bool:
+    """Is a set of pairs costly: are there remainders of rows or keys?"""
+    inner = {tile.rows.name, tile.key.name}
+    parts = [e for e in walk(tile.mask) if isinstance(e, Op) and free_vars(e) & inner]
+    return any(e.name in ("%", "&") for e in parts)
 
 
 class _Sets:
@@ -173,7 +172,7 @@ class _Sets:
         self.keys = keys
 
     @classmethod
-    def of_arms(cls, tile: Tile, arms: Sequence[tuple[tuple[Expr, Expr], tuple[Expr, Expr] | None]]) -> _Sets:
+    def of_arms(cls, tile: Tile, arms: Sequence[tuple[Ends, Ends | None]]) -> _Sets:
         """The union of the alternatives' intervals: no set of pairs is built."""
         self = cls.__new__(cls)
         self.tile = tile
@@ -185,19 +184,20 @@ class _Sets:
             op("<=", last, rows.base + rows.size),
             op("<=", last, rows.bound),
         ]
-        ends = [e for touched, full in arms for e in (*touched, *(full or ()))]
+        ends = [e for arm in arms for x in arm if x is not None for e in (*x.lows, *x.highs)]
         self.space = Space((key.name,), [*given, *ends, key.extent, rows.base, rows.bound], opaque=True)
         self.terms, self.abstract = self.space.terms, self.space.abstract
         context = self.space.known & self.space.upper_all(given)
 
-        def union(found: Iterable[tuple[Expr, Expr]]) -> Any:
+        def union(found: Iterable[Ends]) -> Any:
             result = isl().Set.empty(self.space.space)
-            for lo, hi in found:
-                result = result | self.space.upper_all([op("<=", lo, j), op("<", j, hi)])
+            for x in found:
+                between = [*(op("<=", lo, j) for lo in x.lows), *(op("<", j, hi) for hi in x.highs)]
+                result = result | self.space.upper_all(between)
             return (result & context).coalesce()
 
         self.prover = Prover(self.space.closed(), context)
-        self.keys = union([(ZERO, key.extent)])
+        self.keys = union([Ends([ZERO], [key.extent])])
         self.touched = union(touched for touched, _ in arms)
         self.full = union(full for _, full in arms if full is not None)
         return self
@@ -318,7 +318,8 @@ class _Sets:
         end = self.prover.smallest([self.abstract(rows.base) + rows.size, self.abstract(rows.bound)])
 
         def show(e: Expr) -> Expr:
-            return simplify(substitute(substitute(e, {_LAST: end}), self.terms))
+            whole = substitute(substitute(e, {_LAST: end}), self.terms)
+            return simplify(substitute(whole, {_LAST: self.tile.end}))  # terms may use it
 
         def ranges(found: list[Interval]) -> tuple[Range, ...]:
             return tuple(Range(show(x.lo), show(x.hi)) for x in found)

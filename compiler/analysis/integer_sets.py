@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 LOCK = threading.RLock()
-# isl operations after which a question is given up: about a quarter of a second
-BUDGET = 250_000
+# isl operations after which a question is given up: some tenths of a second
+BUDGET = 400_000
 
 
 @cache

@@ -231,6 +231,8 @@ class Matcher:
 
     def _split(self, piece: _Piece, at: Expr) -> list[_Piece]:
         values = self.values
+        if not 0 < values.hint(at) < values.hint(piece.extent):
+            raise NoMatch("a piece of the concatenated keys is empty in this call")
         low = values.fresh("j", at)
         high = values.fresh("j", values.simplify(piece.extent - at))
         values.keys |= {low.name, high.name}

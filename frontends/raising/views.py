@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ...ir.expr import Const, Expr, Op, const, free_vars, op, walk
 from ..graph import Node
+from .bounds import bound
 from .terms import has_loads
 
 if TYPE_CHECKING:
@@ -152,7 +153,8 @@ def gathered(values: Values, node: Node, index: Index) -> Index | None:
     if node.op == "gather":
         dim = node["dim"]
         at = values.at(node["index"], index)
-        return _changed(index, dim, lambda _: wrap(values, at, source.shape[dim]))
+        wrapped = wrap(values, at, source.shape[dim])
+        return None if wrapped is None else _changed(index, dim, lambda _: wrapped)
     indices = tuple(node["indices"])
     indices += (None,) * (source.rank - len(indices))
     given = [n for n, x in enumerate(indices) if x is not None]
@@ -171,21 +173,33 @@ def gathered(values: Values, node: Node, index: Index) -> Index | None:
             return None
         tail = inner[rank - x.rank :]
         tail = tuple(Const(0) if size == Const(1) else y for y, size in zip(tail, x.shape, strict=True))
-        result.append(wrap(values, values.at(x, tail), source.shape[n]))
+        at = wrap(values, values.at(x, tail), source.shape[n])
+        if at is None:
+            return None
+        result.append(at)
     return tuple(result)
 
 
-def wrap(values: Values, at: Expr, size: Expr) -> Expr:
-    """An index that counts from the end when it is negative."""
+def wrap(values: Values, at: Expr, size: Expr) -> Expr | None:
+    """An index that counts from the end when it is negative.  That it ends before ``size`` becomes a guard."""
     at = values.simplify(at)
+    if not values.facts.always(op("<", at, size)):
+        highest = bound(values, at, True)
+        if highest is not None:
+            if not values.graph.hint(op("<", highest, size)):
+                return None  # PyTorch says which index is out of range, if one is
+            values.assume(op("<", highest, size))
     if values.facts.nonnegative(at):
         return at
-    for bound in _size_bounds(values, at):
-        values.assume(op(">=", bound, 0))  # min(x, N - 5): the window fits
+    for limit in _size_bounds(values, at):
+        values.assume(op(">=", limit, 0))  # min(x, N - 5): the window fits
     if values.facts.nonnegative(at):
         return values.simplify(at)
     if values.facts.nonnegative(-1 - at):
         return values.simplify(at + size)
+    lowest = bound(values, at, False)
+    if lowest is not None and values.graph.hint(op("<=", 0, lowest + size)):
+        values.assume(op("<=", 0, lowest + size))
     return op("where", op("<", at, 0), values.simplify(at + size), at)
 
 

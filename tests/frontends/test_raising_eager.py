@@ -49,7 +49,7 @@ CASES = {
     talking_heads: (qkv() + tensors((H, H)), "not between a query and a key"),
     masked_after: (qkv(), "masked after the softmax"),
     wrong_normaliser: (qkv(), "not the sum of the weights"),
-    weighted: (qkv() + tensors((H, N, N)), "multiplied by"),
+    weighted: (qkv() + tensors((H, N, N)), "depends on the query and the key"),
 }
 
 
