@@ -72,9 +72,9 @@ class EagerMode(TorchFunctionMode):
         available = available_memory(_device_of(args, kwargs))
         if need > available:
             raise EagerTooLargeError(
-                f"the eager function, which results are compared with, would build values of shape "
-                f"({', '.join(map(str, shape))}): about {need / 2**30:,.1f} GiB, but {available / 2**30:,.1f} GiB "
-                "are free; validate on slices (fewer tokens, heads or batches): kernels do not depend on sizes"
+                f"running the function eagerly would build values of shape ({', '.join(map(str, shape))}): about "
+                f"{need / 2**30:,.1f} GiB, but {available / 2**30:,.1f} GiB are free; use fewer tokens, heads or "
+                "batches (to validate, slices are enough: kernels do not depend on sizes)"
             )
 
 

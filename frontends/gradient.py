@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from ..compiler.oracle import EagerMode
+
 Forward = Callable[[Sequence[Any]], list[torch.Tensor]]
 Eager = Callable[[Sequence[Any]], list[torch.Tensor]]  # the outputs of the function as written
 
@@ -28,7 +30,8 @@ class _Recompute(torch.autograd.Function):
         ctx.warn()
         tensors = ctx.saved_tensors
         wanted = [n for n, need in enumerate(ctx.needs_input_grad[4:]) if need]
-        with torch.enable_grad():
+        # an empty row has gradient zero, where PyTorch's own softmax would spread NaN
+        with torch.enable_grad(), EagerMode(double=False):
             copies = [x.detach().requires_grad_(n in wanted) for n, x in enumerate(tensors)]
             outputs = ctx.eager(_merged(ctx.others, copies))
         pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None and o.requires_grad]

@@ -9,7 +9,7 @@ residue classes and head groups are all index maps, so a pass that reorders toke
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from xdsl.dialects.builtin import ArrayAttr, IntAttr, StringAttr, SymbolNameConstraint
 from xdsl.ir import Attribute, Block, Dialect, Operation, ParametrizedAttribute, Region, SSAValue, TypeAttribute
@@ -420,7 +420,7 @@ class AttendOp(IRDLOperation):
         if problems:
             raise VerifyException(f"attn.attend{where(self)}: " + "; ".join(problems))
 
-    def _map_problems(self):
+    def _map_problems(self) -> Iterator[str]:
         sizes = set().union(
             *(free_vars(s) for v in self.operands for s in tensor_type(v).shape),
             *(free_vars(s) for v in self.results for s in tensor_type(v).shape),
@@ -529,17 +529,17 @@ class AttendOp(IRDLOperation):
             lse_type=lse_type,
             normaliser=normaliser,
             tiles=tiles,
-            attributes=attributes.data if attributes else {},
+            attributes=dict(attributes.data) if attributes else {},
         )
 
 
-def _unknown(what: str, exprs: Sequence[Expr], known: set[str]):
+def _unknown(what: str, exprs: Sequence[Expr], known: set[str]) -> Iterator[str]:
     loose = set().union(*(free_vars(e) for e in exprs)) - known
     if loose:
         yield f"{what} uses {', '.join(sorted(loose))}, which nothing there defines"
 
 
-def _fits(what: str, index: Sequence[Expr], value: SSAValue, known: set[str]):
+def _fits(what: str, index: Sequence[Expr], value: SSAValue, known: set[str]) -> Iterator[str]:
     rank = len(tensor_type(value).shape)
     if len(index) != rank:
         yield f"{what} map has {len(index)} expressions for a tensor of rank {rank}"

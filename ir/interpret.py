@@ -7,7 +7,7 @@ float64 tensors and in float32 for all narrower floats.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ Env = dict[str, Any]
 
 # ---- expressions over tensors -------------------------------------------------------------------------
 
-_TORCH_OPS = {
+_TORCH_OPS: dict[str, Callable[..., Tensor]] = {
     "+": torch.add, "-": torch.sub, "*": torch.mul, "/": torch.true_divide, "%": torch.remainder,
     "//": lambda a, b: torch.div(a, b, rounding_mode="floor"), "min": torch.minimum, "max": torch.maximum,
     "abs": torch.abs, "pow": torch.pow, "&": torch.bitwise_and, "|": torch.bitwise_or, "^": torch.bitwise_xor,
@@ -110,7 +110,7 @@ def interpret(module: ModuleOp, inputs: Sequence[Tensor]) -> list[Tensor]:
                         if isinstance(size, Var):
                             sizes.setdefault(size.name, n)
             case attn.ReorderOp():
-                shape = [evaluate(s, sizes) for s in attn.tensor_type(op.output).shape]
+                shape = [int(evaluate(s, sizes)) for s in attn.tensor_type(op.output).shape]
                 axes = {f"x{n}": _along(torch.arange(s), n, len(shape)) for n, s in enumerate(shape)}
                 index = [tensor_value(e, sizes | axes, {}, torch.float64) for e in op.index.data]
                 outs = [read(args[0], [x.expand(shape) for x in index])]

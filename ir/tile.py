@@ -544,7 +544,7 @@ class ForOp(IRDLOperation):
         kind = parser.parse_identifier()
         parser.parse_keyword("carry")
 
-        def pair():
+        def pair() -> tuple[Parser.UnresolvedArgument, UnresolvedOperand]:
             arg = parser.parse_argument(expect_type=False)
             parser.parse_punctuation("=")
             return arg, parser.parse_unresolved_operand()
@@ -555,7 +555,7 @@ class ForOp(IRDLOperation):
         attributes = parser.parse_optional_attr_dict_with_keyword()
         initial = parser.resolve_operands([p[1] for p in pairs], types, parser.pos)
         body = parser.parse_region([p[0].resolve(t) for p, t in zip(pairs, types, strict=True)])
-        return ForOp(axis, kind, step, ranges, initial, body, attributes.data if attributes else None)
+        return ForOp(axis, kind, step, ranges, initial, body, dict(attributes.data) if attributes else None)
 
 
 @irdl_op_definition

@@ -114,16 +114,16 @@ class Builder:
             self._constants[key] = (Val(self.name(hint), type), f"arith.constant {text}")
         return self._constants[key][0]
 
-    def int(self, value: int, type: str = "i64") -> Val:
+    def integer(self, value: int, type: str = "i64") -> Val:
         result = self._constant(str(value), type, f"c{value}" if value >= 0 else f"cm{-value}")
         if type == "i64":
             self._numbers[result] = value
         return result
 
-    def float(self, value: float, type: str) -> Val:
+    def real(self, value: float, type: str) -> Val:
         return self._constant(float_literal(value, Val("", type).element), type, "cst")
 
-    def bool(self, value: bool, lanes: int = 0) -> Val:
+    def boolean(self, value: bool, lanes: int = 0) -> Val:
         literal = "true" if value else "false"
         return self._constant(literal, vec(lanes, "i1"), literal)
 
@@ -182,7 +182,7 @@ class Builder:
     def add(self, a: Val | int, b: Val | int) -> Val:
         x, y = self._number(a), self._number(b)
         if isinstance(x, int) and isinstance(y, int):
-            return self.int(x + y)
+            return self.integer(x + y)
         if x == 0 or y == 0:
             return self._i64(b if x == 0 else a)
         return self.binary("addi", self._i64(a), self._i64(b))
@@ -193,7 +193,7 @@ class Builder:
     def mul(self, a: Val | int, b: Val | int) -> Val:
         x, y = self._number(a), self._number(b)
         if isinstance(x, int) and isinstance(y, int):
-            return self.int(x * y)
+            return self.integer(x * y)
         if x == 1 or y == 1:
             return self._i64(b if x == 1 else a)
         return self.binary("muli", self._i64(a), self._i64(b))
@@ -212,7 +212,7 @@ class Builder:
         return value if isinstance(value, int) else self._numbers.get(value, value)
 
     def _i64(self, value: Val | int) -> Val:
-        return value if isinstance(value, Val) else self.int(value)
+        return value if isinstance(value, Val) else self.integer(value)
 
     # ---- memory ---------------------------------------------------------------------------------------
 
@@ -271,7 +271,7 @@ class Builder:
         )
 
     def zero(self, type: str) -> Val:
-        return self.float(0.0, type) if Val("", type).is_float else self.int(0, type)
+        return self.real(0.0, type) if Val("", type).is_float else self.integer(0, type)
 
     def prefetch(self, pointer: Val) -> None:
         self.line(
@@ -279,7 +279,7 @@ class Builder:
         )
 
     def alloca(self, size: int, hint: str) -> Val:
-        return self.op(f"llvm.alloca {self.int(size).ssa} x i8 {{alignment = 64 : i64}} : (i64) -> {PTR}", PTR, hint)
+        return self.op(f"llvm.alloca {self.integer(size).ssa} x i8 {{alignment = 64 : i64}} : (i64) -> {PTR}", PTR, hint)
 
     # ---- control --------------------------------------------------------------------------------------
 
@@ -294,7 +294,7 @@ class Builder:
         result = self.name("loop") if init else ""
         names = [result] if len(init) == 1 else [f"{result}#{n}" for n in range(len(init))]
         loop = Loop(iv, carried, [Val(n, v.type) for n, v in zip(names, init, strict=True)])
-        head = f"scf.for {iv.ssa} = {bounds} step {self.int(step).ssa}"
+        head = f"scf.for {iv.ssa} = {bounds} step {self.integer(step).ssa}"
         if init:
             pairs = ", ".join(f"{c.ssa} = {v.ssa}" for c, v in zip(carried, init, strict=True))
             types = ", ".join(v.type for v in init)

@@ -119,8 +119,8 @@ class Expressions:
         if v.element == "i1":
             return v
         if v.is_float:
-            return self.b.cmpf("une", v, self.b.float(0.0, v.type))
-        return self.b.cmpi("ne", v, self.b.int(0, v.type))
+            return self.b.cmpf("une", v, self.b.real(0.0, v.type))
+        return self.b.cmpi("ne", v, self.b.integer(0, v.type))
 
     def _alike(self, *values: Val) -> list[Val]:
         """All vectors if one is."""
@@ -132,11 +132,11 @@ class Expressions:
     def _emit(self, e: Expr, scope: Scope) -> Val:
         match e:
             case Const(bool(value)):
-                return self.b.bool(value)
+                return self.b.boolean(value)
             case Const(int(value)):
-                return self.b.int(value)
+                return self.b.integer(value)
             case Const(float(value)):
-                return self.b.float(value, self.float)
+                return self.b.real(value, self.float)
             case Var(name, _):
                 return scope.lookup(name)
             case Load(_, index, _):
@@ -166,7 +166,7 @@ class Expressions:
             return b.binary("andi" if name == "and" else "ori", x, y)
         if name == "not":
             x = self.as_bool(args[0])
-            return b.binary("xori", x, b.bool(True, x.lanes))
+            return b.binary("xori", x, b.boolean(True, x.lanes))
         if name == "where":
             cond = self.as_bool(args[0])
             if kind_of(e) == "bool":
@@ -212,11 +212,11 @@ class Expressions:
         if name == "-" and e.args[0] == Const(0):
             return b.pure(f"arith.negf {args[1].ssa} : {args[1].type}", args[1].type)
         if name in FLOAT_ARITH:
-            return b.binary(FLOAT_ARITH[name], *args)
+            return b.binary(FLOAT_ARITH[name], args[0], args[1])
         if name == "//":
-            return b.unary("floor", b.binary("divf", *args))
+            return b.unary("floor", b.binary("divf", args[0], args[1]))
         if name == "%":
-            quotient = b.unary("floor", b.binary("divf", *args))
+            quotient = b.unary("floor", b.binary("divf", args[0], args[1]))
             return b.binary("subf", args[0], b.binary("mulf", quotient, args[1]))
         if name in ("max", "min"):
             x, y = args
@@ -237,7 +237,7 @@ class Expressions:
         b = self.b
         base, exponent = map(self.as_float, args)
         if isinstance(e.args[1], Const) and float(e.args[1].value).is_integer() and 0 <= e.args[1].value <= 8:
-            result = b.float(1.0, base.type)
+            result = b.real(1.0, base.type)
             for _ in range(int(e.args[1].value)):
                 result = b.binary("mulf", result, base)
             return result
@@ -254,7 +254,7 @@ class Expressions:
         parts = [self.as_int(v, 32 if narrow else 64) for v in args]
         parts = self._alike(*parts)
         if name == "abs":
-            zero = b.int(0, parts[0].type)
+            zero = b.integer(0, parts[0].type)
             return b.binary("maxsi", parts[0], b.binary("subi", zero, parts[0]))
         x, y = parts
         if name in ("min", "max"):
@@ -268,12 +268,12 @@ class Expressions:
         b = self.b
         if isinstance(divisor, Const) and divisor.value > 0 and divisor.value & (divisor.value - 1) == 0:
             if name == "//":
-                return b.binary("shrsi", x, b.int(divisor.value.bit_length() - 1, x.type))
-            return b.binary("andi", x, b.int(divisor.value - 1, x.type))
-        zero = b.int(0, x.type)
+                return b.binary("shrsi", x, b.integer(divisor.value.bit_length() - 1, x.type))
+            return b.binary("andi", x, b.integer(divisor.value - 1, x.type))
+        zero = b.integer(0, x.type)
         if not isinstance(divisor, Const):
             # sizes are positive wherever the result counts; a trap on 0 would end the process
-            y = b.select(b.cmpi("eq", y, zero), b.int(1, y.type), y)
+            y = b.select(b.cmpi("eq", y, zero), b.integer(1, y.type), y)
         if x.lanes and x.element == "i32" and not isinstance(divisor, Const):
             # no vector integer division in hardware; double is exact enough for the floor of 32-bit quotients
             wide = vec(x.lanes, "f64")

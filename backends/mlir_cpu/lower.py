@@ -114,7 +114,7 @@ class _KernelLowering:
         return [b.most(frame.expressions.scalar(d.extent, scope), 0) for d in self.kernel.grid.data]
 
     def _total(self, b: Builder, extents: list[Val]) -> Val:
-        total = b.int(1)
+        total = b.integer(1)
         for extent in extents:
             total = b.binary("muli", total, extent)
         return total
@@ -129,7 +129,7 @@ class _KernelLowering:
         for n, rows in enumerate(self.buffers.rows):
             frame.scratch.append(self._scratch(b, rows * frame.pitch * bytes_each, f"scratch{n}"))
         packs = self._pack_scratch(b, frame, self.plan)
-        one, counter = b.int(1), Val("%args", "!llvm.ptr")
+        one, counter = b.integer(1), Val("%args", "!llvm.ptr")
         task, taken = b.name("task"), b.name("taken")
         with b.block(f"{taken} = scf.while (%again = {one.ssa}) : (i64) -> i64 {{", "} do {"):
             b.line(f"{task} = llvm.atomicrmw add {counter.ssa}, {one.ssa} monotonic : !llvm.ptr, i64")
@@ -175,7 +175,7 @@ class _KernelLowering:
         bound = inner.expressions.scalar(self.rows.bound, inner.scalar_scope())
         live = b.least(b.sub(bound, base), self.rows.size)
         inner = inner.inside({self.rows.name: Span(base, live)})
-        with b.when(b.cmpi("sgt", live, b.int(0))):
+        with b.when(b.cmpi("sgt", live, b.integer(0))):
             _BlockEmitter(inner, self.plan, packs).emit()
 
 

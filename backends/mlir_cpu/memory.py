@@ -131,7 +131,7 @@ class CapturedReads:
         x, b = self.expressions, self.expressions.b
         lanes = x.lanes
         wide = [x.as_int(v, 64) for v in index]
-        mask = scope.live() if scope.live else b.bool(True, lanes)
+        mask = scope.live() if scope.live else b.boolean(True, lanes)
         for v, dim in zip(wide, memory.dims, strict=True):
             limit = b.broadcast(dim, v.lanes) if v.lanes else dim
             # one unsigned comparison is both 0 <= v and v < dim
@@ -144,7 +144,7 @@ class CapturedReads:
         steps = [coefficient(i, self.lane_axis) for i in e.index]
         if None in steps:
             return gathered()
-        stride = b.int(0)
+        stride = b.integer(0)
         for step, s in zip(steps, memory.strides, strict=True):
             if step != ZERO:
                 stride = b.add(stride, b.mul(x.scalar(step, scope), s))
@@ -153,4 +153,4 @@ class CapturedReads:
             first = [b.pure(f"vector.extract {v.ssa}[0] : i64 from {v.type}", "i64") if v.lanes else v for v in wide]
             return b.masked_load(memory.address(b, first), mask, type)
 
-        return b.choose(b.cmpi("eq", stride, b.int(1)), contiguous, gathered, type)
+        return b.choose(b.cmpi("eq", stride, b.integer(1)), contiguous, gathered, type)

@@ -68,7 +68,7 @@ class Chunk:
                 value = self.value(op.input)
                 b = self.frame.b
                 cond = b.broadcast(x.as_bool(x.emit(op.condition.data, self.scope({}))), x.lanes)
-                return b.select(cond, value, b.float(-math.inf, value.type))
+                return b.select(cond, value, b.real(-math.inf, value.type))
         raise UnsupportedKernelError(f"no CPU lowering for the value of {op}")
 
     def _round(self, value: Val, v: SSAValue) -> Val:
@@ -116,7 +116,7 @@ class PassEmitter:
     def _lane_blocks(self) -> Iterator[Val]:
         width = len(self.offsets) * self.f.lanes
         if width == self.f.pitch:
-            yield self.b.int(0)
+            yield self.b.integer(0)
         else:
             with self.b.loop(0, self.f.pitch, width, hint="lane") as loop:
                 yield loop.iv
@@ -134,7 +134,7 @@ class PassEmitter:
         return {v: chunk.value(v) for v in operands if v in self.f.buffers.of and len(axes(v)) == 1}
 
     def _start(self, op: ReduceOp) -> Val:
-        return self.b.float(-math.inf if op.kind.data == "max" else 0.0, self.f.vector)
+        return self.b.real(-math.inf if op.kind.data == "max" else 0.0, self.f.vector)
 
     def _store(self, value: SSAValue, row: Val | int, lane: Val, what: Val) -> None:
         self.b.store(what, self.f.row_pointer(value, row, lane), self.f.align)
@@ -167,7 +167,7 @@ class PassEmitter:
             if count > whole:
                 accumulators = self._rows(whole, count, count - whole, accumulators, lanes, known)
             return accumulators
-        whole_rows = self.b.mul(self.b.binary("divui", count, self.b.int(height)), height)
+        whole_rows = self.b.mul(self.b.binary("divui", count, self.b.integer(height)), height)
         accumulators = self._rows(0, whole_rows, height, accumulators, lanes, known)
         return self._rows(whole_rows, count, 1, accumulators, lanes, known)
 
@@ -211,13 +211,13 @@ class PassEmitter:
         b, f = self.b, self.f
         source, view = self._operands(dot)
         along_rows = view.axes[0] == dot.contracted
-        to_row, to_term = (b.int(1), view.stride) if along_rows else (view.stride, b.int(1))
+        to_row, to_term = (b.integer(1), view.stride) if along_rows else (view.stride, b.integer(1))
         base = b.at(view.pointer, b.mul(row, to_row), f.element)
         bases = [base if r == 0 else b.at(base, b.mul(to_row, r), f.element) for r in range(height)]
         if not along_rows:
             self._prefetch(view, row, height)
         terms = f.spans[dot.contracted].count if dot.contracted in f.spans else axes(source)[dot.contracted]
-        zero = b.float(0.0, f.vector)
+        zero = b.real(0.0, f.vector)
         with b.loop(0, terms, 1, [zero] * (height * len(lanes)), hint=dot.contracted) as loop:
             vectors = [b.load(f.row_pointer(source, loop.iv, lane), f.vector, f.align) for lane in lanes]
             offset = b.mul(loop.iv, to_term)

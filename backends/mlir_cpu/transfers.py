@@ -35,14 +35,14 @@ class Transfers:
         if None in steps:
             return None
         scope: Scope = self.f.scalar_scope()
-        total = self.b.int(0)
+        total = self.b.integer(0)
         for step, stride in zip(steps, memory.strides, strict=True):
             if step != ZERO:
                 total = self.b.add(total, self.b.mul(self.f.expressions.scalar(step, scope), stride))
         return total
 
     def _is_one(self, stride: Val | None) -> Val:
-        return self.b.bool(False) if stride is None else self.b.cmpi("eq", stride, self.b.int(1))
+        return self.b.boolean(False) if stride is None else self.b.cmpi("eq", stride, self.b.integer(1))
 
     def _widen(self, memory: Memory, pointer: Val, count: int) -> Val:
         """``count`` contiguous elements, converted, in a full vector; the rest is 0 and not read."""
@@ -67,12 +67,12 @@ class Transfers:
         lanes = self.f.lanes
         whole = width // lanes * lanes
         if whole == lanes:
-            emit(self.b.int(0), lanes)
+            emit(self.b.integer(0), lanes)
         elif whole:
             with self.b.loop(0, whole, lanes, hint="feature") as loop:
                 emit(loop.iv, lanes)
         if width > whole:
-            emit(self.b.int(whole), width - whole)
+            emit(self.b.integer(whole), width - whole)
 
     # ---- tiles without the row axis -------------------------------------------------------------------
 
@@ -81,7 +81,7 @@ class Transfers:
         f, b, memory = self.f, self.b, self.f.memories[op.memory]
         (row_axis, _), (feature, width) = axes(op.result).items()
         index = op.index.data
-        start = f.spans[row_axis].start if row_axis in f.spans else b.int(0)
+        start = f.spans[row_axis].start if row_axis in f.spans else b.integer(0)
         row_stride, feature_stride = (self._stride(memory, index, a) for a in (row_axis, feature))
         in_place = memory.stored == f.element and row_stride is not None and feature_stride is not None
         contiguous = self._is_one(feature_stride)
@@ -90,14 +90,14 @@ class Transfers:
                 self._pack(op, memory, scratch, vectors=True)
             with b.otherwise():
                 self._pack(op, memory, scratch, vectors=False)
-            return KeyView(scratch, b.int(self.packed_width(width)), (row_axis, feature), width, False)
+            return KeyView(scratch, b.integer(self.packed_width(width)), (row_axis, feature), width, False)
         assert row_stride is not None
-        with b.when(b.binary("xori", contiguous, b.bool(True))):
+        with b.when(b.binary("xori", contiguous, b.boolean(True))):
             self._pack(op, memory, scratch, vectors=False)
-        base = self._address(memory, index, **{row_axis: start, feature: b.int(0)})
+        base = self._address(memory, index, **{row_axis: start, feature: b.integer(0)})
         return KeyView(
             b.pure(f"arith.select {contiguous.ssa}, {base.ssa}, {scratch.ssa} : {PTR}", PTR, op.result.name_hint or ""),
-            b.select(contiguous, row_stride, b.int(self.packed_width(width))),
+            b.select(contiguous, row_stride, b.integer(self.packed_width(width))),
             (row_axis, feature),
             width,
             True,
@@ -110,12 +110,12 @@ class Transfers:
         f, b, x = self.f, self.b, self.f.expressions
         (row_axis, rows), (feature, width) = axes(op.result).items()
         span = f.spans.get(row_axis)
-        start, count = (span.start, span.count) if span else (b.int(0), rows)
+        start, count = (span.start, span.count) if span else (b.integer(0), rows)
         with b.loop(0, count, hint=row_axis) as row:
             target = b.at(scratch, b.mul(row.iv, self.packed_width(width)), f.element)
             at = {row_axis: b.add(start, row.iv)}
             if vectors:
-                source = self._address(memory, op.index.data, **at, **{feature: b.int(0)})
+                source = self._address(memory, op.index.data, **at, **{feature: b.integer(0)})
 
                 def copy(first: Val, count: int) -> None:
                     value = self._widen(memory, b.at(source, first, memory.stored), count)
@@ -159,7 +159,7 @@ class Transfers:
             rows = []
             for n in range(f.lanes):
                 row = b.add(start, self._last_live(b.add(loop.iv, n)))
-                rows.append(self._address(memory, op.index.data, **{f.rows: row, feature: b.int(0)}))
+                rows.append(self._address(memory, op.index.data, **{f.rows: row, feature: b.integer(0)}))
 
             def block(first: Val, count: int) -> None:
                 vectors = [self._widen(memory, b.at(p, first, memory.stored), count) for p in rows]
@@ -198,7 +198,7 @@ class Transfers:
             rows = []
             for n in range(f.lanes):
                 row = b.add(start, self._last_live(b.add(loop.iv, n)))
-                rows.append(self._address(memory, op.index.data, **{f.rows: row, feature: b.int(0)}))
+                rows.append(self._address(memory, op.index.data, **{f.rows: row, feature: b.integer(0)}))
 
             def block(first: Val, count: int) -> None:
                 source = f.row_pointer(op.value, first, loop.iv)

@@ -53,10 +53,10 @@ class VectorMath:
         self.mantissa, self.bias = (52, 1023) if self.wide else (23, 127)
 
     def const(self, value: float) -> Val:
-        return self.b.float(value, self.type)
+        return self.b.real(value, self.type)
 
     def bit_const(self, value: int) -> Val:
-        return self.b.int(value, self.bits)
+        return self.b.integer(value, self.bits)
 
     def polynomial(self, coefficients: tuple[float, ...], x: Val) -> Val:
         """Horner's rule, constant term first in ``coefficients``."""
@@ -92,7 +92,7 @@ class VectorMath:
         b = self.b
         if self.target.scalef:
             kind, mask = ("pd", "i8") if self.wide else ("ps", "i16")
-            keep_all, current_rounding = b.int(-1, mask), b.int(4, "i32")
+            keep_all, current_rounding = b.integer(-1, mask), b.integer(4, "i32")
             name = f"llvm.x86.avx512.mask.scalef.{kind}.512"
             return b.intrinsic(name, [p, n, p, keep_all, current_rounding], self.type)
         e = b.cast("fptosi", n, self.bits)

@@ -214,3 +214,17 @@ def test_lower() -> None:
     text = reference(windowed).lower(*qkv()).ir("capture")
     assert "%q = arg q : [B, H, N, D] float32" in text
     assert "guard D_k == D" in text
+
+
+def test_an_empty_row_has_gradient_zero():
+    def earlier(q, k, v):
+        i = torch.arange(q.shape[-2])[:, None]
+        j = torch.arange(k.shape[-2])[None, :]
+        return (q @ k.mT).masked_fill(j >= i - 2, -torch.inf).softmax(-1) @ v
+
+    q, k, v = (torch.randn(1, 2, 9, 8, requires_grad=True) for _ in range(3))
+    out = attnc.compile(earlier, fallback="silent")(q, k, v)
+    out.sum().backward()
+    assert (out[:, :, :3] == 0).all()
+    assert (q.grad[:, :, :3] == 0).all()
+    assert all(x.grad.isfinite().all() for x in (q, k, v))
