@@ -17,12 +17,12 @@ from .errors import BackendError, OptionError, nearest
 from .settings import SETTING_OPTIONS, Settings
 
 if TYPE_CHECKING:
-    from .pass_manager import Instrument
     import torch
     from xdsl.dialects.builtin import ModuleOp
     from xdsl.passes import ModulePass
 
     from ..ir.tile import KernelOp
+    from .pass_manager import Instrument
 
 log = logging.getLogger("attnc")
 

@@ -109,8 +109,8 @@ def validate(fn: Callable[..., Any], *args: Any, backward: bool = True, **kwargs
     clean = all(t.isfinite().all() for t in _tensors((args, kwargs)) if t.is_floating_point())
     count = len(result.names)
     entries = [
-        _compare(label, *values, clean=clean, gradient=label.startswith("grad "))
-        for label, *values in zip(
+        _compare(label, value, narrow, wide, single, clean=clean, gradient=label.startswith("grad "))
+        for label, value, narrow, wide, single in zip(
             result.names, result.tensors, plain.tensors[:count], oracle.tensors[:count], singles[:count], strict=True
         )
     ]

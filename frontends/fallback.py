@@ -19,19 +19,25 @@ MODES = ("warn", "error", "silent")
 
 
 def report(mode: str, graph: Graph, notes: Sequence[Note], values: Mapping[str, Any]) -> None:
-    """Warn about, or refuse, ops that stay eager and need memory for queries x keys."""
+    """Warn about, or refuse, ops that stay eager and need memory for queries x keys: once a line and reason."""
     if mode == "silent":
         return
     lines = {str(node.location): node.location for node in reversed(graph.nodes)}
+    groups: dict[tuple[str, str], list[Note]] = {}
     for note in notes:
-        if not note.quadratic:
-            continue
-        where = lines.get(note.at, graph.location)
-        memory = _memory(note.bytes, values)
-        text = f"{with_text(where)}: {note.op} in {graph.name} stays eager: {note.reason}; {memory}"
-        if mode == "error":
-            raise FallbackError(f"{text} (fallback='error')")
-        warnings.warn_explicit(text, FallbackWarning, where.file, where.line)
+        if note.quadratic:
+            groups.setdefault((note.at, note.reason), []).append(note)
+    texts: list[str] = []
+    for (at, reason), group in groups.items():
+        where = lines.get(at, graph.location)
+        ops = ", ".join(dict.fromkeys(note.op for note in group))
+        stay = "stays" if len(group) == 1 else "stay"
+        text = f"{with_text(where)}: {ops} in {graph.name} {stay} eager: {reason}; {_memory(group, values)}"
+        texts.append(text)
+        if mode == "warn":
+            warnings.warn_explicit(text, FallbackWarning, where.file, where.line)
+    if texts and mode == "error":
+        raise FallbackError("\n".join(texts) + " (fallback='error')")
 
 
 def report_backward(mode: str, graph: Graph, values: Mapping[str, Any]) -> None:
@@ -50,11 +56,12 @@ def report_backward(mode: str, graph: Graph, values: Mapping[str, Any]) -> None:
     warnings.warn_explicit(text, FallbackWarning, where.file, where.line)
 
 
-def _memory(size: str, values: Mapping[str, Any]) -> str:
+def _memory(notes: Sequence[Note], values: Mapping[str, Any]) -> str:
+    one = "it allocates" if len(notes) == 1 else "they allocate"
     try:
-        return f"it allocates {readable(int(evaluate(parse(size), values)))}"
+        return f"{one} {readable(sum(int(evaluate(parse(n.bytes), values)) for n in notes))}"
     except KeyError:  # a size known only when an eager op returns
-        return f"it allocates {size} bytes"
+        return f"{one} {' + '.join(n.bytes for n in notes)} bytes"
 
 
 def readable(size: float) -> str:

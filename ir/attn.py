@@ -12,9 +12,10 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 from xdsl.dialects.builtin import ArrayAttr, IntAttr, StringAttr, SymbolNameConstraint
-from xdsl.ir import Attribute, Block, Dialect, Operation, ParametrizedAttribute, Region, SSAValue, TypeAttribute
+from xdsl.ir import Attribute, Dialect, Operation, ParametrizedAttribute, SSAValue, TypeAttribute
 from xdsl.irdl import (
     AttrSizedOperandSegments,
+    BaseAttr,
     IRDLOperation,
     irdl_attr_definition,
     irdl_op_definition,
@@ -45,7 +46,7 @@ class TensorType(ParametrizedAttribute, TypeAttribute):
     """A tensor; each size is an expression over size symbols: ``!attn.tensor<"B, H, N, 64", f32>``."""
 
     name = "attn.tensor"
-    sizes: MapAttr = param_def()
+    sizes: MapAttr = param_def(BaseAttr(MapAttr))
     element: Attribute = param_def()
 
     @staticmethod
@@ -103,7 +104,12 @@ class SourceAttr(TextData[Source]):
         dim, key_map, value_map, mask, score = (part.strip() for part in text.split(";"))
         (d,) = DimsAttr.read(dim)
         return Source(
-            d.name, d.extent, MapAttr.read(key_map), MapAttr.read(value_map), ExprAttr.read(mask), LambdaAttr.read(score)
+            d.name,
+            d.extent,
+            MapAttr.read(key_map),
+            MapAttr.read(value_map),
+            ExprAttr.read(mask),
+            LambdaAttr.read(score),
         )
 
 
@@ -138,17 +144,16 @@ class FuncOp(IRDLOperation):
 
     traits = traits_def(IsolatedFromAbove(), SymbolOpInterface())
 
-    def __init__(self, name: str, arg_names: Sequence[str], arg_types: Sequence[TensorType], guards: Sequence[Expr] = ()):
-        block = Block(arg_types=arg_types)
-        for arg, arg_name in zip(block.args, arg_names, strict=True):
-            arg.name_hint = arg_name
+    def __init__(
+        self, name: str, arg_names: Sequence[str], arg_types: Sequence[TensorType], guards: Sequence[Expr] = ()
+    ):
         super().__init__(
             properties={
                 "sym_name": StringAttr(name),
                 "arg_names": ArrayAttr(strings(arg_names)),
                 "guards": ArrayAttr([ExprAttr(g) for g in guards]),
             },
-            regions=[Region(block)],
+            regions=[syntax.argument_region(arg_names, arg_types)],
         )
 
     @property
@@ -210,9 +215,7 @@ class FuncOp(IRDLOperation):
         args, names = syntax.parse_arguments(parser)
         guards: list[ExprAttr] = []
         if parser.parse_optional_keyword("guards"):
-            guards = parser.parse_comma_separated_list(
-                parser.Delimiter.SQUARE, lambda: ExprAttr.parse_text(parser)
-            )
+            guards = parser.parse_comma_separated_list(parser.Delimiter.SQUARE, lambda: ExprAttr.parse_text(parser))
         attributes = parser.parse_optional_attr_dict_with_keyword()
         body = parser.parse_region(args)
         op = FuncOp.__new__(FuncOp)
@@ -342,8 +345,8 @@ class AttendOp(IRDLOperation):
         lse_map: Sequence[Expr],
         width: int,
         value_width: int,
-        out_type: TensorType,
-        lse_type: TensorType,
+        out_type: Attribute,
+        lse_type: Attribute,
         normaliser: str = "softmax",
         tiles: tuple[int, int] | None = None,
         attributes: dict[str, Attribute] | None = None,
@@ -405,10 +408,9 @@ class AttendOp(IRDLOperation):
 
     def verify_(self) -> None:
         problems: list[str] = []
-        if not (len(self.sources) == len(self.keys) == len(self.values)):
-            problems.append(
-                f"{len(self.sources)} sources need as many keys and values, found {len(self.keys)} and {len(self.values)}"
-            )
+        sources, keys, values = len(self.sources), len(self.keys), len(self.values)
+        if not (sources == keys == values):
+            problems.append(f"{sources} sources need as many keys and values, found {keys} and {values}")
         if not self.domain:
             problems.append("the domain is empty; it needs at least the query row")
         if len(self.capture_names) != len(self.captures):

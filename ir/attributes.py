@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 from xdsl.dialects.builtin import StringAttr
-from xdsl.ir import Attribute, Data, Operation
+from xdsl.ir import Data, Operation
 from xdsl.irdl import irdl_attr_definition
 from xdsl.parser import AttrParser
 from xdsl.printer import Printer
@@ -124,7 +124,7 @@ def _dim(e: Expr) -> Dim:
     return Dim(args[0].name, args[1])  # type: ignore[attr-defined]
 
 
-def strings(values: Iterable[str]) -> list[Attribute]:
+def strings(values: Iterable[str]) -> list[StringAttr]:
     """String attributes, for an ArrayAttr."""
     return [StringAttr(v) for v in values]
 

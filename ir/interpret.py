@@ -155,30 +155,31 @@ def _attend(op: attn.AttendOp, args: Sequence[Tensor], sizes: Mapping[str, int])
     for point in points(op.domain[:-1], sizes):
         env: Env = {**sizes, **point}
         i = torch.arange(int(evaluate(row.extent, env)))
-
-        def at(index: Sequence[Expr], tensor: Tensor | None, **axes: Tensor) -> Any:
-            rank = len(axes)
-            names = {n: _along(x, k, rank) for k, (n, x) in enumerate(axes.items())}
-            shape = [len(x) for x in axes.values()]
-            where = [tensor_value(x, env | names, {}, dtype).expand(shape) for x in index]
-            return where if tensor is None else read(tensor, where).to(dtype)
-
-        q = at(op.query_map.data, query, **{row.name: i, "d": d})
+        q = read(query, _index(op.query_map.data, env, {row.name: i, "d": d}, dtype)).to(dtype)
         scores, v = [], []
         for source, key, value in zip(op.source_list, keys, values, strict=True):
             j = torch.arange(int(evaluate(source.extent, env)))
-            dot = q @ at(source.key_map, key, **{source.key: j, "d": d}).T
+            k = read(key, _index(source.key_map, env, {source.key: j, "d": d}, dtype)).to(dtype)
+            dot = q @ k.T
             names = env | {row.name: i[:, None], source.key: j[None, :], "dot": dot}
             score = tensor_value(source.score.body, names, captured, dtype).expand(len(i), len(j))
             mask = tensor_value(source.mask, names, captured, dtype)
             scores.append(torch.where(mask, score, -torch.inf))
-            v.append(at(source.value_map, value, **{source.key: j, "e": e}))
+            v.append(read(value, _index(source.value_map, env, {source.key: j, "e": e}, dtype)).to(dtype))
         s = torch.cat(scores, -1)
         total = torch.logsumexp(s, -1) if s.shape[-1] else torch.full((len(i),), -torch.inf, dtype=dtype)
         p = torch.exp(s - torch.where(total == -torch.inf, 0.0, total)[:, None])
-        out[tuple(at(op.out_map.data, None, **{row.name: i, "e": e}))] = (p @ torch.cat(v, 0)).to(out.dtype)
-        lse[tuple(at(op.lse_map.data, None, **{row.name: i}))] = total.to(lse.dtype)
+        at = tuple(_index(op.out_map.data, env, {row.name: i, "e": e}, dtype))
+        out[at] = (p @ torch.cat(v, 0)).to(out.dtype)
+        lse[tuple(_index(op.lse_map.data, env, {row.name: i}, dtype))] = total.to(lse.dtype)
     return out, lse
+
+
+def _index(index: Sequence[Expr], env: Env, axes: Mapping[str, Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """An index map at all points of ``axes``."""
+    names = {n: _along(x, k, len(axes)) for k, (n, x) in enumerate(axes.items())}
+    shape = [len(x) for x in axes.values()]
+    return [tensor_value(x, env | names, {}, dtype).expand(shape) for x in index]
 
 
 # ---- kernels ------------------------------------------------------------------------------------------
@@ -239,8 +240,8 @@ class _Task:
     def step(self, op: Operation) -> None:
         match op:
             case tile.FullOp():
-                shape = list(self.shape(op.result).values())
-                self.values[op.result] = torch.full(shape, evaluate(op.value.data.body, {}), dtype=self.dtype(op.result))
+                value, shape = evaluate(op.value.data.body, {}), list(self.shape(op.result).values())
+                self.values[op.result] = torch.full(shape, value, dtype=self.dtype(op.result))
             case tile.LoadOp():
                 at = self.index(op.index.data, op.result)
                 self.values[op.result] = read(self.memory[op.memory], at)
@@ -294,5 +295,3 @@ class _Task:
                 self.values.update(zip(op.carried, carried, strict=True))
                 carried = [self.values[v] for v in self.run(op.body.block.ops)]
         self.values.update(zip(op.results_, carried, strict=True))
-
-

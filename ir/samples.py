@@ -13,7 +13,7 @@ Values = tuple[int, ...]
 
 
 class Samples:
-    """Values of integer expressions at a few points; the first is the low end of every range, the second the high end."""
+    """Values of integer expressions at a few points: first the low end of each range, then its high end."""
 
     def __init__(self, ranges: Mapping[str, tuple[Expr | None, Expr | None]], witness: Mapping[str, int]):
         self.ranges, self.witness = ranges, witness

@@ -19,6 +19,7 @@ from .prove import Prover
 
 _COMPARE = ("<", "<=", ">", ">=", "==", "!=")
 
+
 class Facts(Prover):
     """What is known about variables, and the simplifications that follow.  ``witness`` only saves time."""
 

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Self
 
-from xdsl.ir import Attribute, SSAValue
+from xdsl.ir import Attribute, Block, Region, SSAValue
 from xdsl.parser import Parser
 from xdsl.printer import Printer
 from xdsl.utils.exceptions import VerifyException
 
-__all__ = ["Lines", "VerifyException", "parse_arguments", "parse_signature", "print_arguments"]
+__all__ = ["Lines", "VerifyException", "argument_region", "parse_arguments", "parse_signature", "print_arguments"]
 
 
 class Lines:
@@ -65,6 +65,14 @@ def parse_signature(parser: Parser, results: int) -> tuple[list[Attribute], list
     if len(outputs) != results:
         parser.raise_error(f"expected {results} result types, found {len(outputs)}", start, parser.pos)
     return list(inputs), list(outputs)
+
+
+def argument_region(names: Sequence[str], types: Sequence[Attribute]) -> Region:
+    """An empty body whose arguments print under these names."""
+    block = Block(arg_types=types)
+    for arg, name in zip(block.args, names, strict=True):
+        arg.name_hint = name
+    return Region(block)
 
 
 def print_arguments(printer: Printer, args: Sequence[SSAValue], names: Sequence[str]) -> None:

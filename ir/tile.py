@@ -15,7 +15,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from xdsl.dialects.builtin import ArrayAttr, IntAttr, StringAttr, SymbolNameConstraint, SymbolRefAttr
-from xdsl.ir import Attribute, Block, Dialect, Operation, ParametrizedAttribute, Region, SSAValue, TypeAttribute
+from xdsl.ir import Attribute, Dialect, Operation, ParametrizedAttribute, Region, SSAValue, TypeAttribute
 from xdsl.irdl import (
     AttrSizedOperandSegments,
     IRDLOperation,
@@ -31,7 +31,7 @@ from xdsl.irdl import (
     var_operand_def,
     var_result_def,
 )
-from xdsl.parser import AttrParser, Parser
+from xdsl.parser import AttrParser, Parser, UnresolvedOperand
 from xdsl.printer import Printer
 from xdsl.traits import IsolatedFromAbove, IsTerminator, NoTerminator, SymbolOpInterface
 
@@ -182,9 +182,6 @@ class KernelOp(IRDLOperation):
         rows: Axis,
         attributes: dict[str, Attribute] | None = None,
     ):
-        block = Block(arg_types=arg_types)
-        for arg, arg_name in zip(block.args, arg_names, strict=True):
-            arg.name_hint = arg_name
         super().__init__(
             properties={
                 "sym_name": StringAttr(name),
@@ -194,7 +191,7 @@ class KernelOp(IRDLOperation):
                 "rows": AxisAttr(rows),
             },
             attributes=attributes or {},
-            regions=[Region(block)],
+            regions=[syntax.argument_region(arg_names, arg_types)],
         )
 
     @property
@@ -233,7 +230,9 @@ class KernelOp(IRDLOperation):
                 raise VerifyException(f"tile.kernel takes memories, found an argument of type {arg.type}")
         for op in self.body.walk():
             for load in (load for e in op_exprs(op) for load in loads(e)):
-                rank = {n: a.type.rank.data for n, a in zip(self.names, self.args, strict=True)}.get(load.tensor)
+                rank = {n: memory_type(a).rank.data for n, a in zip(self.names, self.args, strict=True)}.get(
+                    load.tensor
+                )
                 if rank != len(load.index):
                     raise VerifyException(
                         f"{op.name} reads {load}, but the kernel has no argument {load.tensor} of that rank{where(op)}"
@@ -290,9 +289,7 @@ class LaunchOp(IRDLOperation):
     assembly_format = "$kernel `(` $inputs `)` attr-dict `:` functional-type($inputs, $outputs)"
 
     def __init__(self, kernel: str, inputs: Sequence[SSAValue], result_types: Sequence[Attribute]):
-        super().__init__(
-            properties={"kernel": SymbolRefAttr(kernel)}, operands=[inputs], result_types=[result_types]
-        )
+        super().__init__(properties={"kernel": SymbolRefAttr(kernel)}, operands=[inputs], result_types=[result_types])
 
 
 @irdl_op_definition
@@ -398,19 +395,20 @@ class MapOp(IRDLOperation):
     assembly_format = "$function `(` $inputs `)` attr-dict `:` functional-type($inputs, $result)"
 
     def __init__(self, function: Lambda, inputs: Sequence[SSAValue], type: TileType):
-        super().__init__(
-            properties={"function": LambdaAttr(function)}, operands=[inputs], result_types=[type]
-        )
+        super().__init__(properties={"function": LambdaAttr(function)}, operands=[inputs], result_types=[type])
 
     def verify_(self) -> None:
         params = self.function.data.params
         if len(params) != len(self.inputs):
-            raise VerifyException(f"tile.map: {len(self.inputs)} operands for parameters {', '.join(params)}{where(self)}")
+            raise VerifyException(
+                f"tile.map: {len(self.inputs)} operands for parameters {', '.join(params)}{where(self)}"
+            )
         out = tile_type(self.result).shape
         for value in self.inputs:
-            if not tile_type(value).shape.items() <= out.items():
+            shape = tile_type(value).shape
+            if not shape.items() <= out.items():
                 raise VerifyException(
-                    f"tile.map: operand {_shape(tile_type(value).shape)} does not broadcast to {_shape(out)}{where(self)}"
+                    f"tile.map: operand {_shape(shape)} does not broadcast to {_shape(out)}{where(self)}"
                 )
 
 
@@ -425,9 +423,7 @@ class MaskOp(IRDLOperation):
     assembly_format = "$input `where` $condition attr-dict `:` type($input) `->` type($result)"
 
     def __init__(self, input: SSAValue, condition: Expr):
-        super().__init__(
-            operands=[input], properties={"condition": ExprAttr(condition)}, result_types=[input.type]
-        )
+        super().__init__(operands=[input], properties={"condition": ExprAttr(condition)}, result_types=[input.type])
 
     def verify_(self) -> None:
         if kind_of(self.condition.data) != "bool":
@@ -578,6 +574,13 @@ def tile_type(value: SSAValue) -> TileType:
     return value.type
 
 
+def memory_type(value: SSAValue) -> MemType:
+    """The type of a value that must be a memory."""
+    if not isinstance(value.type, MemType):
+        raise VerifyException(f"expected a value of type !tile.mem, found {value.type}")
+    return value.type
+
+
 def op_exprs(op: Operation) -> list[Expr]:
     """The expressions that an op of this dialect evaluates."""
     match op:
@@ -599,11 +602,9 @@ def op_vars(op: Operation) -> set[str]:
 
 
 def _check_index(op: Operation, memory: SSAValue, index: Sequence[Expr]) -> None:
-    assert isinstance(memory.type, MemType)
-    if len(index) != memory.type.rank.data:
-        raise VerifyException(
-            f"{op.name}: {len(index)} index expressions for a memory of rank {memory.type.rank.data}{where(op)}"
-        )
+    rank = memory_type(memory).rank.data
+    if len(index) != rank:
+        raise VerifyException(f"{op.name}: {len(index)} index expressions for a memory of rank {rank}{where(op)}")
 
 
 def _shape(shape: Mapping[str, int]) -> str:

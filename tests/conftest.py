@@ -21,11 +21,13 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tests neither read nor fill the user's cache."""
+    """Tests neither read nor fill the user's cache; the workers of one run share theirs."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     with pytest.MonkeyPatch.context() as patch:
         for name in [n for n in os.environ if n.startswith("ATTNC_")]:
             patch.delenv(name)
-        patch.setenv("ATTNC_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("ATTNC_CACHE_DIR", str(shared / "attnc-cache"))
         yield
 
 

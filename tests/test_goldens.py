@@ -25,7 +25,7 @@ GOLDENS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "stage", "target"), GOLDENS, ids=lambda x: str(x))
+@pytest.mark.parametrize(("name", "stage", "target"), GOLDENS, ids=str)
 def test_golden(name, stage, target, request):
     pattern = BY_NAME[name]
     lowered = attnc.compile(pattern.fn, backend="cpu").lower(*pattern.inputs(1, 2, 64, 64, 64))

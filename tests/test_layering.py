@@ -25,7 +25,15 @@ OURS = {
     "backends/reference": ["ir", "backends.api", "backends.reference"],
     "backends/triton": ["ir", "backends.api", "backends.triton"],
     # the driver, and the types that it gives and raises
-    "frontends": ["ir", "compiler.driver", "compiler.errors", "compiler.lowered", "compiler.oracle", "compiler.plan", "frontends"],
+    "frontends": [
+        "ir",
+        "compiler.driver",
+        "compiler.errors",
+        "compiler.lowered",
+        "compiler.oracle",
+        "compiler.plan",
+        "frontends",
+    ],
 }
 # Package -> the only folders that may import it.
 THEIRS = {

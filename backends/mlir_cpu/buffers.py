@@ -125,8 +125,7 @@ class _Assigner:
         of = self.buffers.of
         for initial, argument, result in zip(loop.initial, loop.carried, loop.results_, strict=True):
             buffer = of.get(initial)
-            sole = buffer in self.owned and self.owned[buffer] is initial and len(list(initial.uses)) == 1
-            if not sole:
+            if buffer is None or self.owned.get(buffer) is not initial or len(list(initial.uses)) != 1:
                 buffer = self._new(self.buffers.rows_of(argument))
             of[argument] = of[result] = buffer
             self.owned[buffer] = result

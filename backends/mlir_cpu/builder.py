@@ -239,35 +239,31 @@ class Builder:
 
     def masked_load(self, pointer: Val, mask: Val, type: str) -> Val:
         """Load the lanes where ``mask`` holds; the others are 0 and not read."""
-        zero = self.zero(type)
-        align = ELEMENT_BYTES[zero.element]
-        return self.op(
-            f"llvm.intr.masked.load {pointer.ssa}, {mask.ssa}, {zero.ssa} {{alignment = {align} : i32}} : "
-            f"({PTR}, {mask.type}, {type}) -> {type}",
-            type,
-        )
+        return self._masked_read("load", pointer, mask, type)
 
     def masked_store(self, value: Val, pointer: Val, mask: Val) -> None:
-        align = ELEMENT_BYTES[value.element]
-        self.line(
-            f"llvm.intr.masked.store {value.ssa}, {pointer.ssa}, {mask.ssa} {{alignment = {align} : i32}} : "
-            f"{value.type}, {mask.type} into {PTR}"
-        )
+        self._masked_write("store", value, pointer, mask)
 
     def gather(self, pointers: Val, mask: Val, type: str) -> Val:
+        return self._masked_read("gather", pointers, mask, type)
+
+    def scatter(self, value: Val, pointers: Val, mask: Val) -> None:
+        self._masked_write("scatter", value, pointers, mask)
+
+    def _masked_read(self, name: str, source: Val, mask: Val, type: str) -> Val:
         zero = self.zero(type)
         align = ELEMENT_BYTES[zero.element]
         return self.op(
-            f"llvm.intr.masked.gather {pointers.ssa}, {mask.ssa}, {zero.ssa} {{alignment = {align} : i32}} : "
-            f"({pointers.type}, {mask.type}, {type}) -> {type}",
+            f"llvm.intr.masked.{name} {source.ssa}, {mask.ssa}, {zero.ssa} {{alignment = {align} : i32}} : "
+            f"({source.type}, {mask.type}, {type}) -> {type}",
             type,
         )
 
-    def scatter(self, value: Val, pointers: Val, mask: Val) -> None:
+    def _masked_write(self, name: str, value: Val, target: Val, mask: Val) -> None:
         align = ELEMENT_BYTES[value.element]
         self.line(
-            f"llvm.intr.masked.scatter {value.ssa}, {pointers.ssa}, {mask.ssa} {{alignment = {align} : i32}} : "
-            f"{value.type}, {mask.type} into {pointers.type}"
+            f"llvm.intr.masked.{name} {value.ssa}, {target.ssa}, {mask.ssa} {{alignment = {align} : i32}} : "
+            f"{value.type}, {mask.type} into {target.type}"
         )
 
     def zero(self, type: str) -> Val:
@@ -279,7 +275,9 @@ class Builder:
         )
 
     def alloca(self, size: int, hint: str) -> Val:
-        return self.op(f"llvm.alloca {self.integer(size).ssa} x i8 {{alignment = 64 : i64}} : (i64) -> {PTR}", PTR, hint)
+        return self.op(
+            f"llvm.alloca {self.integer(size).ssa} x i8 {{alignment = 64 : i64}} : (i64) -> {PTR}", PTR, hint
+        )
 
     # ---- control --------------------------------------------------------------------------------------
 

@@ -266,10 +266,11 @@ class Expressions:
     def _divide(self, name: str, divisor: Expr, x: Val, y: Val) -> Val:
         """Floor division or its remainder."""
         b = self.b
-        if isinstance(divisor, Const) and divisor.value > 0 and divisor.value & (divisor.value - 1) == 0:
+        known = divisor.value if isinstance(divisor, Const) and isinstance(divisor.value, int) else 0
+        if known > 0 and known & (known - 1) == 0:
             if name == "//":
-                return b.binary("shrsi", x, b.integer(divisor.value.bit_length() - 1, x.type))
-            return b.binary("andi", x, b.integer(divisor.value - 1, x.type))
+                return b.binary("shrsi", x, b.integer(known.bit_length() - 1, x.type))
+            return b.binary("andi", x, b.integer(known - 1, x.type))
         zero = b.integer(0, x.type)
         if not isinstance(divisor, Const):
             # sizes are positive wherever the result counts; a trap on 0 would end the process
@@ -298,4 +299,5 @@ def _product_and_rest(e: Op) -> tuple[Expr, Expr, Expr, str] | None:
         flip = "product" if e.name == "-" else ""
     if not (isinstance(product, Op) and product.name == "*" and kind_of(product) == "float"):
         return None
-    return *product.args, rest, flip
+    x, y = product.args
+    return x, y, rest, flip

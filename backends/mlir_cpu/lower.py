@@ -9,7 +9,7 @@ from xdsl.dialects.builtin import Float64Type, IntegerType
 from xdsl.ir import Attribute, Operation, SSAValue
 
 from ...ir.expr import Expr
-from ...ir.tile import ForOp, KernelOp, LoadOp, MemType, StoreOp, TileType
+from ...ir.tile import ForOp, KernelOp, LoadOp, MemType, StoreOp, TileType, memory_type
 from .buffers import Buffers, assign
 from .builder import ELEMENT_BYTES, Builder, Val
 from .errors import UnsupportedKernelError
@@ -53,7 +53,7 @@ class _KernelLowering:
         self.name = kernel.sym_name.data
         self.rows = kernel.rows.data
         self.sizes = list(kernel.size_names)
-        self.ranks = [a.type.rank.data for a in kernel.args]
+        self.ranks = [memory_type(a).rank.data for a in kernel.args]
         self.elements = [memory_element(a.type) for a in kernel.args]
         self.element = "f64" if self._uses_f64() else "f32"
         lanes = target.lanes(self.element)

@@ -55,6 +55,17 @@ class Memory:
                 offset = term if offset is None else b.add(offset, term)
         return self.pointer if offset is None else b.at(self.pointer, offset, self.stored, hint)
 
+    def stride_along(self, x: Expressions, index: Sequence[Expr], axis: str, scope: Scope) -> Val | None:
+        """Elements from one index of ``axis`` to the next, where that is the same everywhere."""
+        steps = [coefficient(e, axis) for e in index]
+        if None in steps:
+            return None
+        total = x.b.integer(0)
+        for step, stride in zip(steps, self.strides, strict=True):
+            if step is not None and step != ZERO:
+                total = x.b.add(total, x.b.mul(x.scalar(step, scope), stride))
+        return total
+
 
 def load_arguments(
     b: Builder, slots_of: Val, names: Sequence[str], elements: Sequence[str], ranks: Sequence[int]
@@ -141,13 +152,9 @@ class CapturedReads:
         def gathered() -> Val:
             return b.gather(memory.address(b, wide), mask, type)
 
-        steps = [coefficient(i, self.lane_axis) for i in e.index]
-        if None in steps:
+        stride = memory.stride_along(x, e.index, self.lane_axis, scope)
+        if stride is None:
             return gathered()
-        stride = b.integer(0)
-        for step, s in zip(steps, memory.strides, strict=True):
-            if step != ZERO:
-                stride = b.add(stride, b.mul(x.scalar(step, scope), s))
 
         def contiguous() -> Val:
             first = [b.pure(f"vector.extract {v.ssa}[0] : i64 from {v.type}", "i64") if v.lanes else v for v in wide]

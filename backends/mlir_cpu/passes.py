@@ -7,7 +7,7 @@ operand with broadcast scalars of the other, which therefore may have any row st
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from xdsl.ir import SSAValue
@@ -31,13 +31,13 @@ class Chunk:
         self.known = dict(known)
         self._names: dict[str, Val | Callable[[], Val]] | None = None
 
-    def scope(self, params: dict[str, Val | Callable[[], Val]]) -> Scope:
+    def scope(self, params: Mapping[str, Val | Callable[[], Val]]) -> Scope:
         f = self.frame
         if self._names is None:
             names: dict[str, Val | Callable[[], Val]] = dict(f.scalar_scope().names)
             names[f.rows] = lambda: f.lane_indices(self.lane)
-            if self.axis is not None:
-                names[self.axis] = lambda: f.b.add(f.spans[self.axis].start, self.row)
+            if (axis := self.axis) is not None:
+                names[axis] = lambda: f.b.add(f.spans[axis].start, self.row)
             self._names = names
         return Scope({**self._names, **params}, live=lambda: f.live_lanes(self.lane))
 
@@ -141,7 +141,7 @@ class PassEmitter:
 
     def _finish(self, chunk: Chunk, accumulators: Sequence[Val]) -> list[Val]:
         """The elementwise ops of one chunk; stores come last, for values may be computed in place."""
-        combined = []
+        combined: list[Val] = []
         for op in self.step.ops:
             if isinstance(op, ReduceOp):
                 acc, x = accumulators[len(combined)], chunk.value(op.input)

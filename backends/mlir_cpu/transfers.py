@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 
 from xdsl.ir import SSAValue
 
-from ...ir.expr import ZERO, Expr
+from ...ir.expr import Expr
 from ...ir.tile import LoadOp, StoreOp
 from .builder import PTR, Val, vec
 from .errors import UnsupportedKernelError
-from .expressions import Scope
 from .frame import Frame, KeyView
-from .memory import Memory, coefficient
+from .memory import Memory
 from .plan import axes
 
 
@@ -31,15 +30,7 @@ class Transfers:
 
     def _stride(self, memory: Memory, index: Sequence[Expr], axis: str) -> Val | None:
         """Elements from one index of ``axis`` to the next, where that is the same everywhere."""
-        steps = [coefficient(e, axis) for e in index]
-        if None in steps:
-            return None
-        scope: Scope = self.f.scalar_scope()
-        total = self.b.integer(0)
-        for step, stride in zip(steps, memory.strides, strict=True):
-            if step != ZERO:
-                total = self.b.add(total, self.b.mul(self.f.expressions.scalar(step, scope), stride))
-        return total
+        return memory.stride_along(self.f.expressions, index, axis, self.f.scalar_scope())
 
     def _is_one(self, stride: Val | None) -> Val:
         return self.b.boolean(False) if stride is None else self.b.cmpi("eq", stride, self.b.integer(1))

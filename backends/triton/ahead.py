@@ -54,5 +54,3 @@ def _signature(module: Module) -> tuple[dict[str, str], dict[tuple[int, ...], in
         if kind != "size":
             attributes[(n,)] = [["tt.divisibility", 16]]
     return signature, constants, attributes
-
-

@@ -39,9 +39,7 @@ def choose(kernel: KernelOp, target: Target) -> Config:
         stages, fixed = 2, fixed - stage
     while stages > 1 and fixed + stages * stage > target.shared:
         stages -= 1
-    return Config(
-        target.name, _attribute(kernel, "num_warps") or warps, _attribute(kernel, "num_stages") or stages
-    )
+    return Config(target.name, _attribute(kernel, "num_warps") or warps, _attribute(kernel, "num_stages") or stages)
 
 
 def _stage_bytes(loop: ForOp) -> int:
@@ -59,5 +57,3 @@ def _bytes(type: object) -> int:
 def _attribute(kernel: KernelOp, name: str) -> int | None:
     value = kernel.attributes.get(name)
     return value.value.data if isinstance(value, IntegerAttr) else None
-
-

@@ -10,10 +10,10 @@ from xdsl.ir import Operation, SSAValue
 from ...ir import tile
 from ...ir.dtypes import accumulator, name_of
 from ...ir.expr import Const, Expr, Load, free_vars, loads
-from ...ir.tile import tile_type
+from ...ir.tile import memory_type, tile_type
 from .errors import UnsupportedKernelError
 from .facts import Fill, fill_of, nonnegative
-from .layout import AxisCode, axis_sizes, dtype, memory_type, padded, padded_shape, rows_always_live
+from .layout import AxisCode, axis_sizes, dtype, padded, padded_shape, rows_always_live
 from .loops import emit_loop
 from .scalars import Scalars, Text, expanded, in_order, number
 from .source import Names, Source

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ...ir.dtypes import name_of
 from ...ir.expr import OPS, Const, Expr, Load, Op, Var, walk
-from ...ir.tile import ForOp, KernelOp, LoadOp, StoreOp, op_exprs, tile_type
-from .layout import memory_type
+from ...ir.tile import ForOp, KernelOp, LoadOp, StoreOp, memory_type, op_exprs, tile_type
 
 Interval = tuple[int, int]
 _TORCH = {

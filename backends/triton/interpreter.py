@@ -108,5 +108,3 @@ def _dot(self: Any, a: Any, b: Any, d: Any, *options: Any) -> Any:
         return data.astype(d.data.dtype)
 
     return interpreter.TensorHandle(np.matmul(values(a), values(b)) + d.data, d.dtype.scalar)
-
-

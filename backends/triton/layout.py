@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from xdsl.ir import Attribute, SSAValue
+from xdsl.ir import Attribute
 
 from ...ir.dtypes import name_of
 from ...ir.expr import Const, Expr, Op, Var
-from ...ir.tile import ForOp, KernelOp, LoadOp, MemType, StoreOp, TileType, tile_type
+from ...ir.tile import ForOp, KernelOp, LoadOp, StoreOp, TileType, tile_type
 from .facts import divisible
 
 LEAST = 16  # tl.dot takes no smaller side
@@ -24,12 +24,6 @@ DTYPES = {
 def dtype(element: Attribute) -> str:
     """Triton's name of an element type."""
     return DTYPES[name_of(element)][0]
-
-
-def memory_type(value: SSAValue) -> MemType:
-    """The type of a value that must be a memory."""
-    assert isinstance(value.type, MemType)
-    return value.type
 
 
 def padded(size: int) -> int:

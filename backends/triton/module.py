@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from ...ir.dtypes import name_of
 from ...ir.expr import Const, Expr, Op, Var
-from ...ir.tile import ForOp, KernelOp
+from ...ir.tile import ForOp, KernelOp, memory_type
 from .config import Config
 from .emit import Emitter
 from .footer import footer
 from .helpers import HELPERS
-from .layout import DTYPES, dtype, memory_type, padded
+from .layout import DTYPES, dtype, padded
 from .source import Names, Source
 
 
@@ -196,4 +196,3 @@ def _host(e: Expr, sizes: Mapping[str, str], strength: int = 0) -> str:
             code = f"{_host(a, sizes, 1)} {name} {_host(b, sizes, 1)}"
             return f"({code})" if strength else code
     raise TypeError(f"cannot print {e} for the host")
-

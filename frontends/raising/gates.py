@@ -27,7 +27,9 @@ class Gated:
     keys: tuple[Gate, ...]
 
 
-def ungated(values: Values, weights: Element, key: str, of_values: frozenset[str], weighty: Callable[[Node], bool]) -> Gated:
+def ungated(
+    values: Values, weights: Element, key: str, of_values: frozenset[str], weighty: Callable[[Node], bool]
+) -> Gated:
     """Take factors off ``weights``, the element of a product's weights for key ``key``."""
     node, index = weights
     rows: list[Gate] = []
@@ -57,7 +59,9 @@ def ungated(values: Values, weights: Element, key: str, of_values: frozenset[str
                 keys.append(gate)
             else:
                 what = other.op if isinstance(other, Node) else "a number"
-                reason = f"the weights are multiplied after the softmax by {what}, which depends on the query and the key"
+                reason = (
+                    f"the weights are multiplied after the softmax by {what}, which depends on the query and the key"
+                )
                 raise NoMatch(reason, node.location)
             node, index = side, broadcast(side, index)
         else:

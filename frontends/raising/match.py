@@ -78,7 +78,9 @@ class Matcher:
                 if opened == pieces:
                     raise
                 plan = self._attention(node, index, opened)
-                return replace(plan, gates=tuple(placed(g, {x.name: n for n, x in enumerate(index)}, node) for g in gates))
+                return replace(
+                    plan, gates=tuple(placed(g, {x.name: n for n, x in enumerate(index)}, node) for g in gates)
+                )
         except NoMatch as error:
             error.attention = any(self._scores(p.weights[0]) for p in pieces)
             raise
@@ -94,7 +96,9 @@ class Matcher:
             result.append(replace(p, weights=found.weights, gates=found.keys))
             gates.append(found.rows)
         if any(g != gates[0] for g in gates[1:]):
-            raise NoMatch("the products that are added are multiplied by different factors after the softmax", node.location)
+            raise NoMatch(
+                "the products that are added are multiplied by different factors after the softmax", node.location
+            )
         return result, gates[0]
 
     def _log_sum_exp(self, node: Node) -> AttendPlan:
@@ -119,9 +123,7 @@ class Matcher:
         lse_map = (*names[:axis], Const(0), *names[axis:]) if node["keepdim"] else names
         return replace(plan, lse=node, lse_map=lse_map, wants_out=False)
 
-    def _attention(
-        self, node: Node, index: tuple[Var, ...], pieces: list[_Piece], shifts: bool = True
-    ) -> AttendPlan:
+    def _attention(self, node: Node, index: tuple[Var, ...], pieces: list[_Piece], shifts: bool = True) -> AttendPlan:
         values = self.values
         names = [x.name for x in index]
         for piece in pieces:
@@ -278,7 +280,9 @@ class Matcher:
                 gates = tuple(placed(g, at, operand.node) for g in piece.gates)
             query, key, expr = self._query_key(replace(score, score=expr), var, names, feature, target)
             mask = values.simplify(score.mask)
-            result.append(CandidateSource(var, extent, query, key, operand, mask, values.simplify(expr), score.product, gates))
+            result.append(
+                CandidateSource(var, extent, query, key, operand, mask, values.simplify(expr), score.product, gates)
+            )
         return [s for s in result if s.mask != FALSE or s.value is not None]
 
     def _query_key(

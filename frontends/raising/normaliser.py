@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -44,7 +45,23 @@ def cover(values: Values, contractions: Contractions, parts: list[Part]) -> list
         result += _sum_cover(values, contractions, term, left)
     if left:
         raise NoMatch("some of the weights are missing in the normaliser")
+    _check_one_softmax(values, result)
     return result
+
+
+def _check_one_softmax(values: Values, parts: list[Part]) -> None:
+    """Renormalised softmaxes: what each was divided by cancels only where all of the sum was divided by the same."""
+    found = [p.weights.softmax for p in parts]
+    softmaxes = [f for f in found if f is not None]
+    if not softmaxes:
+        return
+    first = softmaxes[0]
+    node = values.node_of(first)
+    if len(softmaxes) < len(found):
+        raise NoMatch("the normaliser adds something to the sum of a softmax's weights", node.location)
+    axis = _axis(node["dim"])
+    if any(f.tensor != first.tensor or _elsewhere(f, axis) != _elsewhere(first, axis) for f in softmaxes):
+        raise NoMatch("the weights that are normalised together come from different softmaxes", node.location)
 
 
 def _softmax_cover(values: Values, parts: list[Part]) -> list[Part]:
@@ -99,6 +116,10 @@ def _sum_cover(values: Values, contractions: Contractions, term: Expr, left: lis
     if found is not None:
         return _tile(values, lambda at: found.at(values, at), found.extent, left, lambda p: p.weights.raw)
     match term:
+        case Const(c) if c > 0:  # 1 + sum: a sink whose score is the logarithm
+            var = values.fresh("j", Const(1))
+            values.keys.add(var.name)
+            return [Part(var, Const(1), Weights([Const(math.log(c))], [], [], None, term))]
         case Op("exp", (Load() as inner,)) if values.node_of(inner).op == "logsumexp":
             return _logsumexp_cover(values, inner, left)
         case Op("exp", _):

@@ -483,3 +483,80 @@ def infinity_by_index(q, k, v):
     mask = torch.zeros(n, n, dtype=q.dtype)
     mask[torch.ones(n, n, dtype=torch.bool).triu(1)] = -INF
     return (q @ k.mT + mask).softmax(-1) @ v
+
+
+# ---- factors outside the softmax, and sums that are returned -------------------------------------------------------
+
+
+@case(*qkv(), *tensors((H,)))
+def head_gate(q, k, v, g):
+    return ((q @ k.mT).softmax(-1) * torch.sigmoid(g)[:, None, None]) @ v
+
+
+@case(*qkv(), *tensors((B, H, N, 1)))
+def row_gate(q, k, v, g):
+    return ((q @ k.mT).softmax(-1) / (1 + g.abs())) @ v
+
+
+@case(*qkv(), *tensors((B, 1, 1, N)))
+def key_gate(q, k, v, g):
+    return torch.einsum("bhij,bhje->bihe", 2.0 * (q @ k.mT).softmax(-1) * g.sigmoid(), v.expand(B, H, N, D + 2))
+
+
+@case(*qkv())
+def one_plus_sum(q, k, v):
+    e = (q @ k.mT * 0.1).exp()
+    return e @ v / (1 + e.sum(-1, keepdim=True))
+
+
+@case(*qkv())
+def merged_by_lse(q, k, v):
+    s, i = q @ k.mT * 0.3, torch.arange(q.shape[2])
+    near = i[:, None] // 4 == i // 4
+    a, b = s.masked_fill(~near, -INF), s.masked_fill(near, -INF)
+    la, lb = a.logsumexp(-1, keepdim=True), b.logsumexp(-1, keepdim=True)
+    both = torch.logaddexp(la, lb)
+    return (a - la).exp() @ v * (la - both).exp() + (b - lb).exp() @ v * (lb - both).exp()
+
+
+# ---- masks written part by part, blocks with their neighbours -------------------------------------------------------
+
+
+@case(*qkv())
+def globals_by_assignment(q, k, v):
+    n = q.shape[2]
+    i = torch.arange(n)
+    near = (i[:, None] - i).abs() < 3
+    near = near | torch.zeros_like(near)
+    near[:, :2] = True
+    near[3, :] = True
+    return (q @ k.mT).masked_fill(~near, -INF).softmax(-1) @ v
+
+
+@case(*qkv(16))
+def look_around(q, k, v):
+    b, h, n, d = q.shape
+    w, c = 4, n // 4
+
+    def around(t, fill=0.0):
+        p = F.pad(t, (0, 0, 0, 0, 1, 1), value=fill)
+        return torch.cat([p[:, :, m : m + c] for m in range(3)], dim=3)
+
+    qb, kb, vb = (t.reshape(b, h, c, w, -1) for t in (q, k, v))
+    at = torch.arange(n).reshape(c, w)
+    padded = F.pad(at, (0, 0, 1, 1), value=-1)
+    keys = torch.cat([padded[m : m + c] for m in range(3)], dim=1)
+    dead = (keys[:, None] == -1) | (keys[:, None] > at[:, :, None]) | (at[:, :, None] - keys[:, None] > w)
+    s = torch.einsum("bhcid,bhcjd->bhcij", qb, around(kb)) * d**-0.5
+    p = s.masked_fill(dead, -torch.finfo(s.dtype).max).softmax(-1)
+    return torch.einsum("bhcij,bhcjd->bhcid", p, around(vb)).reshape(b, h, n, -1)
+
+
+@case(*qkv(16))
+def rolled_neighbours(q, k, v):
+    b, h, n, _d = q.shape
+    q, k, v = (t.reshape(b, h, n // 4, 4, -1) for t in (q, k, v))
+    k, v = (torch.cat([t.roll(1, 2), t, t.roll(-1, 2)], dim=-2) for t in (k, v))
+    i, j, g = torch.arange(4)[:, None], torch.arange(12)[None] - 4, torch.arange(n // 4)[:, None, None]
+    live = ((i - j).abs() <= 4) & (g * 4 + j >= 0) & (g * 4 + j < n)
+    return ((q @ k.mT).masked_fill(~live, -INF).softmax(-1) @ v).reshape(b, h, n, -1)

@@ -36,11 +36,22 @@ def masked_after(q, k, v):
 
 def wrong_normaliser(q, k, v):
     e = (q @ k.mT).exp()
-    return e @ v / (e.sum(-1, keepdim=True) + 1e-3)
+    return e @ v / e.sum(-1, keepdim=True) ** 2
 
 
 def weighted(q, k, v, gate):
     return ((q @ k.mT).softmax(-1) * gate) @ v
+
+
+def renormalised_with_epsilon(q, k, v):
+    i = torch.arange(q.shape[-2])
+    p = (q @ k.mT).softmax(-1) * (i[:, None] >= i[None, :])
+    return p / (p.sum(-1, keepdim=True) + 1e-6) @ v
+
+
+def two_softmaxes(q, k, v):
+    a, b = (q @ k.mT).softmax(-1), (q @ k.flip(2).mT * 2).softmax(-1)
+    return (a @ v + b @ v) / (a.sum(-1, keepdim=True) + b.sum(-1, keepdim=True))
 
 
 CASES = {
@@ -63,3 +74,11 @@ def test_reason(fn) -> None:
     assert all("test_raising_eager.py" in n.location.file for n in notes)
     (out,) = interpret(result.module, list(args))
     torch.testing.assert_close(out, fn(*args))
+
+
+@pytest.mark.parametrize("fn", [renormalised_with_epsilon, two_softmaxes], ids=lambda f: f.__name__)
+def test_softmaxes_that_are_normalised_again_keep_their_numbers(fn) -> None:
+    result = raise_graph(trace(fn, Binder(fn), tuple(qkv()), Finder(fn, {})))
+    assert any(n.quadratic for n in result.notes)
+    (out,) = interpret(result.module, qkv())
+    torch.testing.assert_close(out, fn(*qkv()))

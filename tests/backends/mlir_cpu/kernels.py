@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -93,9 +94,11 @@ def parse_kernel(text: str) -> KernelOp:
     return kernel
 
 
-def compiled(kernel: KernelOp, target: str | None = None) -> Launch:
-    cpu = get_backend("cpu")
-    return cpu.load(cpu.compile(kernel, target=target))
+@cache
+def compiled(text: str, target: str | None = None) -> tuple[KernelOp, Launch]:
+    """The kernel of a module and its machine code, which equal kernels of all tests share."""
+    cpu, kernel = get_backend("cpu"), parse_kernel(text)
+    return kernel, cpu.load(cpu.compile(kernel, target=target))
 
 
 LAYOUTS = {"bhnd": (0, 1, 2, 3), "bnhd": (0, 2, 1, 3), "bhdn": (0, 1, 3, 2)}  # order in memory
@@ -119,8 +122,7 @@ def check_forward(
 ) -> None:
     """Compile once; for every (N, M) compare with the interpreter."""
     torch.manual_seed(0)
-    kernel = parse_kernel(case.text)
-    launch = compiled(kernel, target)
+    kernel, launch = compiled(case.text, target)
     dtype = DTYPES[case.dt]
     for n, m in lengths:
         q = tensor((2, 3, n, case.D), dtype, layout)

@@ -111,7 +111,7 @@ def test_damaged_object(artifact, damage) -> None:
 
 
 def test_wrong_arguments() -> None:
-    launch, tensors = compiled(parse_kernel(Forward().text)), arguments()
+    (_, launch), tensors = compiled(Forward().text), arguments()
     with pytest.raises(ArgumentError, match="takes 5 tensors"):
         launch(tensors[:4], SIZES)
     with pytest.raises(ArgumentError, match="argument 1"):
