@@ -12,6 +12,6 @@ from ..api import Backend
 
 def backend() -> Backend:
     """The backend, as the driver finds it."""
-    from .backend import TritonBackend
+    from .triton_backend import TritonBackend  # not "backend": a submodule would hide this function
 
     return TritonBackend()

@@ -62,6 +62,7 @@ def _interpreting() -> Iterator[None]:
             swap(builder, name, _cast)
         swap(builder, "create_fp_to_fp", lambda self, source, type, rounding: _cast(self, source, type))
         swap(builder, "create_dot", _dot)
+        swap(interpreter, "_patch_lang_tensor", _patch_tensor)
         yield
     finally:
         for owner, name, value in reversed(saved):
@@ -72,6 +73,15 @@ def _interpreted(function: JITFunction) -> Any:
     if id(function) not in _swapped:
         _swapped[id(function)] = interpreter.InterpretedFunction(function.fn)
     return _swapped[id(function)]
+
+
+_patch_lang_tensor = interpreter._patch_lang_tensor
+
+
+def _patch_tensor(tensor: type, scope: Any) -> None:
+    # Triton 3.6 hands int() an array of one element, which NumPy 2.4 refuses.
+    _patch_lang_tensor(tensor, scope)
+    scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.squeeze()))
 
 
 # ---- bfloat16 -----------------------------------------------------------------------------------------

@@ -169,13 +169,13 @@ def _relative(values: Values, s: CandidateSource, row: str) -> CandidateSource:
             raise NoMatch(loud=False)
         where = _readable(at, s.var, row)
         raise NoMatch(f"the keys are gathered at {where}, which is not a fixed offset from the query")
-    if stride < 0:
-        raise NoMatch("the keys of a query are read backwards")
     if p.node.shape[axis] == Const(1) or stride == 0:
         raise NoMatch(loud=False)
     key = values.fresh("j", p.node.shape[axis])
     values.keys.add(key.name)
-    offset = values.simplify(key - to_expr(split[1]))  # j - f = stride * t
+    first = to_expr(split[1])
+    offset = values.simplify(key - first if stride > 0 else first - key)  # j - f = stride * t
+    stride = abs(stride)
     t = values.simplify(offset // stride)
     conditions = [op("<=", 0, offset), op("<", offset, s.extent * stride)]
     if stride > 1:

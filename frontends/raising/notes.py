@@ -13,7 +13,9 @@ from .views import VIEWS
 
 @dataclass(frozen=True)
 class EagerNote:
-    """One op that PyTorch runs.  ``quadratic``: its result has as many elements as there are (query, key) pairs."""
+    """One op that PyTorch runs.  ``quadratic``: its result has as many elements as there are (query, key) pairs,
+    or it is a softmax that was not fused.
+    """
 
     op: str
     location: Location
@@ -48,19 +50,20 @@ class TokenSizes:
         """Does the size of ``node`` grow with the product of two token counts?"""
         if node.op in VIEWS or not self.sizes:
             return False
-        elements = of_expr(self.values.simplify(_product(node.shape)))
-        return any(sum(bool(free_vars(x) & self.sizes) for x in m) >= 2 for m in elements)
+        terms = of_expr(elements(self.values, node))
+        return any(sum(bool(free_vars(x) & self.sizes) for x in m) >= 2 for m in terms)
 
 
-def _product(shape: tuple[Expr, ...]) -> Expr:
+def elements(values: Values, node: Node) -> Expr:
+    """How many elements ``node`` has."""
     result: Expr = Const(1)
-    for size in shape:
+    for size in node.shape:
         result = result * size
-    return result
+    return values.simplify(result)
 
 
 def bytes_of(values: Values, node: Node) -> Expr:
     """The memory of a node's result."""
     if node.op in VIEWS:
         return Const(0)
-    return values.simplify(_product(node.shape) * node.dtype.itemsize)
+    return values.simplify(elements(values, node) * node.dtype.itemsize)

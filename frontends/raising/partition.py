@@ -9,8 +9,9 @@ from ..graph import Graph, Input, Node
 from . import views
 from .elementwise import ELEMENTWISE
 from .match import Matcher
-from .notes import EagerNote, TokenSizes, bytes_of
+from .notes import EagerNote, TokenSizes, bytes_of, elements
 from .plan import AttendPlan
+from .softmaxes import softmaxes_of
 from .terms import NoMatch
 from .values import Values
 
@@ -30,6 +31,7 @@ class CallPlan:
     node: Node
 
 
+_READ_ELSEWHERE = "its result is read by operations that are not part of a fused attention"
 Plan = AttendPlan | ReorderPlan | CallPlan
 
 
@@ -70,7 +72,8 @@ def partition(graph: Graph, values: Values, matcher: Matcher) -> Partition:
         assert not unknown, f"{unknown[0].op} was made up by the matcher"
     covered = {p.node.name for p in chosen if isinstance(p, AttendPlan)}
     failures = [(n, e) for n, e in failures if not _combines(n, covered)]
-    notes = _notes(values, graph, list(reversed(calls)), failures)
+    merged = {n.name for n in calls if _combines(n, covered) and _no_larger(values, n, graph, covered)}
+    notes = _notes(values, graph, matcher, list(reversed(calls)), failures, merged)
     return Partition(_shared(list(reversed(chosen))), notes)
 
 
@@ -148,33 +151,52 @@ def _renamed(values: Values, index: tuple[Expr, ...], names: dict[str, Var]) -> 
     return tuple(substitute(values.simplify(x), names) for x in index)
 
 
-def _notes(values: Values, graph: Graph, calls: list[Node], failures: list[tuple[Node, NoMatch]]) -> list[EagerNote]:
-    """A note for each eager op that allocates; one with the matcher's reason for each attention that failed."""
+def _no_larger(values: Values, node: Node, graph: Graph, attentions: set[str]) -> bool:
+    """Has ``node`` no more elements than the result of an attention?"""
+    size = values.hint(elements(values, node))
+    return any(values.hint(elements(values, n)) >= size for n in graph.nodes if n.name in attentions)
+
+
+def _notes(
+    values: Values,
+    graph: Graph,
+    matcher: Matcher,
+    calls: list[Node],
+    failures: list[tuple[Node, NoMatch]],
+    merged: set[str],
+) -> list[EagerNote]:
+    """A note for each eager op that allocates; one with the matcher's reason for each attention that failed.
+
+    A softmax that stays eager is attention that was not fused, whatever its size is.
+    """
     tokens = TokenSizes(values, graph)
     for node, error in failures:
         if error.attention:
             tokens.add_operands(node)
     reasons = {node.name: error for node, error in failures}
+    softmaxes = softmaxes_of(graph, calls)
     explain: dict[str, str] = {}  # everything that feeds a failed attention stays eager for its reason
     for node in reversed(graph.nodes):
         if node.name in reasons:
             explain.setdefault(node.name, reasons[node.name].reason)
         if node.name in explain:
             for x in node.inputs:
-                if tokens.quadratic(x) or x.name in reasons:
+                if tokens.quadratic(x) or x.name in reasons or matcher.weighty(x):
                     explain.setdefault(x.name, explain[node.name])
     notes = []
     for node in calls:
         size = bytes_of(values, node)
-        quadratic = tokens.quadratic(node)
+        quadratic = node.name in softmaxes or (tokens.quadratic(node) and node.name not in merged)
         failed = node.name in reasons and (
-            quadratic or reasons[node.name].attention or any(tokens.quadratic(x) for x in node.inputs)
+            quadratic
+            or reasons[node.name].attention
+            or any(tokens.quadratic(x) or x.name in softmaxes for x in node.inputs)
         )
         if node.op in views.VIEWS and not quadratic:
             continue
         if failed or quadratic:
             location = reasons[node.name].location or node.location if failed else node.location
-            reason = explain.get(node.name) or "its result is read by operations that are not part of a fused attention"
+            reason = explain.get(node.name) or softmaxes.get(node.name) or _READ_ELSEWHERE
             notes.append(EagerNote(node.op, location, reason, size, True))
         else:
             notes.append(EagerNote(node.op, node.location, "not attention", size, False))

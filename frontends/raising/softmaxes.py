@@ -1,0 +1,66 @@
+"""Softmaxes that PyTorch runs, under any of their names or written out as exponentials and their sums."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..graph import Graph, Node
+from .elementwise import ELEMENTWISE
+from .views import VIEWS
+
+_SUMS = frozenset({"matmul", "einsum", "linear", "sum", "mean"})
+_NORMALISE = frozenset({"div", "reciprocal", "log", "log2", "rsqrt", "normalize", "floor_divide"})
+_PLAIN = "it is a softmax that is not part of an attention of a known form"
+
+
+def softmaxes_of(graph: Graph, calls: Iterable[Node]) -> dict[str, str]:
+    """Names of the eager ``calls`` that are a softmax, with a reason for those whose matcher had none."""
+    readers: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        for x in node.inputs:
+            readers.setdefault(x.name, []).append(node)
+    return {n.name: _PLAIN for n in calls if _named(n.op) or (_exponential(n) and _written_out(n, readers))}
+
+
+def _named(name: str) -> bool:
+    return "softmax" in name or "attention" in name or name == "logsumexp"
+
+
+def _exponential(node: Node) -> bool:
+    return node.op in ("exp", "exp2") or (node.op == "pow" and not isinstance(node["input"], Node))
+
+
+def _written_out(node: Node, readers: dict[str, list[Node]]) -> bool:
+    """Exponentials of inner products, whose sum then divides."""
+    if not any(x.op in _SUMS for x in _above(node)):
+        return False
+    sums = [x for x in _below(node, readers) if x.op in _SUMS or x.op == "normalize"]
+    return any(y.op in _NORMALISE for s in sums for y in (s, *_below(s, readers)))
+
+
+def _passes(node: Node) -> bool:
+    return node.op in ELEMENTWISE or node.op in VIEWS or node.op in ("cat", "pad", "nan_to_num", "index", "gather")
+
+
+def _above(node: Node) -> list[Node]:
+    """What elementwise arithmetic and views make ``node`` from."""
+    found: dict[str, Node] = {}
+    todo = list(node.inputs)
+    while todo:
+        x = todo.pop()
+        if x.name not in found:
+            found[x.name] = x
+            todo += x.inputs if _passes(x) else ()
+    return list(found.values())
+
+
+def _below(node: Node, readers: dict[str, list[Node]]) -> list[Node]:
+    """What elementwise arithmetic and views make of ``node``."""
+    found: dict[str, Node] = {}
+    todo = list(readers.get(node.name, ()))
+    while todo:
+        x = todo.pop()
+        if x.name not in found:
+            found[x.name] = x
+            todo += readers.get(x.name, ()) if _passes(x) else ()
+    return list(found.values())
