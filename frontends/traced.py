@@ -15,23 +15,34 @@ if TYPE_CHECKING:
     from .tracer import Tracer
 
 
+_PACKED = frozenset({"full", "arange", "constant"})  # ops whose results are contiguous
+
+
 class Memory:
-    """What a tensor and its views share: how often it has been written."""
+    """What a tensor and its views share: when it was last written."""
 
-    __slots__ = ("outside", "owner", "version")
+    __slots__ = ("outside", "owner", "unclear", "version")
 
-    def __init__(self, owner: Traced):
-        self.owner, self.version = owner, 0
+    def __init__(self, owner: Traced, version: int = 0):
+        self.owner, self.version = owner, version
         self.outside = False  # memory that the caller sees
+        self.unclear = False  # a write may have changed it
 
 
 class Traced(torch.Tensor):
-    """A value of the trace.  ``node`` changes when the tensor is written in place."""
+    """A value of the trace.  ``node`` changes when the tensor, or what it is a view of, is written in place.
+
+    ``base`` is the tensor that this is a view of; it ``shares`` memory with it, or may be a copy.
+    """
 
     tracer: Tracer
-    memory: Memory
+    base: Traced | None
+    shares: bool
     version: int
+    packed: bool  # surely contiguous, where this is no view
+    _memory: Memory
     _node: Node
+    _view: Node | None  # the op that made this of its base; None where this is the base under another name
 
     @staticmethod
     def __new__(cls, tracer: Tracer, node: Node) -> Traced:
@@ -41,7 +52,10 @@ class Traced(torch.Tensor):
                 cls, (1,) * len(node.shape), dtype=node.dtype, device=tracer.device
             )
         self.tracer, self._node = tracer, node
-        self.memory, self.version = Memory(self), 0
+        self.base, self.shares, self._view = None, True, None
+        self.packed = node.op in _PACKED
+        self._memory = Memory(self)
+        self.version = 0
         return self
 
     def __init__(self, *args: Any) -> None:
@@ -56,31 +70,48 @@ class Traced(torch.Tensor):
         def squeeze(self, *dim: Any) -> Traced: ...
 
     @property
+    def memory(self) -> Memory:
+        return self._memory if self.base is None else self.base.memory
+
+    @property
     def node(self) -> Node:
-        """The current value.  Raises :class:`MutationError` for a view of a tensor written since."""
-        if self.version != self.memory.version:
+        """The current value.  Raises :class:`MutationError` where a write may or may not have changed it."""
+        memory = self.memory
+        if memory.unclear or (self.version != memory.version and not self.shares):
             raise MutationError(
                 f"{with_text(user_line())}: reads a view of a tensor that was changed in place after the view was "
-                "taken; take the view again, or write the result to a new tensor"
+                "taken, and reshape or contiguous may have made it a copy; use view, or clone before the write"
             )
+        if self.version != memory.version:
+            assert self.base is not None, "the owner is written first"
+            base = self.base.node
+            self._node = base if self._view is None else self.tracer.again(self._view, base)
+            self.version = memory.version
         return self._node
 
+    def become_view(self, base: Traced, shares: bool) -> None:
+        """Share memory with ``base``; ``shares`` is False where PyTorch copies for some layouts."""
+        self._view = None if base.node is self._node else self._node
+        self.base, self.shares, self.version = base, shares, base.memory.version
+
     def write(self, node: Node) -> None:
-        """Give the tensor a new value, as an in-place op does."""
-        if self.memory.outside:
-            name = self.memory.owner._node.name
+        """Give the tensor a new value, as an in-place op does; what it is a view of, and other views, follow."""
+        memory = self.memory
+        if memory.outside:
+            name = memory.owner._node.name
             raise MutationError(
                 f"{with_text(user_line())}: in-place write to {name}, which the caller would see; "
                 f"compute a new tensor, or start from {name}.clone()"
             )
-        if self.memory.owner is not self:
-            raise MutationError(
-                f"{with_text(user_line())}: in-place write to a view; write to the tensor itself "
-                "(x[..., 0] = y) or make a new one"
-            )
-        self._node = node
-        self.memory.version += 1
-        self.version = self.memory.version
+        if self.base is None:
+            memory.version = self.tracer.tick()
+        elif self.shares:
+            base = self.base.node
+            self.base.write(node if self._view is None else self.tracer.put_back(self._view, base, node))
+        else:
+            memory.unclear = True
+            self.base, self._memory = None, Memory(self, self.tracer.tick())
+        self._node, self.version = node, self.memory.version
 
     # ---- what Python code asks of a tensor
 

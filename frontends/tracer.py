@@ -8,6 +8,7 @@ import a second of PyTorch's compiler on the first op.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ class Tracer(TorchFunctionMode):
         self.active = True
         self.location = graph.location
         self.op = ""  # the op being traced
+        self.writes = 0  # in place, so far
         self.result: Any = None  # what it gives for tensors of one element
         self.reserved: set[str] = set()  # names of arguments, which sizes keep off
         self.captured: dict[int, tuple[torch.Tensor, Traced]] = {}
@@ -168,10 +170,28 @@ class Tracer(TorchFunctionMode):
         self.graph.nodes.append(node)
         return Traced(self, node)
 
-    def view(self, base: Traced, result: Traced) -> Traced:
-        """Mark ``result`` as sharing memory with ``base``."""
-        result.memory, result.version = base.memory, base.version
+    def view(self, base: Traced, result: Traced, shares: bool = True) -> Traced:
+        """Mark ``result`` as sharing memory with ``base``, or as doing so for some layouts only."""
+        result.become_view(base, shares)
         return result
+
+    def tick(self) -> int:
+        """The time of a write in place."""
+        self.writes += 1
+        return self.writes
+
+    def again(self, view: Node, base: Node) -> Node:
+        """The view of a tensor that was written since the view was taken."""
+        old = view["input"]
+        args = {**view.args, "input": base}
+        inputs = [base if x is old else x for x in view.inputs]
+        node = replace(view, id=len(self.graph.nodes), args=args, inputs=inputs, location=self.location)
+        self.graph.nodes.append(node)
+        return node
+
+    def put_back(self, view: Node, base: Node, part: Node) -> Node:
+        """``base`` after ``part`` was written to a view of it."""
+        return rules.put_back(self, view, Traced(self, base), Traced(self, part)).node
 
     def unknown_size(self, op: str, hint: int) -> Expr:
         """A size that only running ``op`` tells."""

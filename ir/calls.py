@@ -36,6 +36,7 @@ def parse_call(text: str) -> ast.Expression:
         raise IRSyntaxError(f"cannot read the call {text!r}: {error.msg}") from None
     for node in ast.walk(tree):
         free_call = isinstance(node, ast.Call) and not isinstance(node.func, ast.Attribute)
+        free_call |= isinstance(node, ast.Name) and node.id.startswith("_")
         if not isinstance(node, _NODES) or free_call or (isinstance(node, ast.Attribute) and not _harmless(node)):
             raise IRSyntaxError(f"the call {text!r} may not contain {ast.unparse(node)!r}")
     return tree
@@ -64,6 +65,8 @@ def compile_call(text: str) -> Callable[[dict[str, Any]], Any]:
     def run(env: dict[str, Any]) -> Any:
         import torch
 
-        return eval(code, {"__builtins__": {}, "torch": torch, "inf": float("inf"), "nan": float("nan")}, env)
+        # PyTorch imports parts of itself when it first makes a tensor; the text itself cannot name __import__
+        builtins = {"__import__": __import__}
+        return eval(code, {"__builtins__": builtins, "torch": torch, "inf": float("inf"), "nan": float("nan")}, env)
 
     return run

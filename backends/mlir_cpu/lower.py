@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from xdsl.dialects.builtin import Float64Type, IntegerType
 from xdsl.ir import Attribute, Operation, SSAValue
 
-from ...ir.expr import Expr
 from ...ir.tile import ForOp, KernelOp, LoadOp, MemType, StoreOp, TileType, memory_type
 from .buffers import Buffers, assign
 from .builder import ELEMENT_BYTES, Builder, Val
@@ -212,13 +211,21 @@ class _BlockEmitter:
         self.b.comment(f"tile.for {op.axis.data} in {[r.text() for r in op.ranges]} step {op.step.data} {op.kind.data}")
         for initial, argument in zip(op.initial, op.carried, strict=True):
             self._copy(initial, argument)
-        for r in op.range_list:
-            self._range(op, r.lo, r.hi)
+        scope, scalar = self.f.scalar_scope(), self.f.expressions.scalar
+        bounds = [(scalar(r.lo, scope), scalar(r.hi, scope)) for r in op.range_list]
+        if len(bounds) == 1:
+            self._range(op, *bounds[0])
+            return
+        # one body for all ranges: code for each would cost more to compile than it saves
+        with self.b.loop(0, len(bounds), hint="range") as loop:
+            low, high = bounds[-1]
+            for n, (lo, hi) in reversed(list(enumerate(bounds[:-1]))):
+                this = self.b.cmpi("eq", loop.iv, self.b.integer(n))
+                low, high = self.b.select(this, lo, low), self.b.select(this, hi, high)
+            self._range(op, low, high)
 
-    def _range(self, op: ForOp, lo: Expr, hi: Expr) -> None:
+    def _range(self, op: ForOp, low: Val, high: Val) -> None:
         f, b, axis = self.f, self.b, op.axis.data
-        scope = f.scalar_scope()
-        low, high = f.expressions.scalar(lo, scope), f.expressions.scalar(hi, scope)
         with b.loop(low, high, op.step.data, hint=axis) as loop:
             count = b.least(b.sub(high, loop.iv), op.step.data)
             plan = self.plan.bodies[op]

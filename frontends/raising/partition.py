@@ -196,7 +196,8 @@ def _notes(
             continue
         if failed or quadratic:
             location = reasons[node.name].location or node.location if failed else node.location
-            reason = explain.get(node.name) or softmaxes.get(node.name) or _READ_ELSEWHERE
+            plain = _READ_ELSEWHERE if tokens.quadratic(node) else ""
+            reason = explain.get(node.name) or plain or softmaxes.get(node.name) or _READ_ELSEWHERE
             notes.append(EagerNote(node.op, location, reason, size, True))
         else:
             notes.append(EagerNote(node.op, node.location, "not attention", size, False))

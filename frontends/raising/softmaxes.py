@@ -11,6 +11,7 @@ from .views import VIEWS
 _SUMS = frozenset({"matmul", "einsum", "linear", "sum", "mean"})
 _NORMALISE = frozenset({"div", "reciprocal", "log", "log2", "rsqrt", "normalize", "floor_divide"})
 _PLAIN = "it is a softmax that is not part of an attention of a known form"
+_DROPOUT = "dropout of attention weights is random, and is left to PyTorch"
 
 
 def softmaxes_of(graph: Graph, calls: Iterable[Node]) -> dict[str, str]:
@@ -19,7 +20,8 @@ def softmaxes_of(graph: Graph, calls: Iterable[Node]) -> dict[str, str]:
     for node in graph.nodes:
         for x in node.inputs:
             readers.setdefault(x.name, []).append(node)
-    return {n.name: _PLAIN for n in calls if _named(n.op) or (_exponential(n) and _written_out(n, readers))}
+    found = [n for n in calls if _named(n.op) or (_exponential(n) and _written_out(n, readers))]
+    return {n.name: _DROPOUT if n.args.get("dropout_p") else _PLAIN for n in found}
 
 
 def _named(name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import conversions, creation, indexing, layout, pointwise, products, reductions
+from .indexing import put_back
 from .registry import EARLY, FACTORIES, PROBED, RENAMED, RULES, SAME
 from .unknown import copy_, in_place, unknown
 
@@ -27,6 +28,7 @@ __all__ = [
     "layout",
     "pointwise",
     "products",
+    "put_back",
     "reductions",
     "unknown",
 ]

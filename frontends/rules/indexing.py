@@ -8,7 +8,9 @@ import torch
 
 from ...ir.expr import Expr, const, op
 from .. import shapes
-from ..errors import Mismatch
+from ..errors import Mismatch, MutationError
+from ..graph import Node
+from ..locate import with_text
 from ..sizes import Size, as_expr, hint_of
 from ..traced import Traced
 from .registry import early, rule
@@ -112,7 +114,7 @@ def _slice(t: Tracer, x: Traced, d: int, s: slice) -> tuple[Traced, tuple[Any, .
     size = x.node.shape[d]
     lo, hi, length = shapes.clamp_slice(t.graph, size, start, stop, step)
     if lo == const(0) and hi == t.graph.canon(size) and step == 1:
-        return (x, ()) if x.memory.owner is not x else (t.view(x, Traced(t, x.node)), ())
+        return (x, ()) if x.base is not None else (t.view(x, Traced(t, x.node)), ())
     shape = list(x.node.shape)
     shape[d] = length
     args = {"input": x, "dim": d, "start": lo, "stop": hi, "step": step}
@@ -190,6 +192,8 @@ def setitem(t: Tracer, input: Traced, index: Any, value: Any) -> None:
         return
     steps: list[tuple[Traced, Step]] = []
     part, indices = _basic(t, input, items, steps)
+    if isinstance(value, Traced) and _same_view(part, value, input):
+        return  # x[i] += y: the view was written in place
     new = (
         value
         if isinstance(value, Traced)
@@ -207,17 +211,55 @@ def setitem(t: Tracer, input: Traced, index: Any, value: Any) -> None:
     for before, (kind, args) in reversed(steps):
         if kind == "unsqueeze":
             new = t(torch.squeeze, new, args[0])
-        elif kind == "select":
-            new = _scatter(t, kind, before, new, {"dim": args[0], "index": args[1]})
         else:
-            new = _scatter(t, kind, before, new, dict(zip(("dim", "start", "stop", "step"), args, strict=True)))
+            new = scatter(t, kind, before, new, args)
     input.write(new.node)
 
 
-def _scatter(t: Tracer, kind: str, into: Traced, part: Traced, where: dict[str, Any]) -> Traced:
-    holes = ", ".join(f"{{{k}}}" for k in where)
-    call = f"torch.{kind}_scatter({{input}}, {{part}}, {holes})"
-    return t.emit(f"{kind}_scatter", {"input": into, "part": part, **where}, into.node.shape, call)
+def _same_view(a: Traced, b: Traced, of: Traced) -> bool:
+    """Are both the same part of ``of``, by the same views?"""
+    return b.base is not None and _path(a, of) == _path(b, of) is not None
+
+
+def _path(x: Traced, of: Traced) -> list[tuple[str, dict[str, Any]]] | None:
+    """The views on the way from ``of`` to ``x``; None where there is no sure way."""
+    found = []
+    while x is not of:
+        if x.base is None or not x.shares:
+            return None
+        if x._view is not None:
+            found.append((x._view.op, {k: v for k, v in x._view.args.items() if k != "input"}))
+        x = x.base
+    return found
+
+
+_PLACES = {
+    "select": ("dim", "index"),
+    "slice": ("dim", "start", "stop", "step"),
+    "diagonal": ("offset", "dim1", "dim2"),
+}
+
+
+def scatter(t: Tracer, kind: str, into: Traced, part: Traced, place: tuple[Any, ...]) -> Traced:
+    """``into`` with one of its views replaced."""
+    where = dict(zip(_PLACES[kind], place, strict=True))
+    call = f"torch.{kind}_scatter({{input}}, {{part}}, " + ", ".join(f"{{{k}}}" for k in where) + ")"
+    args = {"input": into, "part": part, **where}
+    return t.emit(f"{kind}_scatter", args, into.node.shape, call, dtype=into.dtype)
+
+
+def put_back(t: Tracer, view: Node, base: Traced, part: Traced) -> Traced:
+    """``base`` after a write of ``part`` to ``view``, a view of it.  Raises :class:`MutationError`."""
+    if view.op in _PLACES:
+        return scatter(t, view.op, base, part, tuple(view[name] for name in _PLACES[view.op]))
+    if view.op == "permute":
+        return t(torch.permute, part, [view["dims"].index(d) for d in range(part.dim())])
+    if view.op in ("reshape", "unsqueeze", "squeeze"):
+        return part.reshape([t.number(e) for e in base.node.shape])
+    raise MutationError(
+        f"{with_text(t.location)}: in-place write to a view made by {view.op}, whose elements may share memory; "
+        "write to a clone of it"
+    )
 
 
 def _put(t: Tracer, into: Traced, indices: dict[int, Traced], value: Traced) -> Traced:
@@ -234,4 +276,5 @@ def diagonal(t: Tracer, input: Traced, offset: int = 0, dim1: int = 0, dim2: int
     length = rows if t.graph.assume(op("<=", rows, columns)) else columns
     shape = [e for n, e in enumerate(input.node.shape) if n not in (a, b)]
     args = {"input": input, "offset": offset, "dim1": a, "dim2": b}
-    return t.emit("diagonal", args, [*shape, length], "torch.diagonal({input}, {offset}, {dim1}, {dim2})")
+    result = t.emit("diagonal", args, [*shape, length], "torch.diagonal({input}, {offset}, {dim1}, {dim2})")
+    return t.view(input, result)

@@ -63,14 +63,25 @@ def movedim(t: Tracer, input: Traced, source: Any, destination: Any) -> Traced:
     return permuted(t, input, [src[dst.index(n)] if n in dst else next(rest) for n in range(rank)])
 
 
-def reshaped(t: Tracer, input: Traced, wanted: list[Any]) -> Traced:
+def reshaped(t: Tracer, input: Traced, wanted: list[Any], shares: bool = False) -> Traced:
     shape = shapes.reshape(t.graph, input.node.shape, [as_expr(e) for e in wanted])
     args = {"input": input, "shape": shape}
-    return t.view(input, t.emit("reshape", args, shape, "torch.reshape({input}, {shape})"))
+    result = t.emit("reshape", args, shape, "torch.reshape({input}, {shape})")
+    return t.view(input, result, shares or _dense(input))
+
+
+def _dense(x: Traced) -> bool:
+    """Is ``x`` surely contiguous?"""
+    while x.base is not None:
+        if x._view is not None and x._view.op not in ("reshape", "unsqueeze", "squeeze"):
+            return False
+        x = x.base
+    return x.packed
 
 
 @rule("reshape", "view")
 def reshape(t: Tracer, input: Traced, *shape: Any, size: Any = None) -> Traced:
+    view = t.op == "view"
     wanted = flat(shape) if size is None else list(size)
     if wanted and isinstance(wanted[0], torch.dtype):
         return t.emit(
@@ -80,12 +91,12 @@ def reshape(t: Tracer, input: Traced, *shape: Any, size: Any = None) -> Traced:
             "{input}.view({dtype})",
             dtype=wanted[0],
         )
-    return reshaped(t, input, wanted)
+    return reshaped(t, input, wanted, view)
 
 
 @rule("view_as", "reshape_as")
 def view_as(t: Tracer, input: Traced, other: Traced) -> Traced:
-    return reshaped(t, input, list(other.node.shape))
+    return reshaped(t, input, list(other.node.shape), t.op == "view_as")
 
 
 @rule("flatten", "ravel")
@@ -99,7 +110,7 @@ def flatten(t: Tracer, input: Traced, start_dim: int = 0, end_dim: int = -1) -> 
 def unflatten(t: Tracer, input: Traced, dim: int, sizes: Any) -> Traced:
     d, s = shapes.dim(input.dim(), dim), input.node.shape
     inner = shapes.reshape(t.graph, (s[d],), [as_expr(e) for e in sizes])
-    return reshaped(t, input, [*s[:d], *inner, *s[d + 1 :]])
+    return reshaped(t, input, [*s[:d], *inner, *s[d + 1 :]], True)
 
 
 @rule("unsqueeze")
@@ -290,4 +301,7 @@ def unbind(t: Tracer, input: Traced, dim: int = 0) -> Any:
 @rule("clone", "contiguous", "detach", "alias", "lift_fresh", "positive")
 def same(t: Tracer, input: Traced, **options: Any) -> Traced:
     result = Traced(t, input.node)
-    return result if t.op == "clone" else t.view(input, result)
+    if t.op == "clone":
+        result.packed = _dense(input)
+        return result
+    return t.view(input, result, t.op != "contiguous" or _dense(input))

@@ -57,6 +57,16 @@ def outer(t: Tracer, input: Traced, vec2: Traced) -> Traced:
     return t(torch.mul, input[:, None], vec2[None, :])
 
 
+@rule("kron")
+def kron(t: Tracer, input: Traced, other: Traced) -> Traced:
+    rank = max(input.dim(), other.dim())
+    a, b = (x[(None,) * (rank - x.dim()) + (...,)] if x.dim() < rank else x for x in (input, other))
+    sizes = [t.number(m * n) for m, n in zip(a.node.shape, b.node.shape, strict=True)]
+    for d in range(rank):
+        a, b = t(torch.unsqueeze, a, 2 * d + 1), t(torch.unsqueeze, b, 2 * d)
+    return t(torch.mul, a, b).reshape(sizes)
+
+
 @rule("scaled_dot_product_attention", probe=True)
 def sdpa(
     t: Tracer, query: Traced, key: Traced, value: Traced, attn_mask: Any = None, dropout_p: float = 0.0,

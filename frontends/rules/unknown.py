@@ -46,7 +46,9 @@ def unknown(t: Tracer, func: Any, name: str, args: Any, kwargs: Any) -> Any:
     sizes = _result_sizes(t, func, name, args, kwargs, results)
     t.result = None
     if isinstance(found, torch.Tensor):
-        return t.emit(name, named | kwargs, sizes[0], template, dtype=found.dtype)
+        result = t.emit(name, named | kwargs, sizes[0], template, dtype=found.dtype)
+        base = args[0] if args else None
+        return t.view(base, result, False) if isinstance(base, Traced) and found._is_view() else result
     whole = t.emit(name, named | kwargs, (), template, dtype=results[0].dtype)
     picks = [
         t.emit("result", {"input": whole, "index": n}, size, f"{{input}}[{n}]", dtype=meta.dtype)

@@ -39,9 +39,15 @@ def _write_view(q: Any, k: Any, v: Any) -> Any:
 
 def _stale(q: Any, k: Any, v: Any) -> Any:
     x = q + 1
-    first = x[0]
-    x[0] = 3.0
-    return first + 1
+    flat = x.transpose(1, 2).reshape(-1)
+    flat[0] = 3.0
+    return x + 1
+
+
+def _overlapping(q: Any, k: Any, v: Any) -> Any:
+    x = q + 1
+    x.unfold(2, 2, 1).zero_()
+    return x
 
 
 def _nonzero(q: Any, k: Any, v: Any) -> Any:
@@ -95,7 +101,8 @@ CASES: list[tuple[Callable[..., Any], list[torch.Tensor], type[Exception], str]]
     (_item, _qkv(), attnc.DataDependentError, r"item.*pass a Python number"),
     (_write, _qkv(), attnc.MutationError, r"in-place write to q, which the caller would see.*q.clone"),
     (_write_view, _qkv(), attnc.MutationError, r"in-place write to q"),
-    (_stale, _qkv(), attnc.MutationError, r"view of a tensor that was changed"),
+    (_stale, _qkv(), attnc.MutationError, r"view of a tensor that was changed.*may have made it a copy"),
+    (_overlapping, _qkv(), attnc.MutationError, r"in-place write to a view made by unfold"),
     (_nonzero, _qkv(), attnc.DataDependentError, r"boolean mask.*masked_fill"),
     (_device, _qkv(), attnc.DeviceError, r"makes a tensor on meta.*device=q.device"),
     (_unknown, _qkv(), attnc.AttncError, r"from_numpy"),

@@ -82,3 +82,90 @@ def test_softmaxes_that_are_normalised_again_keep_their_numbers(fn) -> None:
     assert any(n.quadratic for n in result.notes)
     (out,) = interpret(result.module, qkv())
     torch.testing.assert_close(out, fn(*qkv()))
+
+
+def gathered(q, k):
+    i = torch.arange(q.shape[-2])
+    return k[:, :, i[:, None] * torch.arange(3)[None, :] % q.shape[-2]]
+
+
+def narrow_gather(q, k, v):
+    p = (q[:, :, :, None] * gathered(q, k)).sum(-1).softmax(-1)
+    return (p[..., None] * gathered(q, v)).sum(-2)
+
+
+def written_out(q, k, v):
+    e = (q[:, :, :, None] * gathered(q, k)).sum(-1).exp()
+    return (e[..., None] * gathered(q, v)).sum(-2) / e.sum(-1, keepdim=True)
+
+
+def sorted_powers(q, k, v):
+    e = 2.0 ** (q[..., :1] * k[:, :, None, 0, :3]).transpose(-1, -2).mul(v.mT[..., :3, :]).sum(-2)
+    return (e / e.sum(-1, keepdim=True)).sort(-1).values
+
+
+def features_softmax(q, k, v):
+    return q.log_softmax(-1)
+
+
+def of_features(q, k, v):
+    return q.logsumexp(-1)
+
+
+def dropped(q, k, v):
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, dropout_p=0.5)
+
+
+LOUD = {
+    narrow_gather: ("softmax", "the keys are gathered at"),
+    written_out: ("exp", "the keys are gathered at"),
+    sorted_powers: ("pow", "not part of an attention"),
+    features_softmax: ("log_softmax", "not part of a fused attention"),
+    of_features: ("logsumexp", "not part of an attention"),
+    dropped: ("scaled_dot_product_attention", ""),
+}
+
+
+@pytest.mark.parametrize("fn", LOUD, ids=lambda f: f.__name__)
+def test_an_eager_softmax_is_never_quiet(fn) -> None:
+    result = raise_graph(trace(fn, Binder(fn), tuple(qkv()), Finder(fn, {})))
+    (note,) = [n for n in result.notes if n.op == LOUD[fn][0]]
+    assert note.quadratic
+    assert LOUD[fn][1] in note.reason and note.reason
+    assert "test_raising_eager.py" in note.location.file
+
+
+def test_keys_read_backwards_from_the_query() -> None:
+    def shifted(q, k, v):
+        at = torch.arange(q.shape[-2])[:, None] - torch.arange(4)[None]
+        keys, values = k[:, :, at.clamp(min=0)], v[:, :, at.clamp(min=0)]
+        s = (q[:, :, :, None] * keys).sum(-1).masked_fill(at < 0, float("-inf"))
+        return (s.softmax(-1)[..., None] * values).sum(-2)
+
+    result = raise_graph(trace(shifted, Binder(shifted), tuple(qkv()), Finder(shifted, {})))
+    assert any(isinstance(op, AttendOp) for op in result.module.walk())
+    torch.testing.assert_close(interpret(result.module, qkv())[0], shifted(*qkv()))
+
+
+def test_sums_of_fused_attentions_are_not_pairs() -> None:
+    def axial(x):
+        rows = (x @ x.mT).softmax(-1) @ x
+        y = x.transpose(1, 2)
+        return rows + ((y @ y.mT).softmax(-1) @ y).transpose(1, 2)
+
+    args = tensors((2, 6, 5, 8))
+    result = raise_graph(trace(axial, Binder(axial), tuple(args), Finder(axial, {})))
+    assert not [n for n in result.notes if n.quadratic]
+    torch.testing.assert_close(interpret(result.module, list(args))[0], axial(*args))
+
+
+def test_a_row_at_a_finite_fill_keeps_its_digits() -> None:
+    def masked(q, k, v, length):
+        keep = torch.arange(k.shape[-2]) < length[:, None, None, None]
+        return (q @ k.mT).masked_fill(~keep, -1e9).softmax(-1) @ v
+
+    args = [x.double() for x in qkv()]
+    args.append(torch.zeros(args[0].shape[0], dtype=torch.int64))
+    result = raise_graph(trace(masked, Binder(masked), tuple(args), Finder(masked, {})))
+    assert any(isinstance(op, AttendOp) for op in result.module.walk())
+    torch.testing.assert_close(interpret(result.module, args)[0], masked(*args), rtol=1e-13, atol=1e-14)

@@ -271,6 +271,17 @@ def _table() -> None:
             q * min(q.shape[1], 3),
         ),
         "meshgrid": lambda q, k, v: torch.meshgrid(torch.arange(q.shape[N]), torch.arange(3), indexing="ij"),
+        "kron": lambda q, k, v: (
+            torch.kron(torch.eye(q.shape[N] // 4), torch.ones(4, 3)),
+            torch.kron(q[0, 0], torch.arange(3)),
+        ),
+        "pool": lambda q, k, v: (
+            F.avg_pool1d(q[0].mT, 4),
+            F.avg_pool1d(q[0].mT, 3, stride=2, padding=1, ceil_mode=True, count_include_pad=False),
+            F.avg_pool2d(q, (4, 2)),
+            F.avg_pool2d(q, 3, 1, 1),
+            F.avg_pool2d(q, 2, stride=(4, 1), divisor_override=3),
+        ),
         "diagonal": lambda q, k, v: (q @ k.mT).diagonal(dim1=-2, dim2=-1),
         "lists": lambda q, k, v: {"a": [q + 1, (k,)], "n": q.shape[N], "none": None},
     }.items():
@@ -279,6 +290,48 @@ def _table() -> None:
 
 
 _table()
+
+
+@op
+def write_views(q, k, v):
+    x = q * 2
+    first, left = x[0], x.chunk(2, -1)[0]
+    x[..., 0] += 3
+    x[:, :, 1:, 2] *= 2
+    x.mT[:, :, 0] = 1
+    left.mul_(2)
+    x.unflatten(-1, (2, 4))[..., 0].clamp_(min=0)
+    x[:, None, :, 0].zero_()
+    first[0] = 0.0
+    return x, first, left
+
+
+@op
+def write_diagonal_and_flat(q, k, v):
+    x = torch.zeros(q.shape[2], q.shape[2])
+    flat = x.view(-1)
+    flat[::2] = 1
+    x.diagonal().fill_(5)
+    x.reshape(-1)[0] = 9.0
+    return x, flat
+
+
+@op
+def write_reshaped_copy(q, k, v):
+    out = ((q @ k.mT).softmax(-1) @ v).transpose(1, 2).reshape(q.shape[0], q.shape[2], -1)
+    out[:, 1:, :8] = out[:, 1:, :8].roll(1, 1)
+    return out
+
+
+@op
+def swin_relative_index(q, k, v):
+    axis = torch.arange(7)
+    at = torch.stack(torch.meshgrid(axis, axis, indexing="ij")).flatten(1)
+    relative = (at[:, :, None] - at[:, None, :]).permute(1, 2, 0).contiguous()
+    relative[:, :, 0] += 6
+    relative[:, :, 1] += 6
+    relative[:, :, 0] *= 13
+    return relative.sum(-1)
 
 
 def _tensors(n: int, b: int = 2) -> list[torch.Tensor]:
