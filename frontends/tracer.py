@@ -184,7 +184,7 @@ class Tracer(TorchFunctionMode):
         """The view of a tensor that was written since the view was taken."""
         old = view["input"]
         args = {**view.args, "input": base}
-        inputs = [base if x is old else x for x in view.inputs]
+        inputs = tuple(base if x is old else x for x in view.inputs)
         node = replace(view, id=len(self.graph.nodes), args=args, inputs=inputs, location=self.location)
         self.graph.nodes.append(node)
         return node

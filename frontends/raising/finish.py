@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -237,7 +238,7 @@ def _check(values: Values, plan: AttendPlan) -> None:
         raise NoMatch("the query depends on the key", plan.node.location)
 
 
-def _vars_of(elements) -> set[str]:
+def _vars_of(elements: Iterable[Peeled | None]) -> set[str]:
     return set().union(*(free_vars(x) for p in elements if p is not None for x in p.index))
 
 

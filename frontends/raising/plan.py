@@ -61,7 +61,8 @@ class AttendPlan:
 
     def operands(self) -> list[Node]:
         """Nodes whose tensors the attention reads."""
-        gates = [g.factor for x in (self, *self.sources) for g in x.gates if isinstance(g.factor, Node)]
+        factors = [g.factor for g in (*self.gates, *(g for s in self.sources for g in s.gates))]
+        gates = [f for f in factors if isinstance(f, Node)]
         nodes = [self.query, *(s.key for s in self.sources), *(s.value for s in self.sources), *self.captures, *gates]
         return list(dict.fromkeys(n for n in nodes if n is not None))
 

@@ -8,7 +8,7 @@ from ..graph import Graph, Node
 from .elementwise import ELEMENTWISE
 from .views import VIEWS
 
-_SUMS = frozenset({"matmul", "einsum", "linear", "sum", "mean"})
+_SUMS = frozenset({"matmul", "einsum", "linear", "sum", "mean", "cdist", "tensordot", "inner", "vecdot"})
 _NORMALISE = frozenset({"div", "reciprocal", "log", "log2", "rsqrt", "normalize", "floor_divide"})
 _PLAIN = "it is a softmax that is not part of an attention of a known form"
 _DROPOUT = "dropout of attention weights is random, and is left to PyTorch"

@@ -184,7 +184,7 @@ def _eye(values: Values, node: Node, index: tuple[Expr, ...]) -> Expr:
 
 def _cat(values: Values, node: Node, index: tuple[Expr, ...]) -> Expr:
     dim = node["dim"]
-    pieces: list[tuple[Expr, Node]] = []  # upper end of the piece, the piece
+    pieces: list[tuple[Expr, Expr]] = []  # upper end of the piece, its element
     end: Expr = Const(0)
     for piece in node["tensors"]:
         begin, end = end, values.simplify(end + piece.shape[dim])

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ...ir.expr import Const, Expr, Op, const, free_vars, op, walk
@@ -135,7 +136,7 @@ def _regroup(values: Values, to: Index, of: Index, index: Index) -> list[Expr]:
     return [flat, *reversed(result)] if to else []
 
 
-def _changed(index: Index, dim: int, change) -> Index:
+def _changed(index: Index, dim: int, change: Callable[[Expr], Expr]) -> Index:
     return (*index[:dim], change(index[dim]), *index[dim + 1 :])
 
 

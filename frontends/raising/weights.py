@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ...ir.expr import Const, Expr, Load, Op, Var, kind_of, op, rewrite
@@ -103,7 +104,7 @@ def _set_softmax(found: Weights, f: Load) -> None:
     found.softmax = f
 
 
-def _piecewise_out(values: Values, key: str):
+def _piecewise_out(values: Values, key: str) -> Callable[[Expr], Expr | None]:
     def check(e: Expr) -> Expr | None:
         match e:
             case Op("where", (Op("<", (x, end)) as cond, a, b)) if cond in values.cat_conditions and uses(x, key):

@@ -153,7 +153,7 @@ def average(
         if ceil_mode:  # the last window must start inside
             last = t.graph.assume(op("<", (shape[d] - 1) * step, input.node.shape[d] + pad))
             shape[d] = shape[d] if last else shape[d] - 1
-    args = {"input": input, "width": tuple(widths), "step": tuple(steps), "pad": tuple(pads)}
+    args: dict[str, Any] = {"input": input, "width": tuple(widths), "step": tuple(steps), "pad": tuple(pads)}
     args |= {"ceil_mode": bool(ceil_mode), "count_include_pad": bool(count_include_pad)}
     holes = ", ".join(f"{{{k}}}" for k in args) + ("" if divisor_override is None else f", {int(divisor_override)}")
     return t.emit(name, args, shape, f"torch.nn.functional.{name}({holes})", dtype=input.dtype)

@@ -45,6 +45,20 @@ def test_error_refuses() -> None:
             compiled(*qkv())
 
 
+def test_a_small_softmax_is_as_loud() -> None:
+    def few_keys(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        at = torch.arange(q.shape[2])[:, None] * torch.arange(3) % q.shape[2]
+        p = (q[:, :, :, None] * k[:, :, at]).sum(-1).softmax(-1)
+        return (p[..., None] * v[:, :, at]).sum(-2)
+
+    with pytest.raises(attnc.FallbackError, match=r"test_fallback.py:\d+: .*softmax.*the keys are gathered at"):
+        attnc.compile(few_keys, backend="reference", fallback="error")(*qkv())
+    compiled = attnc.compile(few_keys, backend="reference")
+    with pytest.warns(attnc.FallbackWarning, match="the keys are gathered at"):
+        torch.testing.assert_close(compiled(*qkv()), few_keys(*qkv()))
+    assert not compiled.explain(*qkv()).fused
+
+
 def test_silent_is_silent() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
