@@ -141,6 +141,9 @@ class Expressions:
                 return scope.lookup(name)
             case Load(_, index, _):
                 return self._read(e, [self.emit(x, scope) for x in index], scope)
+            case Op("exp2", (Op("-", (Op("*", (x, y)) as product, z)) as power,)) if kind_of(product) == "float":
+                parts = (self.vector(part, scope) for part in (x, y, z))
+                return self.math.exp2(self.emit(power, scope), (next(parts), next(parts), next(parts)))
             case Op("+" | "-") if kind_of(e) == "float" and (factors := _product_and_rest(e)):
                 return self._fma(*factors, scope)
             case Op(name, args):

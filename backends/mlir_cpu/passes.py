@@ -90,6 +90,8 @@ class PassEmitter:
         self.axis = next((a for a in step.shape if a != frame.rows), None)
         self.reduces = [op for op in step.ops if isinstance(op, ReduceOp)]
         wide, self.height = frame.target.block(frame.vectors)
+        if step.dot is None and not self.reduces:
+            self.height = 1  # nothing to gain from blocks
         self.offsets = [n * frame.lanes for n in range(wide)]
 
     def emit(self) -> None:
@@ -104,10 +106,7 @@ class PassEmitter:
                     self._finish(Chunk(self.f, None, 0, x, k), [])
                 return
             accumulators = [self._start(op) for op in self.reduces for _ in lanes]
-            if self.step.dot is None:
-                results = self._rows(0, self._count(), 1, accumulators, lanes, known)
-            else:
-                results = self._blocked_rows(accumulators, lanes, known)
+            results = self._blocked_rows(accumulators, lanes, known)
             for n, op in enumerate(self.reduces):
                 for m, x in enumerate(lanes):
                     self._store(op.result, 0, x, results[n * len(lanes) + m])
@@ -139,16 +138,12 @@ class PassEmitter:
     def _store(self, value: SSAValue, row: Val | int, lane: Val, what: Val) -> None:
         self.b.store(what, self.f.row_pointer(value, row, lane), self.f.align)
 
-    def _finish(self, chunk: Chunk, accumulators: Sequence[Val]) -> list[Val]:
+    def _finish(self, chunk: Chunk, accumulators: Sequence[Val | None]) -> list[Val]:
         """The elementwise ops of one chunk; stores come last, for values may be computed in place."""
         combined: list[Val] = []
         for op in self.step.ops:
             if isinstance(op, ReduceOp):
-                acc, x = accumulators[len(combined)], chunk.value(op.input)
-                if op.kind.data == "max":
-                    combined.append(self.f.expressions.math.maximum(x, acc))
-                else:
-                    combined.append(self.b.pure(f"arith.addf {acc.ssa}, {x.ssa} : {acc.type}", acc.type))
+                combined.append(self._combine(op, accumulators[len(combined)], chunk.value(op.input)))
             else:
                 result = op.results[0]
                 chunk.known[result] = chunk.compute(result)
@@ -156,6 +151,13 @@ class PassEmitter:
             if not isinstance(value.owner, ReduceOp):
                 self._store(value, chunk.row, chunk.lane, chunk.known[value])
         return combined
+
+    def _combine(self, op: ReduceOp, acc: Val | None, x: Val) -> Val:
+        if acc is None:
+            return x
+        if op.kind.data == "max":
+            return self.f.expressions.math.maximum(x, acc)
+        return self.b.pure(f"arith.addf {acc.ssa}, {x.ssa} : {acc.type}", acc.type)
 
     def _blocked_rows(self, accumulators: list[Val], lanes: list[Val], known: list[dict[SSAValue, Val]]) -> list[Val]:
         """Full register blocks, then what is left."""
@@ -183,7 +185,8 @@ class PassEmitter:
         """A loop over tile rows, ``height`` at a time."""
         with self.b.loop(first, end, height, accumulators, hint=self.axis or "x") as loop:
             dots = self._dot(self.step.dot, loop.iv, height, lanes) if self.step.dot else []
-            current = list(loop.carried)
+            # a block is reduced by itself first: fewer roundings at the size of the whole
+            current: list[Val | None] = [None for _ in loop.carried]
             width = len(lanes)
             for r in range(height):
                 row = self.b.add(loop.iv, r)
@@ -194,7 +197,12 @@ class PassEmitter:
                     mine = current[m::width] if current else []
                     for n, value in enumerate(self._finish(chunk, mine)):
                         current[n * width + m] = value
-            loop.yields = current
+            ops = [op for op in self.reduces for _ in lanes]
+            loop.yields = [
+                self._combine(op, acc, x)
+                for op, acc, x in zip(ops, loop.carried, current, strict=True)
+                if x is not None
+            ]
         return loop.results
 
     # ---- dot ------------------------------------------------------------------------------------------

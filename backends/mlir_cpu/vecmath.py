@@ -72,8 +72,11 @@ class VectorMath:
     def minimum(self, a: Val, b: Val) -> Val:
         return self.b.select(self.b.cmpf("olt", a, b), a, b)
 
-    def exp2(self, x: Val) -> Val:
+    def exp2(self, x: Val, terms: tuple[Val, Val, Val] | None = None) -> Val:
         """2**x for x < inf; -inf gives 0, NaN stays.
+
+        With ``terms`` (a, b, c), ``x`` is ``a * b - c`` in one rounding.  The fraction of x is then computed from
+        them anew, less the integer, so that it is exact to an ulp of 1/2 instead of one of x.
 
         What would be subnormal becomes 0: an instruction with a subnormal result takes a hundred times longer on
         Intel CPUs, and the scores that a mask took away all end there.
@@ -84,7 +87,13 @@ class VectorMath:
         if not self.target.scalef:  # where the exponent passes through an integer
             t = self.minimum(self.const(1100.0 if self.wide else 200.0), t)
         n = b.unary("roundeven", t)
-        p = self.polynomial(EXP2[self.element], b.binary("subf", t, n))
+        if terms is None:
+            r = b.binary("subf", t, n)
+        else:
+            factor, other, offset = terms
+            offset = b.binary("addf", offset, n)
+            r = b.fma(factor, other, b.pure(f"arith.negf {offset.ssa} : {offset.type}", offset.type))
+        p = self.polynomial(EXP2[self.element], r)
         return b.select(b.cmpf("olt", x, smallest), self.const(0.0), self._scale(p, n))
 
     def _scale(self, p: Val, n: Val) -> Val:
