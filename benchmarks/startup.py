@@ -38,7 +38,8 @@ def call_in_new_process(pattern: str, cache: str) -> float:
     """Seconds of the first call in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(QUICKSTART), pattern],
-        env={**os.environ, "ATTNC_CACHE_DIR": cache},
+        # a user's second process finds the first one's bytecode
+        env={k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | {"ATTNC_CACHE_DIR": cache},
         capture_output=True,
         text=True,
         check=False,
