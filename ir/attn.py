@@ -35,7 +35,7 @@ from xdsl.traits import IsolatedFromAbove, IsTerminator, Pure, SymbolOpInterface
 
 from . import syntax
 from .attributes import Dim, DimsAttr, ExprAttr, LambdaAttr, MapAttr, TextData, strings, where
-from .expr import TRUE, Const, Expr, Lambda, Var, free_vars, kind_of, loads, map_text, parse_lambda
+from .expr import TRUE, Expr, Lambda, Var, free_vars, kind_of, loads, map_text, parse_lambda
 from .syntax import VerifyException
 
 __all__ = ["AttendOp", "Attn", "CallOp", "FuncOp", "ReorderOp", "ReturnOp", "Source", "SourceAttr", "TensorType"]
@@ -553,11 +553,6 @@ def tensor_type(value: SSAValue) -> TensorType:
     if not isinstance(value.type, TensorType):
         raise VerifyException(f"expected a value of type !attn.tensor, found {value.type}")
     return value.type
-
-
-def static_size(e: Expr) -> int | None:
-    """The value of a size that is a constant."""
-    return e.value if isinstance(e, Const) and isinstance(e.value, int) else None
 
 
 def func_of(module: Operation) -> FuncOp:
