@@ -3,30 +3,46 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable
 
 from xdsl.dialects.builtin import ModuleOp, StringAttr
 from xdsl.ir import Operation, SSAValue
 
 from ..backends.api import Artifact, Backend, Launch
-from ..ir import attn, tile
+from ..ir import attn, gradient, tile
 from ..ir.dtypes import to_torch
 from ..ir.text import print_module
 from .errors import InternalError
-from .plan import CallStep, InterpretStep, LaunchStep, Plan, ReorderStep, Step, TensorSpec
+from .plan import (
+    CallGradientStep,
+    CallStep,
+    InterpretStep,
+    LaunchStep,
+    Plan,
+    ReorderStep,
+    ScatterStep,
+    Step,
+    TensorSpec,
+)
 from .plan_code import RESERVED
 
 
-def interpret_plan(module: ModuleOp) -> Plan:
+def interpret_plan(module: ModuleOp, saving: bool = False) -> Plan:
     """A plan that interprets the module as it is: the reference backend."""
-    names = _Names(module)
+    module = module.clone()
     func = attn.func_of(module)
+    names = _Names(module)
     last = func.body.block.last_op
     assert isinstance(last, attn.ReturnOp)
     # The same value may be returned twice, so results have names of their own.
     outputs = tuple(_spec(names.fresh("out"), v) for v in last.values)
-    step = InterpretStep(print_module(module), outputs)
-    return _plan(func, names, "reference", (step,), tuple(o.name for o in outputs), None, {}, None)
+    more = func.residuals() if saving else []
+    saved = tuple(_spec(names.fresh("saved"), v) for v in more)
+    last.operands = [*last.values, *more]
+    step = InterpretStep(print_module(module), (*outputs, *saved))
+    results = tuple(o.name for o in outputs)
+    return _plan(func, names, "reference", (step,), results, tuple(o.name for o in saved))
 
 
 def kernel_plan(
@@ -34,8 +50,12 @@ def kernel_plan(
     backend: Backend,
     device_type: str,
     compile_kernel: Callable[[tile.KernelOp], Artifact],
+    saving: bool = False,
 ) -> Plan:
-    """A plan that launches the module's kernels; equal kernels are compiled once."""
+    """A plan that launches the module's kernels; equal kernels are compiled once.
+
+    With ``saving`` the kernels are those of a forward, each of which gives an output and its log-sum-exp.
+    """
     func = attn.func_of(module)
     kernels = tile.kernels_of(module)
     names = _Names(module)
@@ -44,7 +64,8 @@ def kernel_plan(
     steps: list[Step] = []
     artifacts: dict[str, Artifact] = {}
     results: tuple[str, ...] = ()
-    for op in _needed(func):
+    saved: list[str] = []
+    for op in func.needed():
         inputs = tuple(names.of(v) for v in op.operands)
         match op:
             case attn.ReturnOp():
@@ -56,18 +77,41 @@ def kernel_plan(
                 shape = tuple(str(s) for s in attn.tensor_type(op.input).shape)
                 index, inverse = (tuple(str(e) for e in m.data) for m in (op.index, op.inverse))
                 steps.append(ReorderStep(inputs[0], shape, index, inverse, output))
+            case gradient.CallGradientOp() if _CAST.fullmatch(op.call.data) and len(op.wanted) == 1:
+                outputs = names.specs(op.outputs)  # autograd would take much longer to say the same
+                steps.append(CallStep(f"x0.to(torch.{outputs[0].dtype})", inputs[1:], outputs, _at(op)))
+            case gradient.CallGradientOp():
+                count = len(op.inputs)
+                steps.append(
+                    CallGradientStep(
+                        op.call.data,
+                        inputs[:count],
+                        tuple(op.given_list),
+                        inputs[count:],
+                        tuple(op.wanted_list),
+                        names.specs(op.outputs),
+                        _at(op),
+                    )
+                )
+            case gradient.ScatterOp():
+                (output,) = names.specs([op.output])
+                dims = tuple((d.name, str(d.extent)) for d in op.dims.data)
+                index = tuple(str(e) for e in op.index.data)
+                captures = tuple(zip(op.captured, inputs[1:], strict=True))
+                steps.append(ScatterStep(inputs[0], dims, index, captures, output, _at(op)))
             case tile.LaunchOp():
                 kernel = kernels[op.kernel.root_reference.data]
                 artifact = kernel_id(kernel)
                 if artifact not in artifacts:
                     artifacts[artifact] = compile_kernel(kernel)
                 outputs = names.specs(op.outputs)
-                steps.append(
-                    LaunchStep(kernel.sym_name.data, artifact, inputs, outputs, tuple(kernel.size_names), _at(op))
-                )
+                zeroed = tuple(outputs[n - len(inputs)].name for n in kernel.zeroed)
+                sizes = tuple(kernel.size_names)
+                steps.append(LaunchStep(kernel.sym_name.data, artifact, inputs, outputs, sizes, _at(op), zeroed))
+                saved += [o.name for o in outputs] if saving else []
             case _:
                 raise InternalError(f"the pipeline left {op.name} in {func.sym_name.data}; a plan cannot run it")
-    return _plan(func, names, backend.name, tuple(steps), results, device_type, artifacts, backend.load)
+    return _plan(func, names, backend.name, tuple(steps), results, tuple(saved), device_type, artifacts, backend.load)
 
 
 def _plan(
@@ -76,9 +120,10 @@ def _plan(
     backend: str,
     steps: tuple[Step, ...],
     results: tuple[str, ...],
-    device_type: str | None,
-    artifacts: dict[str, Artifact],
-    load: Callable[[Artifact], Launch] | None,
+    saved: tuple[str, ...],
+    device_type: str | None = None,
+    artifacts: dict[str, Artifact] | None = None,
+    load: Callable[[Artifact], Launch] | None = None,
 ) -> Plan:
     return Plan(
         name=func.sym_name.data,
@@ -88,8 +133,9 @@ def _plan(
         guards=tuple(str(g.data) for g in func.guards),
         steps=steps,
         results=results,
+        saved=saved,
         device_type=device_type,
-        artifacts=artifacts,
+        artifacts=artifacts or {},
         load=load,
     )
 
@@ -101,17 +147,6 @@ def kernel_id(kernel: tile.KernelOp) -> str:
     for op in copy.walk():
         op.attributes.pop("at", None)
     return hashlib.sha256(print_module(ModuleOp([copy])).encode()).hexdigest()[:16]
-
-
-def _needed(func: attn.FuncOp) -> list[Operation]:
-    """The ops that the results depend on, in order; ops are pure, so the rest is dead."""
-    live: set[SSAValue] = set()
-    kept: list[Operation] = []
-    for op in reversed(list(func.body.block.ops)):
-        if isinstance(op, attn.ReturnOp) or any(r in live for r in op.results):
-            live.update(op.operands)
-            kept.append(op)
-    return kept[::-1]
 
 
 def _spec(name: str, value: SSAValue) -> TensorSpec:
@@ -155,6 +190,8 @@ class _Names:
     def specs(self, values: Iterable[SSAValue]) -> tuple[TensorSpec, ...]:
         return tuple(_spec(self.of(v), v) for v in values)
 
+
+_CAST = re.compile(r"x0\.to\(torch\.\w+\)")
 
 _DTYPE_NAMES = {"float64", "float32", "bfloat16", "float16", "int64", "int32", "int16", "int8", "uint8", "bool",
                 "check_inputs", "check_value", "run"}  # fmt: skip

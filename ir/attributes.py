@@ -5,17 +5,18 @@ Each holds a plain Python value and prints it as one string, so that generic and
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 from xdsl.dialects.builtin import StringAttr
-from xdsl.ir import Data, Operation
-from xdsl.irdl import irdl_attr_definition
+from xdsl.ir import Attribute, Data, Operation, ParametrizedAttribute, SSAValue, TypeAttribute
+from xdsl.irdl import BaseAttr, irdl_attr_definition, param_def
 from xdsl.parser import AttrParser
 from xdsl.printer import Printer
+from xdsl.utils.exceptions import VerifyException
 
-from .expr import Expr, ExprSyntaxError, Lambda, map_text, parse, parse_lambda, parse_map
+from .expr import TRUE, Expr, ExprSyntaxError, Lambda, map_text, parse, parse_lambda, parse_map
 
 T = TypeVar("T")
 
@@ -133,3 +134,97 @@ def where(op: Operation) -> str:
     """The user's ``file:line`` that ``op`` came from, as a suffix for messages; empty when unknown."""
     at: Any = op.attributes.get("at")
     return f" (from {at.data})" if isinstance(at, StringAttr) else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One set of keys that a query attends to.
+
+    ``key`` is the name of the key variable and runs over ``[0, extent)``; ``key_map`` uses the domain's
+    dimensions except the query row, ``key`` and ``d``; ``value_map`` the same with ``e``.  ``mask`` says
+    which pairs are live and ``score`` maps ``dot`` (the inner product) to the score; both may use the whole
+    domain, ``key``, sizes and captured tensors.
+    """
+
+    key: str
+    extent: Expr
+    key_map: tuple[Expr, ...]
+    value_map: tuple[Expr, ...]
+    mask: Expr = TRUE
+    score: Lambda = parse_lambda("lambda dot: dot")
+
+    def __str__(self) -> str:
+        parts = (f"{self.key} < {self.extent}", map_text(self.key_map), map_text(self.value_map), self.mask, self.score)
+        return "; ".join(str(p) for p in parts)
+
+
+@irdl_attr_definition
+class SourceAttr(TextData[Source]):
+    """A :class:`Source`; the key and value tensors are operands of the op."""
+
+    name = "attn.source"
+
+    @classmethod
+    def read(cls, text: str) -> Source:
+        dim, key_map, value_map, mask, score = (part.strip() for part in text.split(";"))
+        (d,) = DimsAttr.read(dim)
+        return Source(
+            d.name,
+            d.extent,
+            MapAttr.read(key_map),
+            MapAttr.read(value_map),
+            ExprAttr.read(mask),
+            LambdaAttr.read(score),
+        )
+
+
+@irdl_attr_definition
+class TilesAttr(TextData[tuple[int, int]]):
+    """Queries and keys per tile, chosen by ``choose-tiles``."""
+
+    name = "attn.tiles"
+
+    def text(self) -> str:
+        return f"{self.data[0]} x {self.data[1]}"
+
+    @classmethod
+    def read(cls, text: str) -> tuple[int, int]:
+        rows, keys = text.split("x")
+        return int(rows), int(keys)
+
+
+@irdl_attr_definition
+class TensorType(ParametrizedAttribute, TypeAttribute):
+    """A tensor; each size is an expression over size symbols: ``!attn.tensor<"B, H, N, 64", f32>``."""
+
+    name = "attn.tensor"
+    sizes: MapAttr = param_def(BaseAttr(MapAttr))
+    element: Attribute = param_def()
+
+    @staticmethod
+    def of(sizes: Sequence[Expr], element: Attribute) -> TensorType:
+        return TensorType(MapAttr(tuple(sizes)), element)
+
+    @property
+    def shape(self) -> tuple[Expr, ...]:
+        return self.sizes.data
+
+    @classmethod
+    def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
+        with parser.in_angle_brackets():
+            sizes = MapAttr.parse_text(parser)
+            parser.parse_punctuation(",")
+            return [sizes, parser.parse_type()]
+
+    def print_parameters(self, printer: Printer) -> None:
+        with printer.in_angle_brackets():
+            printer.print_string_literal(self.sizes.text())
+            printer.print_string(", ")
+            printer.print_attribute(self.element)
+
+
+def tensor_type(value: SSAValue) -> TensorType:
+    """The type of a value that must be a tensor."""
+    if not isinstance(value.type, TensorType):
+        raise VerifyException(f"expected a value of type !attn.tensor, found {value.type}")
+    return value.type

@@ -8,7 +8,7 @@ of operands.  Nothing else is evaluated, so text from a file can run no other co
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -23,6 +23,14 @@ _NODES = (
 
 # Modules of PyTorch whose functions a call may name; ``torch.os``, ``torch.hub`` and the like stay out.
 _MODULES = ("torch", "torch.nn.functional", "torch.special", "torch.linalg", "torch.fft", "torch.ops.aten")
+_RANDOM = frozenset(
+    {"bernoulli", "cauchy", "exponential", "geometric", "gumbel_softmax", "log_normal", "multinomial", "normal",
+     "poisson", "rrelu", "uniform"}
+)  # fmt: skip
+_RANDOM_PREFIXES = (
+    "rand", "dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "native_dropout",
+    "fractional_max_pool",
+)  # fmt: skip
 _FORBIDDEN = frozenset(
     {"load", "save", "compile", "from_file", "numpy", "tofile", "apply_", "map_", "map2_", "register_hook"}
 )
@@ -54,6 +62,19 @@ def _harmless(node: ast.Attribute) -> bool:
     return parent in _MODULES or parent.startswith("torch.ops.aten.") or any(m.startswith(path) for m in _MODULES)
 
 
+def draws_random(text: str) -> bool:
+    """Does the call give other numbers each time?"""
+    for node in ast.walk(parse_call(text)):
+        if isinstance(node, ast.Attribute):
+            name = node.attr.rstrip("_")
+            if name in _RANDOM or name.startswith(_RANDOM_PREFIXES):
+                return True
+        if isinstance(node, ast.keyword) and node.arg == "dropout_p":  # of scaled_dot_product_attention
+            if not (isinstance(node.value, ast.Constant) and node.value.value == 0):
+                return True
+    return False
+
+
 @cache
 def compile_call(text: str) -> Callable[[dict[str, Any]], Any]:
     """A function of the environment ``{"x0": tensor, ..., "N": 64, "device": device}``.
@@ -70,3 +91,39 @@ def compile_call(text: str) -> Callable[[dict[str, Any]], Any]:
         return eval(code, {"__builtins__": builtins, "torch": torch, "inf": float("inf"), "nan": float("nan")}, env)
 
     return run
+
+
+def call(text: str, inputs: Sequence[Any], sizes: Mapping[str, Any], device: Any) -> list[Any]:
+    """The results of a call on the operands ``x0, x1, ...``."""
+    env = {f"x{n}": x for n, x in enumerate(inputs)} | {**sizes, "device": device}
+    outs = compile_call(text)(env)
+    return list(outs) if isinstance(outs, tuple | list) else [outs]
+
+
+def call_gradient(
+    text: str,
+    inputs: Sequence[Any],
+    given: Sequence[int],
+    gradients: Sequence[Any],
+    wanted: Sequence[int],
+    sizes: Mapping[str, Any],
+    device: Any,
+) -> list[Any]:
+    """The gradients of the ``wanted`` inputs of a call, from those of its ``given`` outputs; by PyTorch."""
+    import torch
+
+    with torch.enable_grad():
+        copies = [x.detach().requires_grad_(n in wanted) for n, x in enumerate(inputs)]
+        outs = call(text, copies, sizes, device)
+    pairs = [(outs[n], g) for n, g in zip(given, gradients, strict=True) if outs[n].requires_grad]
+    return vector_jacobian(pairs, [copies[n] for n in wanted])
+
+
+def vector_jacobian(pairs: Sequence[tuple[Any, Any]], leaves: Sequence[Any]) -> list[Any]:
+    """The gradients of ``leaves`` from pairs of a result and its gradient; zeros where none depends on them."""
+    import torch
+
+    if not pairs:
+        return [torch.zeros_like(x) for x in leaves]
+    results, gradients = zip(*pairs, strict=True)
+    return list(torch.autograd.grad(results, leaves, gradients, allow_unused=True, materialize_grads=True))

@@ -53,6 +53,11 @@ def to_torch(type: Attribute) -> torch.dtype:
     return getattr(torch, _TYPES[name_of(type)][1])
 
 
+def torch_name(type: Attribute) -> str:
+    """The attribute of ``torch`` for an element type: ``bfloat16``."""
+    return _TYPES[name_of(type)][1]
+
+
 def from_torch(dtype: torch.dtype) -> str:
     """The name in IR text of a PyTorch dtype; KeyError if the IR has none (complex, quantised)."""
     short = str(dtype).removeprefix("torch.")

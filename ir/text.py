@@ -11,8 +11,8 @@ from xdsl.parser import Parser
 from xdsl.printer import Printer
 from xdsl.utils.exceptions import ParseError, VerifyException
 
-from .attn import Attn
 from .errors import IRSyntaxError, IRVerifyError
+from .gradient import Attn
 from .tile import Tile
 
 

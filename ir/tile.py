@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from xdsl.dialects.builtin import ArrayAttr, IntAttr, StringAttr, SymbolNameConstraint, SymbolRefAttr
+from xdsl.dialects.builtin import ArrayAttr, IntAttr, StringAttr, SymbolNameConstraint, SymbolRefAttr, UnitAttr
 from xdsl.ir import Attribute, Dialect, Operation, ParametrizedAttribute, Region, SSAValue, TypeAttribute
 from xdsl.irdl import (
     AttrSizedOperandSegments,
@@ -23,6 +23,7 @@ from xdsl.irdl import (
     irdl_op_definition,
     operand_def,
     opt_operand_def,
+    opt_prop_def,
     param_def,
     prop_def,
     region_def,
@@ -160,6 +161,8 @@ class KernelOp(IRDLOperation):
     """A kernel: for every point of ``grid``, run the body.
 
     Block arguments are memories; the last ``outputs`` of them are written.  ``grid`` extents use sizes only.
+    The last ``sequential`` grid dimensions run in order, one after the other, within one task; tasks are
+    independent of each other and never write the same element.
     """
 
     name = "tile.kernel"
@@ -167,6 +170,7 @@ class KernelOp(IRDLOperation):
     arg_names = prop_def(ArrayAttr[StringAttr])
     outputs = prop_def(IntAttr)
     grid = prop_def(DimsAttr)
+    sequential = prop_def(IntAttr)
     rows = prop_def(AxisAttr)
     body = region_def("single_block")
 
@@ -181,10 +185,12 @@ class KernelOp(IRDLOperation):
         grid: Sequence[Dim],
         rows: Axis,
         attributes: dict[str, Attribute] | None = None,
+        sequential: int = 0,
     ):
         super().__init__(
             properties={
                 "sym_name": StringAttr(name),
+                "sequential": IntAttr(sequential),
                 "arg_names": ArrayAttr(strings(arg_names)),
                 "outputs": IntAttr(outputs),
                 "grid": DimsAttr(tuple(grid)),
@@ -201,6 +207,12 @@ class KernelOp(IRDLOperation):
     @property
     def names(self) -> list[str]:
         return [a.data for a in self.arg_names]
+
+    @property
+    def zeroed(self) -> list[int]:
+        """Which arguments start at zero: the outputs that are added to."""
+        added = {op.memory for op in self.body.walk() if isinstance(op, StoreOp) and op.add is not None}
+        return [n for n, arg in enumerate(self.args) if arg in added]
 
     @property
     def size_names(self) -> list[str]:
@@ -221,6 +233,10 @@ class KernelOp(IRDLOperation):
             raise VerifyException(f"tile.kernel has {len(self.args)} arguments but {len(self.names)} names")
         if not 0 < self.outputs.data <= len(self.args):
             raise VerifyException(f"tile.kernel writes {self.outputs.data} of {len(self.args)} arguments")
+        if not 0 <= self.sequential.data <= len(self.grid.data):
+            raise VerifyException(
+                f"tile.kernel: {self.sequential.data} of {len(self.grid.data)} grid dimensions in order"
+            )
         dims = {d.name for d in self.grid.data}
         for d in self.grid.data:
             if free_vars(d.extent) & dims:
@@ -245,7 +261,10 @@ class KernelOp(IRDLOperation):
         syntax.print_arguments(printer, self.args, self.names)
         lines.text(f" outputs {self.outputs.data}")
         with lines.indented():
-            lines.new("grid ").literal(self.grid.text()).text(" rows ").literal(self.rows.text())
+            lines.new("grid ").literal(self.grid.text())
+            if self.sequential.data:
+                lines.text(f" sequential {self.sequential.data}")
+            lines.text(" rows ").literal(self.rows.text())
         printer.print_op_attributes(self.attributes, print_keyword=True)
         lines.text(" ")
         printer.print_region(self.body, print_entry_block_args=False, print_empty_block=False)
@@ -258,6 +277,7 @@ class KernelOp(IRDLOperation):
         outputs = parser.parse_integer()
         parser.parse_keyword("grid")
         grid = DimsAttr.parse_text(parser)
+        sequential = parser.parse_integer() if parser.parse_optional_keyword("sequential") else 0
         parser.parse_keyword("rows")
         rows = AxisAttr.parse_text(parser)
         attributes = parser.parse_optional_attr_dict_with_keyword()
@@ -270,6 +290,7 @@ class KernelOp(IRDLOperation):
                 "arg_names": ArrayAttr(strings(names)),
                 "outputs": IntAttr(outputs),
                 "grid": grid,
+                "sequential": IntAttr(sequential),
                 "rows": rows,
             },
             attributes=attributes.data if attributes else {},
@@ -327,16 +348,24 @@ class LoadOp(IRDLOperation):
 
 @irdl_op_definition
 class StoreOp(IRDLOperation):
-    """Write the live part of a tile, converted to the memory's element type."""
+    """Write the live part of a tile, converted to the memory's element type.
+
+    With ``add``, it is added to what is there, and elements of the tile that share an index are all added; the
+    memory starts at zero.  An index outside of the memory, as pairs have that a mask took away, is skipped.
+    """
 
     name = "tile.store"
     value = operand_def(TileType)
     memory = operand_def(MemType)
     index = prop_def(MapAttr)
-    assembly_format = "$value `,` $memory `at` $index attr-dict `:` type($value) `->` type($memory)"
+    add = opt_prop_def(UnitAttr)
+    assembly_format = "$value `,` $memory `at` $index (`add` $add^)? attr-dict `:` type($value) `->` type($memory)"
 
-    def __init__(self, value: SSAValue, memory: SSAValue, index: Sequence[Expr]):
-        super().__init__(operands=[value, memory], properties={"index": MapAttr(tuple(index))})
+    def __init__(self, value: SSAValue, memory: SSAValue, index: Sequence[Expr], *, add: bool = False):
+        super().__init__(
+            operands=[value, memory],
+            properties={"index": MapAttr(tuple(index)), **({"add": UnitAttr()} if add else {})},
+        )
 
     def verify_(self) -> None:
         _check_index(self, self.memory, self.index.data)

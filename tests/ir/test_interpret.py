@@ -11,7 +11,9 @@ import torch
 from attnc.ir.calls import compile_call
 from attnc.ir.errors import IRSyntaxError
 from attnc.ir.interpret import interpret
+from attnc.ir.interpret_tile import TasksMeetError, run_kernel
 from attnc.ir.text import parse_module
+from attnc.ir.tile import kernels_of
 
 FUNC = """
 attn.func @f(%q: !attn.tensor<"N, 4", f64>, %k: !attn.tensor<"N_k, 4", f64>, %v: !attn.tensor<"N_k, 4", f64>) guards [] {
@@ -58,3 +60,22 @@ def test_first_call_of_a_process() -> None:
 def test_calls_name_nothing_private() -> None:
     with pytest.raises(IRSyntaxError, match="__import__"):
         compile_call("torch.add(x0, __import__)")
+
+
+def test_tasks_that_write_the_same_element_are_refused() -> None:
+    text = """
+    tile.kernel @k(%x: !tile.mem<2, f64>, %y: !tile.mem<1, f64>, %z: !tile.mem<0, f64>) outputs 2
+      grid "b < B, t < 2"SEQUENTIAL rows "i, t * 2, 2, 4" {
+      %t = tile.load %x at <"b, i"> : !tile.mem<2, f64> -> !tile.tile<"i:2", f64>
+      tile.store %t, %y at <"i"> add : !tile.tile<"i:2", f64> -> !tile.mem<1, f64>
+      tile.store %t, %z at <""> add : !tile.tile<"i:2", f64> -> !tile.mem<0, f64>
+    }"""
+    x, y, z = (torch.arange(float(n), dtype=torch.float64) for n in (12, 4, 1))
+    x, z = x.reshape(3, 4), z.reshape(())
+    (kernel,) = kernels_of(parse_module(text.replace("SEQUENTIAL", " sequential 2"))).values()
+    run_kernel(kernel, [x, y, z], {"B": 3})
+    assert torch.equal(y, x.sum(0))
+    assert z == x.sum()
+    (kernel,) = kernels_of(parse_module(text.replace("SEQUENTIAL", " sequential 1"))).values()
+    with pytest.raises(TasksMeetError, match="two tasks of a kernel write the same element"):
+        run_kernel(kernel, [x, y, z], {"B": 3})
