@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .passes import load_pass
@@ -16,7 +17,45 @@ def forward(target: str, narrow: bool) -> list[ModulePass]:
     ``target`` names a device of :mod:`.analysis.cost`; ``narrow`` rounds probabilities to the values' dtype
     before they meet the values, as matrix units want them.
     """
-    plan: list[tuple[str, dict[str, object]]] = [
+    return _load(
+        [
+            *_domain(target),
+            # After every change of the domain: the tile depends on the rows and keys that are left.
+            ("choose-tiles", {"target": target}),
+            # Needs tiles.
+            ("online-softmax", {"narrow": narrow}),
+            # Needs the loops that online-softmax makes, and its final masks.
+            ("key-ranges", {}),
+        ]
+    )
+
+
+def gradient(
+    target: str, narrow: bool, fused: bool, wanted: Sequence[str] = (), given: Sequence[int] = ()
+) -> list[ModulePass]:
+    """The same for the function's gradient.
+
+    ``wanted`` and ``given`` are those of ``differentiate``; ``fused`` computes the gradients of queries and keys in
+    one kernel.
+    """
+    return _load(
+        [
+            # The forward function's: what makes its masks dense does so for the gradient, whose domain is the same.
+            *_domain(target),
+            # Before tiles, which the gradient wants of another shape.
+            ("differentiate", {"wanted": tuple(wanted), "given": tuple(given)}),
+            ("choose-tiles", {"target": target}),
+            # Needs tiles.
+            ("gradient-kernels", {"narrow": narrow, "fused": fused}),
+            # Needs the loops that gradient-kernels makes, over keys and over rows.
+            ("key-ranges", {}),
+        ]
+    )
+
+
+def _domain(target: str) -> list[tuple[str, dict[str, object]]]:
+    """Passes that change what the domain of an attention is."""
+    return [
         # First: everything after reads masks, and redundant conjuncts hide structure.
         ("simplify-masks", {}),
         # Before the domain is split: a reorder is a rewrite of the maps that the splits then substitute into.
@@ -24,11 +63,8 @@ def forward(target: str, narrow: bool) -> list[ModulePass]:
         # Before dilation: inside a block the residue classes of the block are found again, not the other way round.
         ("block-diagonal", {"target": target}),
         ("dilation", {"target": target}),
-        # After every change of the domain: the tile depends on the rows and keys that are left.
-        ("choose-tiles", {"target": target}),
-        # Needs tiles.
-        ("online-softmax", {"narrow": narrow}),
-        # Needs the loops that online-softmax makes, and its final masks.
-        ("key-ranges", {}),
     ]
+
+
+def _load(plan: Sequence[tuple[str, dict[str, object]]]) -> list[ModulePass]:
     return [load_pass(name)(**options) for name, options in plan]

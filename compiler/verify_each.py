@@ -1,5 +1,6 @@
 """``ATTNC_VERIFY=each``: interpret the program before and after every pass, and compare.
 
+``differentiate`` makes another function, which is compared with PyTorch's gradient of the one before.
 Everything is computed in float64 on small random inputs, whose sizes satisfy the function's guards, so
 what a correct pass may change is a few roundings.  The limit is derived from the number of terms summed.
 """
@@ -22,6 +23,8 @@ from ..ir.interpret import interpret
 from ..ir.text import parse_module, print_module
 from .errors import PassVerifyError
 from .instruments import Quiet
+from .passes.differentiate import Differentiate
+from .verify_gradient import by_autograd
 
 log = logging.getLogger("attnc")
 
@@ -43,6 +46,9 @@ class VerifyMeaning(Quiet):
     def before(self, pass_: ModulePass, module: ModuleOp) -> None:
         if self.inputs is None:
             self.inputs, self.outputs = first_run(module)
+        if isinstance(pass_, Differentiate) and self.outputs is not None:
+            # From here on it is another function, of other arguments.
+            self.inputs, self.outputs = by_autograd(in_float64(module), pass_, self.inputs)
 
     def after(self, pass_: ModulePass, module: ModuleOp) -> None:
         if self.outputs is None:

@@ -10,6 +10,7 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ...ir.attn import Source
 from ...ir.attributes import Dim
@@ -102,19 +103,33 @@ class Work:
     dtype: str
     facts: tuple[Expr, ...] = ()
 
-    def sizes(self, length: int = NOMINAL_LENGTH) -> dict[str, int]:
+    def sizes(self, length: int) -> dict[str, int]:
         return nominal_sizes(self.domain, self.sources, length)
 
 
-def seconds(work: Work, on: Device, tiles: tuple[int, int], length: int = NOMINAL_LENGTH) -> float:
-    """Predicted time of one core for ``work`` in tiles of (queries, keys), at a nominal length."""
-    rows, keys = tiles
+@lru_cache(maxsize=1024)
+def timings(work: Work, on: Device, length: int) -> dict[tuple[int, int], float]:
+    """Predicted time of one core for ``work`` in each (queries, keys) tile that fits, at a nominal length."""
+    tiles = list(candidates(work, on)) or [(16, 16)]
+    found: dict[tuple[int, int], float] = {}
+    for rows in dict.fromkeys(r for r, _ in tiles):  # the ranges of keys are evaluated once for each
+        widths = [k for r, k in tiles if r == rows]
+        padded = [(rows, k) for k in widths] + [(rows, k if on.is_gpu else 16) for k in widths]
+        areas = _areas(work, rows, padded, length)
+        for n, keys in enumerate(widths):
+            walked, computed = areas[n], areas[len(widths) + n]
+            found[rows, keys] = _seconds(work, on, (rows, keys), walked / (rows * keys), computed)
+    return {t: found[t] for t in tiles}
+
+
+def _areas(work: Work, rows: int, padded: list[tuple[int, int]], length: int) -> list[int]:
     sizes = work.sizes(length)
-    pad = (rows, keys if on.is_gpu else 16)
-    area = sum(computed_pairs(work.domain, s, sizes, rows=rows, padded=pad, facts=work.facts) for s in work.sources)
-    steps = sum(
-        computed_pairs(work.domain, s, sizes, rows=rows, padded=(rows, keys), facts=work.facts) for s in work.sources
-    ) / (rows * keys)
+    each = [computed_pairs(work.domain, s, sizes, rows=rows, padded=padded, facts=work.facts) for s in work.sources]
+    return [sum(areas) for areas in zip(*each, strict=True)]
+
+
+def _seconds(work: Work, on: Device, tiles: tuple[int, int], steps: float, area: int) -> float:
+    rows, keys = tiles
     widths = work.width + work.value_width
     # exponentials cost about 16 multiply-adds each
     busy = _busy(on, work.dtype, rows, keys)
@@ -140,7 +155,7 @@ def candidates(work: Work, on: Device) -> Iterator[tuple[int, int]]:
         yield from itertools.product((rows, rows // 2), (128, 64, 32, 16))
         return
     size = _BYTES[work.dtype]
-    width, value_width = (max(16, 1 << (w - 1).bit_length()) for w in (work.width, work.value_width))
+    width, value_width = _padded(work.width), _padded(work.value_width)
     most_rows, most_keys = _plain_tile(work.dtype, max(width, value_width))
     for rows, keys in itertools.product((128, 64, 32, 16), (128, 64, 32, 16)):
         if rows > most_rows or keys > most_keys:
@@ -162,17 +177,49 @@ def _plain_tile(dtype: str, width: int) -> tuple[int, int]:
 
 def choose_tiles(work: Work, target: str) -> tuple[int, int]:
     """The (queries, keys) tile with the lowest predicted time; larger keys win ties."""
+    times = timings(work, device(target), NOMINAL_LENGTH)
+    return min(times, key=lambda tiles: (times[tiles], [-n for n in tiles]))
+
+
+# The largest tiles whose four products stay in registers, by what the assemblers say: widths up to 64, up to 128.
+_HALF_GRADIENT = {
+    "sm_80": ((64, 64), (64, 64)),
+    "sm_90": ((128, 32), (128, 32)),
+    "sm_100": ((64, 64), (64, 64)),
+    "gfx942": ((64, 32), (32, 32)),
+}
+
+
+def choose_gradient_tiles(work: Work, target: str) -> tuple[int, int]:
+    """The tile for gradients: (rows of a task, step of its loop); rows are queries or keys, and the loop the other.
+
+    Twice the accumulators and the streams of the forward kernel, so tiles are smaller; they do not depend on the mask.
+    """
     on = device(target)
-    found = list(candidates(work, on)) or [(16, 16)]
-    return min(found, key=lambda tiles: (seconds(work, on, tiles), [-n for n in tiles]))
+    if not on.is_gpu:
+        return 4 * on.lanes // (2 if work.dtype == "f64" else 1), 64
+    widest = max(work.width, work.value_width)
+    if work.dtype in ("f16", "bf16") and widest <= 128:
+        return _HALF_GRADIENT[on.name][widest > 64]
+    rows, step = 32, 32
+    widths = sum(_padded(w) for w in (work.width, work.value_width))
+    size = _BYTES[work.dtype]
+    while True:
+        shared = (rows + 2 * step) * widths * size  # two tensors are held, the other two fetched ahead
+        accumulators = rows * (widths + 2 * step) * max(4, size)
+        if (shared <= on.fast and accumulators <= on.registers) or (rows, step) == (16, 16):
+            return rows, step
+        rows, step = (rows, step // 2) if step > 16 else (rows // 2, step)
 
 
-def best_seconds(work: Work, target: str, length: int = NOMINAL_LENGTH) -> float:
-    """Predicted time with the best tiles."""
-    return seconds(work, device(target), choose_tiles(work, target), length)
+def _padded(width: int) -> int:
+    """Features as a matrix unit sees them."""
+    return max(16, 1 << (width - 1).bit_length())
 
 
 def faster(after: Work, before: Work, target: str, lengths: Sequence[int] = (512, NOMINAL_LENGTH)) -> bool:
     """Is ``after`` predicted to take no longer than ``before`` at every length, and less at one?"""
-    pairs = [(best_seconds(after, target, n), best_seconds(before, target, n)) for n in lengths]
+    on = device(target)
+    new, old = choose_tiles(after, target), choose_tiles(before, target)
+    pairs = [(timings(after, on, n)[new], timings(before, on, n)[old]) for n in lengths]
     return all(a <= b * 1.05 for a, b in pairs) and any(a < b * 0.98 for a, b in pairs)

@@ -12,13 +12,28 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from ...ir import poly
-from ...ir.expr import TRUE, ZERO, Const, Expr, Op, Var, free_vars, kind_of, loads, maximum, minimum, op, substitute
+from ...ir.expr import (
+    TRUE,
+    ZERO,
+    Const,
+    Expr,
+    Op,
+    Var,
+    all_of,
+    free_vars,
+    kind_of,
+    loads,
+    maximum,
+    minimum,
+    op,
+    substitute,
+)
 from ...ir.poly import Poly
 from ...ir.simplify import Facts, simplify
 from ...ir.simplify import Range as Bounds
 from ...ir.tile import Range
 from .bounds import interval
-from .inequalities import combined, read
+from .inequalities import Conjunction, combined, read
 from .tiles import KeyRanges, Tile, Wanted
 
 MOST_ARMS = 6  # alternatives of a mask that are looked at one by one
@@ -128,25 +143,66 @@ class _Solver:
             settled = False  # rows that a condition leaves out are a matter for sets
         for arms in found.alternatives:
             result.meet(self._hull([self._touched(a)[0] for a in arms]))
+            settled &= self._is_threshold(arms)
         return result, settled
 
+    def _is_threshold(self, arms: Sequence[Expr]) -> bool:
+        """Is it one inequality, but for the rows beyond some end?  Then the hull is exact: a clamped window's."""
+        keyed = [a for a in arms if self.tile.key.name in free_vars(a)]
+        parts = [read(a, self.tile.rows.name, self.tile.key.name) for a in arms]
+        return len(keyed) <= 1 and all(x.settled and len(x.inequalities) <= 2 and not x.alternatives for x in parts)
+
     def _hull(self, arms: Sequence[Ends]) -> Ends:
-        lows = [self.largest(a.lows) for a in arms if a.lows]
+        lows = [self.largest(low) for a in arms if (low := a.lows or self._absent(a))]
         highs = [self.smallest(a.highs) for a in arms if a.highs]
         return Ends(
             [self.smallest(lows)] if len(lows) == len(arms) else [],
             [self.largest(highs)] if len(highs) == len(arms) else [],
         )
 
+    def _absent(self, x: Ends) -> list[Expr]:
+        """The start of all keys or, where their end says that there are none, of an interval behind them."""
+        size = self.tile.key.extent
+        conditions = [
+            e.args[0] for e in x.highs if isinstance(e, Op) and e.name == "where" and e.args[1:] == (size, ZERO)
+        ]
+        return [op("where", all_of(conditions), ZERO, size)] if conditions else []
+
     def full(self) -> Ends | None:
-        found = self.mask
-        result = Ends([ZERO], [self.tile.key.extent])
+        ends = self._full(self.mask)
+        if ends is not None:
+            ends.meet(Ends([ZERO], [self.tile.key.extent]))
+        return ends
+
+    def _full(self, found: Conjunction) -> Ends | None:
+        """Keys that satisfy the condition in every row; None where no rule finds any."""
+        result = Ends()
         solved = [self._solve(p, every=True) for p in found.inequalities] if found.complete else [None]
-        for ends in solved:
+        for ends in (*solved, *(self._full_of_some(arms) for arms in found.alternatives)):
             if ends is None:
                 return None
             result.meet(ends)
         return result
+
+    def _full_of_some(self, arms: Sequence[Expr]) -> Ends | None:
+        """Keys of one alternative; all of them where an alternative holds that does not depend on the key."""
+        names = self.tile.rows.name, self.tile.key.name
+        free = [a for a in arms if names[1] not in free_vars(a)]
+        keyed = [self._full(read(a, *names)) for a in arms if a not in free]
+        main = next((x for x in keyed if x is not None), None)
+        held = [x for a in free if (x := self._full(read(a, *names))) is not None and not x.lows]
+        size = self.tile.key.extent
+        if main is None:
+            main = Ends([size], [ZERO])
+        for x in held:
+            present = self._absent(x)
+            if x.highs and not present:
+                continue
+            start = self.largest(present) if present else ZERO
+            low, high = self.largest(main.lows or [ZERO]), self.smallest(main.highs or [size])
+            holds = start.args[0] if isinstance(start, Op) else TRUE
+            main = Ends([op("where", holds, ZERO, low)], [op("where", holds, size, high)])
+        return main
 
     def _solve(self, p: Poly, every: bool) -> Ends | None:
         """Keys for which ``p >= 0`` holds in some row of the tile, or in every row; None: no rule."""
@@ -260,6 +316,9 @@ class _Solver:
 
     def _aligned(self, arm: Expr, align: int, up: bool) -> Expr:
         """The end of an interval moved inwards to a multiple of ``align``, taking the tile to be whole."""
+        match arm:
+            case Op("where", (c, a, b)):
+                return op("where", c, self._aligned(a, align, up), self._aligned(b, align, up))
         terms = poly.of_expr(self.facts.simplify(substitute(arm, {_MORE: self.tile.rows.size - 1})))
         if all(k % align == 0 for m, k in terms.items() if m) and len(terms) > 1:
             off = terms.get((), 0) % align

@@ -22,7 +22,8 @@ MOST_COMBINED = 24  # inequalities that are looked at for combinations
 class Conjunction:
     """What a condition says: inequalities, alternatives, and conditions that are neither.
 
-    ``settled`` says that an integer set would hardly know more; ``complete`` that the inequalities say everything.
+    ``settled`` says that an integer set would hardly know more than the inequalities; ``complete`` that these and the
+    alternatives say everything.
     """
 
     row: str
@@ -58,7 +59,6 @@ class Conjunction:
             self._add(c)
 
     def _choose(self, arms: tuple[Expr, ...]) -> None:
-        self.settled = self.complete = False
         self.alternatives.append(arms)
 
     def _unknown(self, e: Expr) -> None:

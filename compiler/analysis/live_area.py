@@ -1,7 +1,7 @@
 """How many (query, key) pairs are live, and how many a tiling computes, without an N x N array.
 
-Closed-form key ranges are evaluated for many rows at once.  Rows whose keys are all full are counted exactly; where
-the mask decides within a range, it is evaluated for a sample of rows and the count is an estimate.
+Key ranges are summed over rows in closed form, or evaluated for many rows at once.  Rows whose keys are all full are
+counted exactly; where the mask decides within a range, it is evaluated for a sample of rows: an estimate.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ import numpy as np
 
 from ...ir.attn import Source
 from ...ir.attributes import Dim
-from ...ir.expr import TRUE, Expr, ceildiv, free_vars
+from ...ir.expr import TRUE, ZERO, Expr, ceildiv, evaluate, free_vars, maximum
 from ...ir.tile import Range
 from .index_sets import KeyRanges, key_ranges
 from .numeric import array_value, countable
+from .sums import total
 
 MOST_ROWS = 1 << 24  # beyond this many rows (or tiles) an even sample is counted
-CHUNK = 1 << 20
+MOST_SUMS = 64  # up to this many points of the batch each line of rows is summed in closed form
+CHUNK = 1 << 16  # rows at a time: their arrays stay in a cache
 SAMPLE_ROWS = 512
 SAMPLE_KEYS = 2048
 Env = dict[str, Any]
@@ -28,41 +30,23 @@ Env = dict[str, Any]
 
 @dataclass(frozen=True)
 class LivePairs:
-    """Pairs that attend, pairs that are computed, and all pairs of the domain."""
+    """How many pairs attend; ``exact`` unless that is an estimate from a sample."""
 
-    live: int
-    computed: int
-    total: int
+    count: int
     exact: bool
-
-    @property
-    def live_fraction(self) -> float:
-        return self.live / self.total if self.total else 1.0
-
-    @property
-    def computed_fraction(self) -> float:
-        return self.computed / self.total if self.total else 1.0
 
 
 def live_pairs(
-    domain: Sequence[Dim], source: Source, sizes: Mapping[str, int], *, rows: int = 64, facts: Iterable[Expr] = ()
+    domain: Sequence[Dim], source: Source, sizes: Mapping[str, int], *, facts: Iterable[Expr] = ()
 ) -> LivePairs:
-    """Count the pairs of one source for concrete sizes, in tiles of ``rows`` queries."""
-    facts = tuple(facts)
-    single = key_ranges(domain, 1, source, facts)
-    points = _Points(domain, [*_ends(single), source.mask, source.extent], sizes)
-    full = partial = total = 0
-    for env in points.rows(1):
-        keys = np.maximum(array_value(source.extent, env), 0)
-        total += int(np.sum(np.broadcast_to(keys, env["t"].shape)))
-        full += _keys(single.full, env)
-        partial += _keys(single.partial, env)
-    live, exact = full * points.copies, points.exact
-    if partial:
-        fraction = _live_fraction(points, domain[-1], source, single.partial)
-        live, exact = live + round(partial * points.copies * fraction), False
-    computed = computed_pairs(domain, source, sizes, rows=rows, facts=facts)
-    return LivePairs(points.scaled(live), computed, points.scaled(total * points.copies), exact)
+    """Count the pairs of one source for concrete sizes."""
+    ranges = key_ranges(domain, 1, source, tuple(facts))
+    points = _Points(domain, [*_ends(ranges), source.mask], sizes)
+    full, partial = (points.keys(part) for part in (ranges.full, ranges.partial))
+    if not partial:
+        return LivePairs(full, points.exact)
+    fraction = _live_fraction(points, domain[-1], source, ranges.partial)
+    return LivePairs(full + round(partial * fraction), False)
 
 
 def computed_pairs(
@@ -71,19 +55,21 @@ def computed_pairs(
     sizes: Mapping[str, int],
     *,
     rows: int,
-    padded: tuple[int, int] = (1, 1),
+    padded: Sequence[tuple[int, int]] = ((1, 1),),
     facts: Iterable[Expr] = (),
-) -> int:
-    """Pairs that tiles of ``rows`` queries compute; rows and each range's keys are rounded up to ``padded``."""
+) -> list[int]:
+    """Pairs that tiles of ``rows`` queries compute, for each way to round up rows and each range's keys."""
     tiles = key_ranges(domain, rows, source, tuple(facts))
-    points = _Points(domain, [*_ends(tiles), source.extent], sizes)
-    area = 0
+    points = _Points(domain, _ends(tiles), sizes)
+    areas = [0] * len(padded)
     for env in points.rows(rows):
         extent = array_value(domain[-1].extent, env)
-        height = _up(np.clip(extent - env["t"] * rows, 0, rows), padded[0])
+        height = np.clip(extent - env["t"] * rows, 0, rows)
         for r in tiles.all:
-            area += int(np.sum(_up(_lengths(r, env), padded[1]) * height))
-    return points.scaled(area * points.copies)
+            keys = _lengths(r, env)
+            for n, (most_rows, most_keys) in enumerate(padded):
+                areas[n] += int(np.sum(_up(keys, most_keys) * _up(height, most_rows)))
+    return [points.scaled(area) for area in areas]
 
 
 def _ends(ranges: KeyRanges) -> list[Expr]:
@@ -92,10 +78,6 @@ def _ends(ranges: KeyRanges) -> list[Expr]:
 
 def _lengths(r: Range, env: Env) -> Any:
     return np.maximum(array_value(r.hi, env) - array_value(r.lo, env), 0)
-
-
-def _keys(ranges: Iterable[Range], env: Env) -> int:
-    return sum(int(np.sum(np.broadcast_to(_lengths(r, env), env["t"].shape))) for r in ranges)
 
 
 def _up(count: Any, multiple: int) -> Any:
@@ -128,20 +110,55 @@ class _Points:
             count = len(origin)
         self.env, self.count = env, count
 
+    def keys(self, ranges: Sequence[Range]) -> int:
+        """Keys of single rows' ranges, over the whole domain."""
+        if not ranges:
+            return 0
+        if self.count <= MOST_SUMS and (closed := self._closed(ranges)) is not None:
+            return closed * self.copies
+        keys = 0
+        for env in self.rows(1):
+            keys += sum(int(np.sum(np.broadcast_to(_lengths(r, env), env["t"].shape))) for r in ranges)
+        return self.scaled(keys)
+
+    def _closed(self, ranges: Sequence[Range]) -> int | None:
+        """The same in closed form, for one copy; None when there is none."""
+        keys = 0
+        for n in range(self.count):
+            env = {k: int(v[n]) if isinstance(v, np.ndarray) else v for k, v in self.env.items()}
+            rows = max(0, int(evaluate(self.row.extent, env)))
+            for r in ranges:
+                part = total(maximum(r.hi - r.lo, ZERO), "t", rows, env)
+                if part is None:
+                    return None
+                keys += part
+        return keys
+
+    def sample(self, most: int) -> Iterable[Env]:
+        """Environments of single rows, evenly spread over the domain."""
+        ends = self._row_ends(1)
+        if self.count and ends[-1]:
+            here = self._at(np.unique(np.linspace(0, int(ends[-1]) - 1, most).astype(np.int64)), ends)
+            for n in range(len(here["t"])):
+                yield {k: v[n] if isinstance(v, np.ndarray) and v.ndim else v for k, v in here.items()}
+
+    def _row_ends(self, size: int) -> Any:
+        """Where the rows (or tiles) of each point end, when all are laid out in a line."""
+        tiles = np.maximum(array_value(ceildiv(self.row.extent, size), self.env), 0)
+        return np.cumsum(np.broadcast_to(np.asarray(tiles, dtype=np.int64), (self.count,)))
+
     def rows(self, size: int) -> Iterable[Env]:
         """Environments that hold ``t`` and the batch dimensions, for tiles of ``size`` rows."""
-        tiles = np.maximum(array_value(ceildiv(self.row.extent, size), self.env), 0)
-        ends = np.cumsum(np.broadcast_to(np.asarray(tiles, dtype=np.int64), (self.count,)))
-        total = int(ends[-1]) if self.count else 0
+        ends = self._row_ends(size)
+        count = int(ends[-1]) if self.count else 0
         step = 1
-        if total > MOST_ROWS:
-            step = -(-total // MOST_ROWS) | 1  # odd, so that no power of two hides from the sample
+        if count > MOST_ROWS:
+            step = -(-count // MOST_ROWS) | 1  # odd, so that no power of two hides from the sample
             self.exact = False
-        taken = len(range(0, total, step))
-        self.weight = total / taken if taken else 1.0
-        for start in range(0, total, step * CHUNK):
-            at = np.arange(start, min(start + step * CHUNK, total), step)
-            yield self._at(at, ends)
+        taken = len(range(0, count, step))
+        self.weight = count / taken if taken else 1.0
+        for start in range(0, count, step * CHUNK):
+            yield self._at(np.arange(start, min(start + step * CHUNK, count), step), ends)
 
     def _at(self, at: Any, ends: Any) -> Env:
         if self.count == 1:
@@ -151,9 +168,9 @@ class _Points:
         env = {k: v[point] if isinstance(v, np.ndarray) else v for k, v in self.env.items()}
         return {**env, "t": at - before}
 
-    def scaled(self, count: float) -> int:
-        """A count over the sample, for the whole domain."""
-        return round(count * self.weight) if self.weight != 1.0 else int(count)
+    def scaled(self, count: int) -> int:
+        """A count over the rows that :meth:`rows` gave, for the whole domain."""
+        return self.copies * (round(count * self.weight) if self.weight != 1.0 else count)
 
 
 def _live_fraction(points: _Points, row: Dim, source: Source, ranges: Sequence[Range]) -> float:
@@ -161,18 +178,15 @@ def _live_fraction(points: _Points, row: Dim, source: Source, ranges: Sequence[R
     if not countable(source.mask) or source.mask == TRUE:
         return 1.0
     seen = live = 0.0
-    for env in points.rows(1):
-        at = np.unique(np.linspace(0, len(env["t"]) - 1, SAMPLE_ROWS).astype(np.int64))
-        for n in at:
-            here = {k: v[n] if isinstance(v, np.ndarray) and v.ndim else v for k, v in env.items()}
-            for r in ranges:
-                lo, hi = int(array_value(r.lo, here)), int(array_value(r.hi, here))
-                if hi <= lo:
-                    continue
-                keys = np.arange(lo, hi, max(1, (hi - lo) // SAMPLE_KEYS | 1) if hi - lo > SAMPLE_KEYS else 1)
-                mask = array_value(source.mask, {**here, row.name: here["t"], source.key: keys})
-                seen += hi - lo
-                live += float(np.mean(np.broadcast_to(mask, keys.shape))) * (hi - lo)
+    for here in points.sample(SAMPLE_ROWS):
+        for r in ranges:
+            lo, hi = int(array_value(r.lo, here)), int(array_value(r.hi, here))
+            if hi <= lo:
+                continue
+            keys = np.arange(lo, hi, max(1, (hi - lo) // SAMPLE_KEYS | 1) if hi - lo > SAMPLE_KEYS else 1)
+            mask = array_value(source.mask, {**here, row.name: here["t"], source.key: keys})
+            seen += hi - lo
+            live += float(np.mean(np.broadcast_to(mask, keys.shape))) * (hi - lo)
     return live / seen if seen else 1.0
 
 

@@ -19,6 +19,8 @@ PASSES = {
     "choose-tiles": "choose_tiles:ChooseTiles",
     "online-softmax": "online_softmax:OnlineSoftmax",
     "key-ranges": "key_ranges:KeyRanges",
+    "differentiate": "differentiate:Differentiate",
+    "gradient-kernels": "gradient_kernels:GradientKernels",
 }
 
 

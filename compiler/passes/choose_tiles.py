@@ -8,18 +8,25 @@ after, for ``choose-tiles{target=cpu-avx512}``::
 
     attn.attend over "b < B, h < H, i < N" ... normaliser softmax tiles "64 x 128"
 
+For an ``attn.attend_gradient`` they are the rows of a task and the step of its loop: its kernels go both ways, some
+over queries with a loop over keys, some over keys with a loop over queries.
+
 Legality: none needed; tiles say how, not what.  An op that has tiles keeps them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
-from ..analysis.cost import choose_tiles
+from ...ir import attn
+from ...ir.expr import Expr
+from ...ir.gradient import AttendGradientOp
+from ..analysis.cost import Work, choose_gradient_tiles, choose_tiles
 from .common import attends, work_of
 from .rewriting import replace
 
@@ -35,8 +42,18 @@ class ChooseTiles(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         for attend, facts in attends(op):
-            if attend.tiles is None:
-                rows, keys = self.rows, self.keys
-                if not (rows and keys):
-                    rows, keys = choose_tiles(work_of(attend, facts), self.target)
-                replace(attend, attend.rebuilt(tiles=(self.rows or rows, self.keys or keys)))
+            self._choose(attend, facts, choose_tiles)
+        for gradient in [o for o in op.walk() if isinstance(o, AttendGradientOp)]:
+            self._choose(gradient, (), choose_gradient_tiles)
+
+    def _choose(
+        self,
+        op: attn.AttendOp | AttendGradientOp,
+        facts: tuple[Expr, ...],
+        choose: Callable[[Work, str], tuple[int, int]],
+    ) -> None:
+        if op.tiles is None:
+            rows, keys = self.rows, self.keys
+            if not (rows and keys):
+                rows, keys = choose(work_of(op, facts), self.target)
+            replace(op, op.rebuilt(tiles=(self.rows or rows, self.keys or keys)))

@@ -27,7 +27,7 @@ def attends(module: ModuleOp) -> Iterator[tuple[attn.AttendOp, tuple[Expr, ...]]
             yield found, facts
 
 
-def work_of(op: attn.AttendOp, facts: tuple[Expr, ...] = ()) -> Work:
+def work_of(op: attn.Attention, facts: tuple[Expr, ...] = ()) -> Work:
     """The attention as the cost model sees it."""
     element = name_of(attn.tensor_type(op.query).element)
     return Work(op.domain, tuple(op.source_list), op.width.data, op.value_width.data, element, facts)

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
-from attnc.compiler.analysis.cost import UnknownTargetError, Work, candidates, choose_tiles, device, faster
+from attnc.compiler.analysis.cost import (
+    UnknownTargetError,
+    Work,
+    candidates,
+    choose_gradient_tiles,
+    choose_tiles,
+    device,
+    faster,
+)
 from attnc.ir.attn import Source
 from attnc.ir.attributes import DimsAttr
 from attnc.ir.expr import parse
@@ -48,6 +58,33 @@ def test_holes_are_worth_taking_out() -> None:
     for target in ("cpu-avx512", "cpu-avx2", *GPUS):
         assert faster(after, before, target)
         assert not faster(before, after, target)
+
+
+@pytest.mark.parametrize(
+    "target, dtype, width, tiles",
+    [
+        ("cpu-avx512", "f32", 64, (64, 64)),
+        ("cpu-avx512", "f64", 64, (32, 64)),
+        ("cpu-avx2", "f32", 64, (32, 64)),
+        ("sm_90", "bf16", 64, (128, 32)),
+        ("sm_90", "bf16", 80, (128, 32)),
+        ("sm_80", "f16", 128, (64, 64)),
+        ("gfx942", "bf16", 128, (32, 32)),
+        ("sm_80", "f16", 256, (32, 32)),
+        ("sm_80", "f32", 64, (32, 32)),
+        ("sm_80", "f32", 256, (32, 16)),
+    ],
+)
+def test_tiles_of_gradients(target: str, dtype: str, width: int, tiles: tuple[int, int]) -> None:
+    assert choose_gradient_tiles(work("True", width, dtype), target) == tiles
+
+
+@pytest.mark.parametrize("target", GPUS)
+def test_tiles_of_gradients_fit(target: str) -> None:
+    for width, dtype in itertools.product((1, 16, 80, 128, 256, 512), ("f16", "bf16", "f32", "f64")):
+        rows, step = choose_gradient_tiles(work("True", width, dtype), target)
+        size = {"f64": 8, "f32": 4}.get(dtype, 2)
+        assert (rows + 2 * step) * 2 * width * size <= device(target).fast or (rows, step) == (16, 16)
 
 
 def test_targets() -> None:

@@ -1,0 +1,194 @@
+"""The bodies of the gradient kernels that walk all pairs of a row or a column and keep a sum."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from xdsl.ir import SSAValue
+
+from ...ir import attn
+from ...ir.expr import Load
+from .gradient_captures import reads, role_of, sum_target
+from .gradient_frame import Frame
+from .gradient_groups import by_groups
+from .gradient_pairs import Keys, Pairs, Queries, rounded
+from .gradient_problem import DOT, Problem
+from .gradient_targets import Target, target
+from .kernel_builder import ZERO
+
+Written = list[tuple[str, Target]]  # the operand that each output is a gradient of, and where it goes
+
+
+def delta_kernel(problem: Problem, name: str) -> Frame:
+    """For each row ``sum_e out * d_out``, less the gradient of ``lse``: what all scores of a row have in common."""
+    op, i = problem.op, problem.row.name
+    type = attn.TensorType.of(attn.tensor_type(op.lse).shape, problem.compute)
+    frame = Frame(problem, name, problem.row, {"delta": type})
+    b = frame.builder
+    out = b.load("out", frame.memory["out"], problem.out_map, i, "e")
+    grad = b.load("grad", frame.memory["d_out"], problem.out_map, i, "e")
+    product = b.map("product", "lambda out, grad: out * grad", [out, grad], i, "e")
+    delta = b.reduce("delta", "sum", product, i)
+    if op.d_lse is not None:
+        lse = b.load("lse", frame.memory["lse"], problem.lse_map, i)
+        given = b.load("dlse", frame.memory["d_lse"], problem.lse_map, i)
+        function = "lambda delta, dlse, lse: where(lse == -inf, 0.0, delta - dlse)"
+        delta = b.map("delta", function, [delta, given, lse], i)
+    b.store(delta, frame.memory["delta"], problem.lse_map)
+    return frame
+
+
+def norm_kernel(problem: Problem, name: str) -> Frame:
+    """For each row the base-2 logarithm of the sum of ``exp(score - lse)``: what rounding took from ``lse``."""
+    i = problem.row.name
+    type = attn.TensorType.of(attn.tensor_type(problem.op.lse).shape, problem.compute)
+    frame = Frame(problem, name, problem.row, {"norm": type})
+    b = frame.builder
+    queries = Queries.load(frame, measured=False)
+    total = [b.full("total", ZERO, i)]
+    for n, source in enumerate(problem.sources):
+        pairs = Pairs(frame, n, [])
+
+        def step(carried: Sequence[SSAValue], n: int = n, pairs: Pairs = pairs) -> list[SSAValue]:
+            p, _ = pairs.tiles(queries, Keys.load(frame, n), None, i, pairs.source.key)
+            return [_plus(frame, carried[0], p, i)]
+
+        total = b.loop(problem.key(n), source.mask, total, step)
+    norm = b.map("norm", "lambda total: where(total > 0.0, log2(total), 0.0)", total, i)
+    b.store(norm, frame.memory["norm"], problem.lse_map)
+    return frame
+
+
+def query_kernel(
+    problem: Problem,
+    name: str,
+    given: Mapping[str, SSAValue],
+    narrow: bool,
+    *,
+    query: bool,
+    tensors: Collection[str],
+    classes: Sequence[Collection[str]],
+) -> tuple[Frame, Written]:
+    """Rows are queries: walk the keys of every source.
+
+    ``query`` asks for the queries' gradient; ``classes`` says for each source which reads of ``tensors`` to sum.
+    """
+    i = problem.row.name
+    of_source = [reads(problem, n, tensors, c) for n, c in enumerate(classes)]
+    found = list(dict.fromkeys(r for read in of_source for r in read))  # sources may share an element
+    outputs: dict[str, Target] = {}
+    if query:
+        outputs["dq"] = target(problem, [problem.row, problem.features[0]], problem.query_map, problem.type("query"))
+    places = {read: f"grad{n}:{read.tensor}" for n, read in enumerate(found)}
+    outputs |= {places[read]: sum_target(problem, problem.row, read) for read in found}
+    in_order = sorted(set().union(*(to.in_order for to in outputs.values())))
+    frame = Frame(problem, name, problem.row, _types(outputs), given=given, sequential=in_order)
+    b = frame.builder
+    queries = Queries.load(frame)
+    state = {o: b.full(frame.hint(o), ZERO, *((i, "d") if o == "dq" else (i,))) for o in outputs}
+    for n, source in enumerate(problem.sources):
+        own = of_source[n]
+        pairs = Pairs(frame, n, [*([DOT] if query else []), *own])
+        if pairs.flat:
+            continue
+        shared = pairs.row_delta(queries)
+
+        def step(
+            carried: Sequence[SSAValue],
+            n: int = n,
+            own: list[Load] = own,
+            pairs: Pairs = pairs,
+            shared: SSAValue = shared,
+        ) -> list[SSAValue]:
+            keys = Keys.load(frame, n)
+            _, gradients = pairs.tiles(queries, keys, shared, i, pairs.source.key)
+            new = dict(zip(outputs, carried, strict=True))
+            if query and (ds := gradients.pop(0)) is not None:
+                new["dq"] = b.dot("dq", rounded(frame, ds, f"key{n}", narrow), keys.key, i, "d", acc=new["dq"])
+            for read, gradient in zip(own, gradients, strict=True):
+                new[places[read]] = _plus(frame, new[places[read]], gradient, i)
+            return list(new.values())
+
+        state = dict(zip(state, b.loop(problem.key(n), source.mask, list(state.values()), step), strict=True))
+    for o, value in state.items():
+        b.store(value, frame.memory[o], outputs[o].index, add=outputs[o].add)
+    roles = (["query"] if query else []) + [role_of(read) for read in found]
+    return frame, list(zip(roles, outputs.values(), strict=True))
+
+
+def key_kernel(
+    problem: Problem,
+    name: str,
+    given: Mapping[str, SSAValue],
+    narrow: bool,
+    n: int,
+    *,
+    wanted: Sequence[str],
+    tensors: Collection[str],
+    classes: Collection[str],
+) -> tuple[Frame, Written]:
+    """Rows are the keys of source ``n``: walk the queries.
+
+    ``wanted`` may hold ``key``, ``value`` and ``query``, whose gradient is then added up tile by tile; ``classes`` says
+    which reads of ``tensors`` to sum.
+    """
+    maps = {"key": problem.sources[n].key_map, "value": problem.sources[n].value_map}
+    problem = by_groups(problem, [e for role in wanted if role in maps for e in maps[role]])
+    source, own = problem.sources[n], problem.key(n)
+    i, j = problem.row.name, source.key
+    found = reads(problem, n, tensors, classes)
+    places = {read: f"grad{k}:{read.tensor}" for k, read in enumerate(found)}
+    d, e = problem.features
+    outputs: dict[str, Target] = {}
+    if "key" in wanted:
+        outputs["dk"] = target(problem, [own, d], source.key_map, problem.type(f"key{n}"))
+    if "value" in wanted:
+        outputs["dv"] = target(problem, [own, e], source.value_map, problem.type(f"value{n}"))
+    outputs |= {places[read]: sum_target(problem, own, read) for read in found}
+    carried_axes = {"dk": (j, "d"), "dv": (j, "e")} | dict.fromkeys(places.values(), (j,))
+    roles = [f"{role}{n}" for role in ("key", "value") if role in wanted] + [role_of(read) for read in found]
+    if "query" in wanted:
+        outputs["dq"] = target(problem, [problem.row, d], problem.query_map, problem.type("query"), add=True)
+        roles.append("query")
+    in_order = sorted(set().union(*(to.in_order for to in outputs.values())))
+    frame = Frame(
+        problem, name, own, _types(outputs), given=given, sequential=in_order, tiles_in_order="query" in wanted
+    )
+    b = frame.builder
+    keys = Keys.load(frame, n)
+    products = "key" in wanted or "query" in wanted
+    pairs = Pairs(frame, n, [*([DOT] if products else []), *found])
+    state = {o: b.full(frame.hint(o), ZERO, *carried_axes[o]) for o in outputs if o != "dq"}
+
+    def step(carried: Sequence[SSAValue]) -> list[SSAValue]:
+        queries = Queries.load(frame)
+        p, gradients = pairs.tiles(queries, keys, pairs.row_delta(queries), j, i)
+        new = dict(zip(state, carried, strict=True))
+        if "dv" in new and queries.gradient is not None:
+            new["dv"] = b.dot("dv", rounded(frame, p, "d_out", narrow), queries.gradient, j, "e", acc=new["dv"])
+        if products and (ds := gradients.pop(0)) is not None:
+            if "dk" in new:
+                new["dk"] = b.dot("dk", rounded(frame, ds, "query", narrow), queries.query, j, "d", acc=new["dk"])
+            if "dq" in outputs:
+                part = b.dot("dq", rounded(frame, ds, f"key{n}", narrow), keys.key, i, "d")
+                b.store(part, frame.memory["dq"], outputs["dq"].index, add=True)
+        for read, gradient in zip(found, gradients, strict=True):
+            new[places[read]] = _plus(frame, new[places[read]], gradient, j)
+        return list(new.values())
+
+    state = dict(zip(state, b.loop(problem.row, source.mask, list(state.values()), step), strict=True))
+    for o, value in state.items():
+        b.store(value, frame.memory[o], outputs[o].index, add=outputs[o].add)
+    return frame, list(zip(roles, outputs.values(), strict=True))
+
+
+def _types(outputs: dict[str, Target]) -> dict[str, attn.TensorType]:
+    return {name: to.type for name, to in outputs.items()}
+
+
+def _plus(frame: Frame, sum: SSAValue, gradient: SSAValue | None, axis: str) -> SSAValue:
+    """A sum over rows or columns, and that of one more tile of pairs."""
+    assert gradient is not None
+    b = frame.builder
+    more = b.reduce("total", "sum", gradient, axis)
+    return b.map(sum.name_hint or "sum", "lambda x, total: x + total", [sum, more], axis)

@@ -1,0 +1,161 @@
+"""The pairs of one tile, recomputed: probabilities and the gradient of the score.
+
+With ``lse`` at hand the softmax needs no second walk: ``p = exp2(s * c - lse * log2(e))``, in the same base and from
+the same products as in ``online-softmax``.  Scores that may all be huge are normalised once more, by ``norm``.  The
+gradient of the score is ``p * (d_out . value - delta)``, where ``delta`` is ``out . d_out`` less the gradient of
+``lse``.  Its constant factor rides on a multiply-add.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from xdsl.ir import Attribute, SSAValue
+
+from ...ir.derivative import derivative
+from ...ir.expr import Const, Expr, Lambda, Op, Var, free_vars, op, rewrite
+from .gradient_frame import Frame
+from .gradient_problem import DOT
+from .kernel_builder import LOG2_E, element_of, fresh, split_factor
+
+
+@dataclass(frozen=True)
+class Queries:
+    """What pairs need to know about a tile of queries; tiles are loaded where this is made."""
+
+    query: SSAValue
+    gradient: SSAValue | None  # of the output
+    shift: SSAValue  # lse, times log2(e) unless scores are steep; 0 for rows without keys
+    norm: SSAValue | None  # for steep scores
+    delta: SSAValue | None  # what is subtracted; without a gradient of the output, what is added
+
+    @staticmethod
+    def load(frame: Frame, *, measured: bool = True) -> Queries:
+        """Load a tile; before rows are ``measured`` there is neither ``delta`` nor ``norm``."""
+        b, problem, i = frame.builder, frame.problem, frame.problem.row.name
+        query = b.load("query", frame.memory["query"], problem.query_map, i, "d")
+        gradient = delta = norm = None
+        if "d_out" in frame.memory:
+            gradient = b.load("grad", frame.memory["d_out"], problem.out_map, i, "e")
+        lse = b.load("lse", frame.memory["lse"], problem.lse_map, i)
+        scaled = "lse" if problem.steep else f"lse * {LOG2_E!r}"
+        shift = b.map("shift", f"lambda lse: where(lse == -inf, 0.0, {scaled})", [lse], i)
+        if measured and problem.steep:
+            norm = b.load("norm", frame.memory["norm"], problem.lse_map, i)
+        if measured and "delta" in frame.memory:
+            delta = b.load("delta", frame.memory["delta"], problem.lse_map, i)
+        elif measured:
+            given = b.load("dlse", frame.memory["d_lse"], problem.lse_map, i)
+            delta = b.map("dlse", "lambda dlse, lse: where(lse == -inf, 0.0, dlse)", [given, lse], i)
+        return Queries(query, gradient, shift, norm, delta)
+
+
+@dataclass(frozen=True)
+class Keys:
+    """A tile of keys and their values."""
+
+    key: SSAValue
+    value: SSAValue
+
+    @staticmethod
+    def load(frame: Frame, n: int) -> Keys:
+        b, source = frame.builder, frame.problem.sources[n]
+        key = b.load("key", frame.memory[f"key{n}"], source.key_map, source.key, "d")
+        return Keys(key, b.load("value", frame.memory[f"value{n}"], source.value_map, source.key, "e"))
+
+
+class Pairs:
+    """Source ``n`` of a kernel; ``by`` are the derivatives of the score that :meth:`tiles` is asked for."""
+
+    def __init__(self, frame: Frame, n: int, wanted: Sequence[Var | Expr]):
+        self.frame = frame
+        self.source = frame.problem.sources[n]
+        self.score, self.factor = split_factor(self.source.score)
+        self.slopes = [derivative(self.score.body, of) for of in wanted]  # type: ignore[arg-type]
+        constants = [s.value * self.factor for s in self.slopes if isinstance(s, Const) and s.value]
+        # the factor that the score's gradient is computed with: one that saves a product
+        self.scale = float(constants[0]) if len(constants) == len(self._live) and constants else self.factor
+
+    @property
+    def flat(self) -> bool:
+        """Do the scores not depend on anything wanted?"""
+        return not self._live
+
+    @property
+    def _live(self) -> list[Expr]:
+        return [s for s in self.slopes if s != Const(0.0)]
+
+    def row_delta(self, queries: Queries) -> SSAValue:
+        """``delta`` as :meth:`tiles` wants it; to be made where the queries are loaded."""
+        assert queries.delta is not None
+        return self._scaled(queries.delta)
+
+    def _scaled(self, delta: SSAValue) -> SSAValue:
+        c = self.scale
+        if c == 1.0:
+            return delta
+        return self.frame.builder.map("delta", f"lambda delta: delta * {c!r}", [delta], self.frame.problem.row.name)
+
+    def tiles(
+        self, queries: Queries, keys: Keys, delta: SSAValue | None, *axes: str
+    ) -> tuple[SSAValue, list[SSAValue | None]]:
+        """Probabilities, and the gradients with respect to what was wanted (None is zero), over ``axes``."""
+        b = self.frame.builder
+        by_row = axes[0] == self.frame.problem.row.name
+        dot = b.dot("dot", *_in_order(queries.query, keys.key, by_row), *axes)
+        s = dot
+        if self.score.body != DOT:
+            s = b.map("score", self.score, [dot], *axes)
+        p = self._probabilities(b.mask(s, self.source.mask), queries, axes)
+        if not self._live:
+            return p, [None] * len(self.slopes)
+        assert delta is not None
+        if queries.gradient is None:
+            return p, self._gradients("delta", [p, delta], dot, s, axes)
+        dp = b.dot("dp", *_in_order(queries.gradient, keys.value, by_row), *axes)
+        times = "dp - delta" if self.scale == 1.0 else f"dp * {self.scale!r} - delta"
+        return p, self._gradients(times, [p, dp, delta], dot, s, axes)
+
+    def _probabilities(self, s: SSAValue, queries: Queries, axes: Sequence[str]) -> SSAValue:
+        b, shift = self.frame.builder, queries.shift
+        if not self.frame.problem.steep:
+            return b.map("p", f"lambda s, shift: exp2(s * {self.factor * LOG2_E!r} - shift)", [s, shift], *axes)
+        # the difference first: it is exact where both are huge
+        value = "s" if self.factor == 1.0 else f"s * {self.factor!r}"
+        if queries.norm is None:
+            return b.map("p", f"lambda s, shift: exp2(({value} - shift) * {LOG2_E!r})", [s, shift], *axes)
+        function = f"lambda s, shift, norm: exp2(({value} - shift) * {LOG2_E!r} - norm)"
+        return b.map("p", function, [s, shift, queries.norm], *axes)
+
+    def _gradients(
+        self, times: str, inputs: list[SSAValue], dot: SSAValue, s: SSAValue, axes: Sequence[str]
+    ) -> list[SSAValue | None]:
+        b = self.frame.builder
+        names = ["p", "dp", "delta"] if len(inputs) == 3 else ["p", "delta"]
+        base = b.map("ds", f"lambda {', '.join(names)}: p * ({times})", inputs, *axes)
+        return [None if slope == Const(0.0) else self._times(base, slope, dot, s, axes) for slope in self.slopes]
+
+    def _times(self, base: SSAValue, slope: Expr, dot: SSAValue, s: SSAValue, axes: Sequence[str]) -> SSAValue:
+        """The gradient ``base`` of the score, ``scale`` times, by the slope."""
+        by = op("*", slope, self.factor / self.scale)
+        if isinstance(by, Const):
+            if by.value == 1.0:
+                return base
+        taken = set(free_vars(by) | free_vars(self.score.body))
+        ds, value = Var(fresh("ds", taken), "float"), Var(fresh("s", taken), "float")
+        if self.score.body != DOT:
+            by = rewrite(by, lambda e: value if e == self.score.body else None)
+        used = [(v, x) for v, x in ((DOT, dot), (value, s)) if v.name in free_vars(by)]
+        params = (ds.name, *(v.name for v, _ in used))
+        return self.frame.builder.map("ds", Lambda(params, Op("*", (ds, by))), [base, *(x for _, x in used)], *axes)
+
+
+def _in_order(query: SSAValue, key: SSAValue, by_row: bool) -> tuple[SSAValue, SSAValue]:
+    return (query, key) if by_row else (key, query)
+
+
+def rounded(frame: Frame, value: SSAValue, like: str, narrow: bool) -> SSAValue:
+    """``value`` in the type of the memory ``like``, where products want that."""
+    element: Attribute = element_of(frame.memory[like])
+    return frame.builder.round(value, element) if narrow else value

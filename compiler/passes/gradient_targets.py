@@ -1,0 +1,93 @@
+"""Where a gradient kernel writes: straight into the gradient, adding to it, or into a temporary that is scattered.
+
+An index map that is proven bijective takes plain stores.  Dimensions that it leaves out (keys shared by all heads) run
+in order within a task, which adds; so do maps that miss some elements.  Any other map goes through a temporary of the
+shape of the domain, whose elements ``attn.scatter`` then brings together.  No two tasks ever write the same element.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from xdsl.ir import Attribute, Operation, SSAValue
+
+from ...ir import attn
+from ...ir.attributes import Dim
+from ...ir.dtypes import torch_name
+from ...ir.expr import Expr, Var, free_vars, loads
+from ...ir.gradient import ScatterOp
+from ..analysis.bounds import max_over
+from ..analysis.injective import reach
+from .gradient_problem import Problem
+
+
+@dataclass(frozen=True)
+class Target:
+    """A memory for a gradient; ``in_order`` are the dimensions that no two tasks may differ in alone."""
+
+    type: attn.TensorType
+    index: tuple[Expr, ...]
+    add: bool
+    in_order: frozenset[str] = frozenset()
+    scatter: tuple[tuple[Dim, ...], tuple[Expr, ...], attn.TensorType] | None = None
+
+    def finish(self, written: SSAValue, problem: Problem) -> tuple[list[Operation], SSAValue]:
+        """What makes the gradient of what a kernel wrote."""
+        if self.scatter is None:
+            return [], written
+        dims, index, type = self.scatter
+        read = {load.tensor for e in index for load in loads(e)}
+        captured = {n: v for n, v in problem.op.captured.items() if n in read}
+        op = ScatterOp(written, dims, index, type, captured)
+        return [op], op.output
+
+
+def target(
+    problem: Problem,
+    axes: Sequence[Dim],
+    index: tuple[Expr, ...],
+    type: attn.TensorType,
+    *,
+    add: bool = False,
+    share: bool = True,
+) -> Target:
+    """Where the gradient of a tensor of ``type`` goes that is read at ``index`` for the batch dimensions and ``axes``.
+
+    ``add`` says that several tasks or steps contribute to an element anyway.  With ``share``, batch dimensions that the
+    index leaves out may run in order.
+    """
+    dims = (*problem.batch, *axes)
+    found = reach(index, dims, type.shape, problem.facts)
+    loose = {d.name for d in dims} - found.determined
+    used = set().union(*(free_vars(e) for e in index))
+    wide = attn.TensorType.of(type.shape, problem.compute)
+    if loose and (not share or loose & (used | {d.name for d in axes})):
+        box = attn.TensorType.of([max_over(d.extent, dims[:n]) for n, d in enumerate(dims)], problem.compute)
+        return Target(box, tuple(Var(d.name) for d in dims), add, scatter=(dims, index, wide))
+    if add or loose or not found.onto:
+        return Target(wide, index, True, frozenset(loose))
+    return Target(type, index, False)
+
+
+def total(parts: Sequence[SSAValue], type: attn.TensorType) -> tuple[list[Operation], SSAValue]:
+    """The sum of contributions, at least one, as a tensor of ``type``."""
+    ops: list[Operation] = []
+    value, *rest = parts
+    for part in rest:
+        value = _call(ops, "x0 + x1", [value, part], attn.tensor_type(value).element, type)
+    if attn.tensor_type(value).element != type.element:
+        value = _call(ops, f"x0.to(torch.{torch_name(type.element)})", [value], type.element, type)
+    return ops, value
+
+
+def zeros(like: SSAValue) -> Operation:
+    """The gradient of what nothing depends on."""
+    return attn.CallOp("torch.zeros_like(x0)", [like], [attn.tensor_type(like)])
+
+
+def _call(
+    ops: list[Operation], text: str, inputs: list[SSAValue], element: Attribute, type: attn.TensorType
+) -> SSAValue:
+    ops.append(attn.CallOp(text, inputs, [attn.TensorType.of(type.shape, element)]))
+    return ops[-1].results[0]

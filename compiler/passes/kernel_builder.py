@@ -1,0 +1,154 @@
+"""Building tile kernels: what all lowerings to dialect ``tile`` share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from xdsl.builder import Builder
+from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
+from xdsl.rewriter import InsertPoint
+
+from ...ir import attn, tile
+from ...ir.attributes import Dim
+from ...ir.expr import Const, Expr, Lambda, Op, Var, ceildiv, free_vars, lt, op, parse_lambda
+from ...ir.tile import Axis, MemType, Range, TileType
+from ..analysis.bounds import max_over
+
+LOG2_E = math.log2(math.e)
+LN_2 = math.log(2)
+MINUS_INF = Const(-math.inf)
+ZERO = Const(0.0)
+
+
+class KernelBuilder:
+    """Appends ops to a kernel.  ``sizes`` are those of all axes that its tiles may have."""
+
+    def __init__(self, kernel: tile.KernelOp, sizes: Mapping[str, int], compute: Attribute):
+        self.kernel = kernel
+        self.sizes = sizes
+        self.compute = compute
+        self._builder = Builder(InsertPoint.at_end(kernel.body.block))
+
+    def type(self, *axes: str, element: Attribute | None = None) -> TileType:
+        """The type of a tile with these axes."""
+        return TileType.of({a: self.sizes[a] for a in axes}, element or self.compute)
+
+    def add(self, hint: str, operation: Operation) -> SSAValue:
+        """Append an op and name its result."""
+        self._builder.insert(operation)
+        operation.results[0].name_hint = hint
+        return operation.results[0]
+
+    def full(self, hint: str, value: Expr, *axes: str) -> SSAValue:
+        return self.add(hint, tile.FullOp(value, self.type(*axes)))
+
+    def load(self, hint: str, memory: SSAValue, index: Sequence[Expr], *axes: str) -> SSAValue:
+        """A tile of the memory's element type."""
+        return self.add(hint, tile.LoadOp(memory, index, self.type(*axes, element=element_of(memory))))
+
+    def map(self, hint: str, function: str | Lambda, inputs: Iterable[SSAValue], *axes: str) -> SSAValue:
+        function = parse_lambda(function) if isinstance(function, str) else function
+        return self.add(hint, tile.MapOp(function, list(inputs), self.type(*axes)))
+
+    def round(self, value: SSAValue, to: Attribute) -> SSAValue:
+        """``value`` in a narrower type, as matrix units take their operands."""
+        if to == self.compute:
+            return value
+        hint, axes = value.name_hint or "x", tile.tile_type(value).shape
+        same = Lambda((hint,), Var(hint, "float"))
+        return self.add(hint, tile.MapOp(same, [value], self.type(*axes, element=to)))
+
+    def dot(self, hint: str, lhs: SSAValue, rhs: SSAValue, *axes: str, acc: SSAValue | None = None) -> SSAValue:
+        return self.add(hint, tile.DotOp(lhs, rhs, self.type(*axes), acc))
+
+    def reduce(self, hint: str, kind: str, value: SSAValue, *axes: str) -> SSAValue:
+        return self.add(hint, tile.ReduceOp(kind, value, self.type(*axes)))
+
+    def mask(self, value: SSAValue, condition: Expr) -> SSAValue:
+        return value if condition == Const(True) else self.add("masked", tile.MaskOp(value, condition))
+
+    def store(self, value: SSAValue, memory: SSAValue, index: Sequence[Expr], *, add: bool = False) -> None:
+        self._builder.insert(tile.StoreOp(value, memory, index, add=add))
+
+    def loop(
+        self,
+        axis: Dim,
+        mask: Expr,
+        state: Sequence[SSAValue],
+        body: Callable[[Sequence[SSAValue]], Sequence[SSAValue]],
+    ) -> list[SSAValue]:
+        """Walk all of ``axis``; ``body`` gives the next carried tiles from these."""
+        hints = [value.name_hint or "carried" for value in state]
+        block = Block(arg_types=[v.type for v in state])
+        outer, self._builder = self._builder, Builder(InsertPoint.at_end(block))
+        for arg, hint in zip(block.args, hints, strict=True):
+            arg.name_hint = hint
+        self._builder.insert(tile.YieldOp(list(body(block.args))))
+        self._builder = outer
+        kind = "full" if mask == Const(True) else "partial"
+        ranges = [Range(Const(0), axis.extent)]
+        loop = tile.ForOp(axis.name, kind, self.sizes[axis.name], ranges, list(state), Region(block))
+        inherit(self.kernel, loop)
+        self._builder.insert(loop)
+        for result, hint in zip(loop.results_, hints, strict=True):
+            result.name_hint = hint
+        return list(loop.results_)
+
+
+def batch_grid(dims: Sequence[Dim]) -> list[Dim]:
+    """Grid dimensions that cover a domain, ragged or not."""
+    return [Dim(d.name, max_over(d.extent, dims[:n])) for n, d in enumerate(dims)]
+
+
+def row_tiles(task: str, rows: Dim, batch: Sequence[Dim], size: int) -> tuple[Dim, Axis]:
+    """The grid dimension that counts tiles of ``rows``, and the row axis: without rows outside a ragged domain."""
+    bound = rows.extent
+    for n, d in enumerate(batch):
+        if free_vars(d.extent) & {outer.name for outer in batch[:n]}:  # the grid is wider
+            bound = op("where", lt(Var(d.name), d.extent), bound, 0)
+    count = Dim(task, ceildiv(max_over(rows.extent, batch), size))
+    return count, Axis(rows.name, Var(task) * size, size, bound)
+
+
+def split_factor(score: Lambda) -> tuple[Lambda, float]:
+    """``score`` as another score times a positive constant."""
+    match score.body:
+        case Op("*", (x, Const(c))) | Op("*", (Const(c), x)) if c > 0:
+            return Lambda(score.params, x), float(c)
+        case Op("/", (x, Const(c))) if c > 0:
+            return Lambda(score.params, x), 1.0 / c
+    return score, 1.0
+
+
+def names_taken(op: attn.Attention) -> set[str]:
+    """Names that a kernel for ``op`` must not give to something else."""
+    taken = {d.name for d in op.domain} | {s.key for s in op.source_list} | {"d", "e"} | set(op.captured)
+    return taken.union(*(free_vars(s) for v in op.operands for s in attn.tensor_type(v).shape))
+
+
+def fresh(name: str, taken: set[str]) -> str:
+    """``name``, numbered if need be, so that it differs from all names taken; takes it."""
+    candidate, n = name, 1
+    while candidate in taken:
+        candidate, n = f"{name}{n}", n + 1
+    taken.add(candidate)
+    return candidate
+
+
+def memory_of(value: SSAValue) -> MemType:
+    """The memory that a tensor is to a kernel."""
+    type = attn.tensor_type(value)
+    return MemType.of(len(type.shape), type.element)
+
+
+def element_of(memory: SSAValue) -> Attribute:
+    """The element type of a memory."""
+    return tile.memory_type(memory).element
+
+
+def inherit(source: Operation, to: Operation) -> None:
+    """Copy the user's line."""
+    attributes: Mapping[str, Attribute] = source.attributes
+    if "at" in attributes:
+        to.attributes["at"] = attributes["at"]
