@@ -6,6 +6,8 @@ compiler behind the backend, because a process whose kernels are all in the disk
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,6 +20,11 @@ if TYPE_CHECKING:
 # launch(tensors, sizes): tensors in the kernel's argument order, outputs preallocated and last;
 # sizes gives every size symbol that the kernel mentions.
 Launch = Callable[["Sequence[torch.Tensor]", Mapping[str, int]], None]
+
+# A forked child has none of its parent's OpenMP threads, and waiting for them would hang.  The hook is here because a
+# backend may be imported in the child only.
+forked = threading.Event()
+os.register_at_fork(after_in_child=forked.set)
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ class Backend(Protocol):
         ...
 
     def pipeline_options(self, dtype: str, device: torch.device) -> dict[str, Any]:
-        """Options for the passes: ``target`` for choose-tiles, ``narrow`` for online-softmax."""
+        """Options for the passes: ``target`` for choose-tiles, ``narrow`` and ``fused`` for those that make kernels."""
         ...
 
     def compile(self, kernel: KernelOp, *, stages: Collection[str] = (), target: str | None = None) -> Artifact:

@@ -1,6 +1,6 @@
 """CPU backend: generated MLIR, compiled by torch-mlir, run on PyTorch's threads.
 
-Data flow: ``plan`` (fusion) and ``buffers`` (scratch) decide, ``lower`` with ``passes``, ``transfers`` and
+Data flow: ``plan`` (fusion) and ``buffers`` (scratch) decide, ``lower`` with ``passes``, ``row_dot``, ``transfers`` and
 ``expressions`` writes MLIR, ``jit`` compiles, ``object_file`` and ``launcher`` run without the compiler.
 """
 
@@ -45,7 +45,7 @@ class CpuBackend:
         return "; ".join([f"cpu {host_target().name} {features}", *versions, f"source {source.hexdigest()[:16]}"])
 
     def pipeline_options(self, dtype: str, device: torch.device) -> dict[str, Any]:
-        return {"target": f"cpu-{host_target().name}", "narrow": False}
+        return {"target": f"cpu-{host_target().name}", "narrow": False, "fused": True}
 
     def compile(self, kernel: KernelOp, *, stages: Collection[str] = (), target: str | None = None) -> Artifact:
         from .jit import compile_object

@@ -6,6 +6,7 @@ that dies in the same pass, and a carried value is computed in place.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from xdsl.ir import Block, BlockArgument, Operation, SSAValue
@@ -16,22 +17,20 @@ from .plan import BlockPlan, Pass, axes
 
 @dataclass
 class Buffers:
-    """Buffer number of each stored value; ``rows[n]`` is how many rows of lanes buffer ``n`` has."""
+    """Buffer number of each stored value; ``rows[n]`` is how many rows of ``size`` lanes buffer ``n`` has."""
 
     axis: str
+    size: int
     of: dict[SSAValue, int] = field(default_factory=dict)
     rows: list[int] = field(default_factory=list)
 
     def rows_of(self, value: SSAValue) -> int:
-        count = 1
-        for axis, size in axes(value).items():
-            count *= 1 if axis == self.axis else size
-        return count
+        return -(-math.prod(axes(value).values()) // self.size)
 
 
-def assign(plan: BlockPlan, block: Block, axis: str) -> Buffers:
-    """Buffers for a kernel's block and all loops in it."""
-    buffers = Buffers(axis)
+def assign(plan: BlockPlan, block: Block, axis: str, size: int) -> Buffers:
+    """Buffers for a kernel's block and all loops in it; ``axis`` of ``size`` lies in the lanes."""
+    buffers = Buffers(axis, size)
     _Assigner(plan, block, buffers, []).run()
     return buffers
 

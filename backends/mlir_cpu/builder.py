@@ -237,9 +237,9 @@ class Builder:
         align = align or ELEMENT_BYTES[value.element]
         self.line(f"llvm.store {value.ssa}, {pointer.ssa} {{alignment = {align} : i64}} : {value.type}, {PTR}")
 
-    def masked_load(self, pointer: Val, mask: Val, type: str) -> Val:
+    def masked_load(self, pointer: Val, mask: Val, type: str, align: int = 0) -> Val:
         """Load the lanes where ``mask`` holds; the others are 0 and not read."""
-        return self._masked_read("load", pointer, mask, type)
+        return self._masked_read("load", pointer, mask, type, align)
 
     def masked_store(self, value: Val, pointer: Val, mask: Val) -> None:
         self._masked_write("store", value, pointer, mask)
@@ -250,9 +250,9 @@ class Builder:
     def scatter(self, value: Val, pointers: Val, mask: Val) -> None:
         self._masked_write("scatter", value, pointers, mask)
 
-    def _masked_read(self, name: str, source: Val, mask: Val, type: str) -> Val:
+    def _masked_read(self, name: str, source: Val, mask: Val, type: str, align: int = 0) -> Val:
         zero = self.zero(type)
-        align = ELEMENT_BYTES[zero.element]
+        align = align or ELEMENT_BYTES[zero.element]
         return self.op(
             f"llvm.intr.masked.{name} {source.ssa}, {mask.ssa}, {zero.ssa} {{alignment = {align} : i32}} : "
             f"({source.type}, {mask.type}, {type}) -> {type}",

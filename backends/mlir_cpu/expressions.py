@@ -143,7 +143,7 @@ class Expressions:
                 return self._read(e, [self.emit(x, scope) for x in index], scope)
             case Op("exp2", (Op("-", (Op("*", (x, y)) as product, z)) as power,)) if kind_of(product) == "float":
                 parts = (self.vector(part, scope) for part in (x, y, z))
-                return self.math.exp2(self.emit(power, scope), (next(parts), next(parts), next(parts)))
+                return self.math.exp2(self.vector(power, scope), (next(parts), next(parts), next(parts)))
             case Op("+" | "-") if kind_of(e) == "float" and (factors := _product_and_rest(e)):
                 return self._fma(*factors, scope)
             case Op(name, args):
@@ -231,10 +231,11 @@ class Expressions:
         if name == "sqrt":
             return b.unary("sqrt", args[0])
         x = b.broadcast(args[0], self.lanes)
-        if name in ("sin", "cos"):
-            return m.library(name, x)
         functions = {"exp": m.exp, "exp2": m.exp2, "log": m.log, "log2": m.log2, "tanh": m.tanh, "sigmoid": m.sigmoid}
-        return functions[name](x)
+        result = m.library(name, x) if name in ("sin", "cos") else functions[name](x)
+        if args[0].lanes:
+            return result
+        return b.pure(f"vector.extract {result.ssa}[0] : {self.float} from {result.type}", self.float)
 
     def _power(self, e: Op, args: list[Val]) -> Val:
         b = self.b

@@ -15,13 +15,14 @@ from .target import Target
 
 @dataclass(frozen=True)
 class KeyView:
-    """A tile without the row axis: rows of contiguous elements in memory or in scratch."""
+    """A tile with features in the lanes: rows of contiguous elements in memory or in scratch."""
 
     pointer: Val
     stride: Val  # elements from row to row
     axes: tuple[str, str]
     width: int  # elements of a row
     in_place: bool  # may be the user's memory, far from the cache
+    element: str
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,10 @@ class Frame:
     rows: str  # axis in the lanes
     vectors: int  # lane vectors of a tile row
     names: dict[str, Val]  # grid dimensions and sizes
+    pairs: bool = False  # may multiply pairs of bf16
     spans: dict[str, Span] = field(default_factory=dict)
     views: dict[SSAValue, KeyView] = field(default_factory=dict)
+    pair_views: dict[SSAValue, KeyView] = field(default_factory=dict)  # of dots that multiply pairs
 
     @property
     def element(self) -> str:
@@ -71,7 +74,7 @@ class Frame:
 
     def inside(self, spans: dict[str, Span]) -> Frame:
         """This frame with more axes in scope, for the body of a loop."""
-        return replace(self, spans=self.spans | spans, views=dict(self.views))
+        return replace(self, spans=self.spans | spans, views=dict(self.views), pair_views=dict(self.pair_views))
 
     def scalar_scope(self, extra: dict[str, Val] | None = None) -> Scope:
         """Names for expressions that are the same in all lanes."""
@@ -91,6 +94,10 @@ class Frame:
         assert isinstance(count, Val)
         left = b.broadcast(b.sub(count, lane), self.lanes)
         return b.cmpi("slt", b.iota(type), left)
+
+    def element_pointer(self, value: SSAValue, row: Val | int) -> Val:
+        """Where a buffer keeps one element of a tile without the row axis."""
+        return self.b.at(self.scratch[self.buffers.of[value]], row, self.element)
 
     def row_pointer(self, value: SSAValue, row: Val | int, lane: Val) -> Val:
         """Where a buffer keeps the lanes from ``lane`` on of one tile row."""

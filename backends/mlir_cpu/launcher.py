@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
-import threading
 from array import array
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -13,11 +11,9 @@ from typing import Any, NoReturn
 
 import torch
 
+from ..api import forked
 from .errors import ArgumentError, ObjectFileError
 from .object_file import load_object
-
-_forked = threading.Event()  # a forked child has no OpenMP threads, and waiting for them would hang
-os.register_at_fork(after_in_child=_forked.set)
 
 # read by kernels in place of tensors without elements, whose indices are clamped to 0
 _NOTHING = ctypes.create_string_buffer(64)
@@ -95,7 +91,7 @@ class CompiledKernel:
         slots = array("q", values)
         address, _ = slots.buffer_info()
         tasks = self._tasks(address)
-        threads = min(tasks, 1 if _forked.is_set() else torch.get_num_threads())
+        threads = min(tasks, 1 if forked.is_set() else torch.get_num_threads())
         parallel = _parallel() if threads > 1 else None
         if parallel is not None:
             parallel(self._body, address, threads, 0)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from xdsl.dialects.builtin import Float64Type, IntegerType
 from xdsl.ir import Attribute, Operation, SSAValue
 
-from ...ir.tile import ForOp, KernelOp, LoadOp, MemType, StoreOp, TileType, memory_type
+from ...ir.tile import DotOp, ForOp, KernelOp, LoadOp, MemType, StoreOp, TileType, memory_type
 from .buffers import Buffers, assign
 from .builder import ELEMENT_BYTES, Builder, Val
 from .errors import UnsupportedKernelError
@@ -17,10 +18,12 @@ from .frame import Frame, Span
 from .memory import CapturedReads, Memory, load_arguments, slots
 from .passes import PassEmitter
 from .plan import BlockPlan, Pass, axes, plan_block
+from .row_dot import RowDotEmitter
 from .target import Target
 from .transfers import Transfers
 from .vecmath import VectorMath
 
+Packs = dict[tuple[LoadOp, bool], Val]  # scratch of a load that may not be read in place, and whether for pairs
 STACK_LIMIT = 2 << 20  # bytes of scratch that a thread's stack surely holds
 
 
@@ -55,11 +58,12 @@ class _KernelLowering:
         self.ranks = [memory_type(a).rank.data for a in kernel.args]
         self.elements = [memory_element(a.type) for a in kernel.args]
         self.element = "f64" if self._uses_f64() else "f32"
+        self.pairs = target.pairs and self.element == "f32"
         lanes = target.lanes(self.element)
         self.vectors = -(-self.rows.size // lanes)
         self.block = kernel.body.block
-        self.plan = plan_block(self.block, self.rows.name)
-        self.buffers: Buffers = assign(self.plan, self.block, self.rows.name)
+        self.plan = plan_block(self.block, self.rows.name, self.pairs)
+        self.buffers: Buffers = assign(self.plan, self.block, self.rows.name, self.rows.size)
         self.scratch_bytes = 0
 
     def _uses_f64(self) -> bool:
@@ -104,7 +108,9 @@ class _KernelLowering:
         reads = CapturedReads(memories, self.rows.name)
         expressions = reads.expressions = Expressions(VectorMath(b, self.target, self.element), reads)
         by_value: dict[SSAValue, Memory] = dict(zip(self.kernel.args, memories.values(), strict=True))
-        return Frame(b, self.target, expressions, by_value, self.buffers, [], self.rows.name, self.vectors, sizes)
+        return Frame(
+            b, self.target, expressions, by_value, self.buffers, [], self.rows.name, self.vectors, sizes, self.pairs
+        )
 
     # ---- tasks ----------------------------------------------------------------------------------------
 
@@ -114,7 +120,7 @@ class _KernelLowering:
 
     def _total(self, b: Builder, extents: list[Val]) -> Val:
         total = b.integer(1)
-        for extent in extents:
+        for extent in extents[: len(extents) - self.kernel.sequential.data]:
             total = b.binary("muli", total, extent)
         return total
 
@@ -142,20 +148,20 @@ class _KernelLowering:
         self.scratch_bytes += size
         return b.alloca(max(size, 64), name)
 
-    def _pack_scratch(self, b: Builder, frame: Frame, plan: BlockPlan) -> dict[LoadOp, Val]:
+    def _pack_scratch(self, b: Builder, frame: Frame, plan: BlockPlan) -> Packs:
         """Room for key tiles that cannot be read in place; loops that follow one another share it."""
         pools: dict[int, list[Val]] = {}
-        result: dict[LoadOp, Val] = {}
+        result: Packs = {}
 
         def visit(plan: BlockPlan, taken: dict[int, int]) -> None:
-            for op in plan.key_loads:
+            for op, pairs in [*((op, False) for op in plan.key_loads), *((op, True) for op in plan.pair_loads)]:
                 (_, rows), (_, width) = axes(op.result).items()
                 size = rows * Transfers(frame).packed_width(width) * ELEMENT_BYTES[self.element]
                 pool = pools.setdefault(size, [])
                 n = taken.get(size, 0)
                 if n == len(pool):
                     pool.append(self._scratch(b, size, f"packed{len(result)}"))
-                result[op] = pool[n]
+                result[op, pairs] = pool[n]
                 taken[size] = n + 1
             for body in plan.bodies.values():
                 visit(body, dict(taken))
@@ -163,13 +169,21 @@ class _KernelLowering:
         visit(plan, {})
         return result
 
-    def _task(self, b: Builder, frame: Frame, task: Val, extents: list[Val], packs: dict[LoadOp, Val]) -> None:
+    def _task(self, b: Builder, frame: Frame, task: Val, extents: list[Val], packs: Packs) -> None:
         names = dict(frame.names)
         rest = task
-        for dim, extent in reversed(list(zip(self.kernel.grid.data, extents, strict=True))):
+        dims = list(zip(self.kernel.grid.data, extents, strict=True))
+        tasks = len(dims) - self.kernel.sequential.data
+        for dim, extent in reversed(dims[:tasks]):
             names[dim.name] = b.pure(f"arith.remui {rest.ssa}, {extent.ssa} : i64", "i64", dim.name)
             rest = b.binary("divui", rest, extent)
-        inner = replace(frame, names=names, views={})
+        with ExitStack() as loops:
+            for dim, extent in dims[tasks:]:
+                names[dim.name] = loops.enter_context(b.loop(0, extent, hint=dim.name)).iv
+            self._tile(replace(frame, names=names, views={}, pair_views={}), packs)
+
+    def _tile(self, inner: Frame, packs: Packs) -> None:
+        b = inner.b
         base = inner.expressions.scalar(self.rows.base, inner.scalar_scope())
         bound = inner.expressions.scalar(self.rows.bound, inner.scalar_scope())
         live = b.least(b.sub(bound, base), self.rows.size)
@@ -181,14 +195,17 @@ class _KernelLowering:
 class _BlockEmitter:
     """Emits the steps of one block."""
 
-    def __init__(self, frame: Frame, plan: BlockPlan, packs: dict[LoadOp, Val]):
+    def __init__(self, frame: Frame, plan: BlockPlan, packs: Packs):
         self.f, self.b, self.plan, self.packs = frame, frame.b, plan, packs
 
     def emit(self) -> None:
         transfers = Transfers(self.f)
         for op in self.plan.key_loads:
             self._comment(op)
-            self.f.views[op.result] = transfers.view(op, self.packs[op])
+            self.f.views[op.result] = transfers.view(op, self.packs[op, False])
+        for op in self.plan.pair_loads:
+            self._comment(op)
+            self.f.pair_views[op.result] = transfers.view(op, self.packs[op, True], pairs=True)
         for step in self.plan.steps:
             match step:
                 case Pass():
@@ -198,9 +215,10 @@ class _BlockEmitter:
                     transfers.load_rows(step)
                 case StoreOp():
                     self._comment(step)
-                    if step.value not in self.f.buffers.of:
-                        raise UnsupportedKernelError(f"{step}: stores a constant")
                     transfers.store(step)
+                case DotOp():
+                    self._comment(step)
+                    RowDotEmitter(self.f, step).emit()
                 case ForOp():
                     self._loop(step)
 

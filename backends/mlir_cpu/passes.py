@@ -14,10 +14,11 @@ from xdsl.ir import SSAValue
 
 from ...ir.expr import Load, Op, Var
 from ...ir.tile import DotOp, FullOp, LoadOp, MapOp, MaskOp, ReduceOp, tile_type
-from .builder import Val
+from .builder import ELEMENT_BYTES, Val, vec
 from .errors import UnsupportedKernelError
 from .expressions import Scope
 from .frame import Frame, KeyView
+from .pairs import is_paired, operands
 from .plan import Pass, axes
 
 AHEAD = 2  # register blocks between a prefetch and the use of the same dot
@@ -26,9 +27,18 @@ AHEAD = 2  # register blocks between a prefetch and the use of the same dot
 class Chunk:
     """One lane vector of one tile row, and the values known there."""
 
-    def __init__(self, frame: Frame, axis: str | None, row: Val | int, lane: Val, known: dict[SSAValue, Val]):
+    def __init__(
+        self,
+        frame: Frame,
+        axis: str | None,
+        row: Val | int,
+        lane: Val,
+        known: dict[SSAValue, Val],
+        shared: dict[SSAValue, Val] | None = None,
+    ):
         self.frame, self.axis, self.row, self.lane = frame, axis, row, lane
         self.known = dict(known)
+        self.shared = {} if shared is None else shared  # values that are the same in all chunks of the row
         self._names: dict[str, Val | Callable[[], Val]] | None = None
 
     def scope(self, params: Mapping[str, Val | Callable[[], Val]]) -> Scope:
@@ -42,14 +52,17 @@ class Chunk:
         return Scope({**self._names, **params}, live=lambda: f.live_lanes(self.lane))
 
     def value(self, v: SSAValue) -> Val:
-        if v not in self.known:
-            if v in self.frame.buffers.of:
-                row = self.row if len(axes(v)) > 1 else 0
-                pointer = self.frame.row_pointer(v, row, self.lane)
-                self.known[v] = self.frame.b.load(pointer, self.frame.vector, self.frame.align, v.name_hint or "")
+        f = self.frame
+        known = self.known if f.rows in axes(v) or v in self.known else self.shared
+        if v not in known:
+            if v not in f.buffers.of:
+                known[v] = self.compute(v)
+            elif f.rows in axes(v):
+                pointer = f.row_pointer(v, self.row if len(axes(v)) > 1 else 0, self.lane)
+                known[v] = f.b.load(pointer, f.vector, f.align, v.name_hint or "")
             else:
-                self.known[v] = self.compute(v)
-        return self.known[v]
+                known[v] = f.b.broadcast(f.b.load(f.element_pointer(v, self.row), f.element), f.lanes)
+        return known[v]
 
     def compute(self, v: SSAValue) -> Val:
         """Emit the op that defines ``v``, for this chunk."""
@@ -82,13 +95,19 @@ class Chunk:
         return b.cast("extf", narrow, value.type)
 
 
+def _empty(op: ReduceOp) -> float:
+    """The reduction of nothing."""
+    return -math.inf if op.kind.data == "max" else 0.0
+
+
 class PassEmitter:
     """Emits one :class:`Pass`."""
 
     def __init__(self, frame: Frame, step: Pass):
         self.f, self.b, self.step = frame, frame.b, step
         self.axis = next((a for a in step.shape if a != frame.rows), None)
-        self.reduces = [op for op in step.ops if isinstance(op, ReduceOp)]
+        self.reduces = [op for op in step.ops if isinstance(op, ReduceOp) and op.axis != frame.rows]
+        self.row_reduces = [op for op in step.ops if isinstance(op, ReduceOp) and op.axis == frame.rows]
         wide, self.height = frame.target.block(frame.vectors)
         if step.dot is None and not self.reduces:
             self.height = 1  # nothing to gain from blocks
@@ -98,6 +117,9 @@ class PassEmitter:
         for op in [self.step.dot, *self.step.ops]:
             if op is not None:
                 self.b.comment(" ".join(str(op).split()))
+        for op in self.row_reduces:
+            with self.b.loop(0, self._count(), hint=self.axis or "x") as loop:
+                self.b.store(self.b.real(_empty(op), self.f.element), self.f.element_pointer(op.result, loop.iv))
         with self._lane_blocks() as lane:
             lanes = [self.b.add(lane, n) for n in self.offsets]
             known = [self._row_values(x) for x in lanes]
@@ -130,10 +152,10 @@ class PassEmitter:
             return {}
         chunk = Chunk(self.f, None, 0, lane, {})
         operands = [v for op in self.step.ops for v in op.operands]
-        return {v: chunk.value(v) for v in operands if v in self.f.buffers.of and len(axes(v)) == 1}
+        return {v: chunk.value(v) for v in operands if v in self.f.buffers.of and [*axes(v)] == [self.f.rows]}
 
     def _start(self, op: ReduceOp) -> Val:
-        return self.b.real(-math.inf if op.kind.data == "max" else 0.0, self.f.vector)
+        return self.b.real(_empty(op), self.f.vector)
 
     def _store(self, value: SSAValue, row: Val | int, lane: Val, what: Val) -> None:
         self.b.store(what, self.f.row_pointer(value, row, lane), self.f.align)
@@ -142,6 +164,8 @@ class PassEmitter:
         """The elementwise ops of one chunk; stores come last, for values may be computed in place."""
         combined: list[Val] = []
         for op in self.step.ops:
+            if op in self.row_reduces:
+                continue
             if isinstance(op, ReduceOp):
                 combined.append(self._combine(op, accumulators[len(combined)], chunk.value(op.input)))
             else:
@@ -190,13 +214,18 @@ class PassEmitter:
             width = len(lanes)
             for r in range(height):
                 row = self.b.add(loop.iv, r)
+                chunks: list[Chunk] = []
+                shared: dict[SSAValue, Val] = {}
                 for m, lane in enumerate(lanes):
-                    chunk = Chunk(self.f, self.axis, row, lane, known[m])
+                    chunk = Chunk(self.f, self.axis, row, lane, known[m], shared)
+                    chunks.append(chunk)
                     if self.step.dot:
                         chunk.known[self.step.dot.result] = self._accumulate(self.step.dot, chunk, dots[r * width + m])
                     mine = current[m::width] if current else []
                     for n, value in enumerate(self._finish(chunk, mine)):
                         current[n * width + m] = value
+                for op in self.row_reduces:
+                    self._reduce_row(op, chunks)
             ops = [op for op in self.reduces for _ in lanes]
             loop.yields = [
                 self._combine(op, acc, x)
@@ -205,14 +234,29 @@ class PassEmitter:
             ]
         return loop.results
 
+    def _reduce_row(self, op: ReduceOp, chunks: Sequence[Chunk]) -> None:
+        """Combine the live lanes of one tile row with what earlier lane blocks left."""
+        b, f = self.b, self.f
+        acc: Val | None = None
+        for chunk in chunks:
+            acc = self._combine(op, acc, b.select(f.live_lanes(chunk.lane), chunk.value(op.input), self._start(op)))
+        assert acc is not None
+        pointer = f.element_pointer(op.result, chunks[0].row)
+        kind, flags = ("maxnumf", "") if op.kind.data == "max" else ("add", " fastmath<reassoc>")
+        total = b.op(f"vector.reduction <{kind}>, {acc.ssa}{flags} : {acc.type} into {f.element}", f.element)
+        old = b.load(pointer, f.element)
+        name = "maximumf" if op.kind.data == "max" else "addf"
+        b.store(b.op(f"arith.{name} {old.ssa}, {total.ssa} : {f.element}", f.element), pointer)
+
     # ---- dot ------------------------------------------------------------------------------------------
 
     def _operands(self, dot: DotOp) -> tuple[SSAValue, KeyView]:
         """The operand in the lanes and the one that is broadcast."""
-        lane, key = (dot.lhs, dot.rhs) if self.f.rows in axes(dot.lhs) else (dot.rhs, dot.lhs)
-        if self.f.rows not in axes(lane) or self.f.rows in axes(key) or key not in self.f.views:
+        lane, key = operands(dot, self.f.rows)
+        views = self.f.pair_views if self.f.pairs and is_paired(dot, self.f.rows) else self.f.views
+        if self.f.rows not in axes(lane) or self.f.rows in axes(key) or key not in views:
             raise UnsupportedKernelError(f"{dot}: one operand must have the row axis and the other come from memory")
-        return lane, self.f.views[key]
+        return lane, views[key]
 
     def _dot(self, dot: DotOp, row: Val, height: int, lanes: list[Val]) -> list[Val]:
         """Products for ``height`` tile rows from ``row`` on: row-major, one vector for each of ``lanes``."""
@@ -220,12 +264,14 @@ class PassEmitter:
         source, view = self._operands(dot)
         along_rows = view.axes[0] == dot.contracted
         to_row, to_term = (b.integer(1), view.stride) if along_rows else (view.stride, b.integer(1))
-        base = b.at(view.pointer, b.mul(row, to_row), f.element)
-        bases = [base if r == 0 else b.at(base, b.mul(to_row, r), f.element) for r in range(height)]
+        base = b.at(view.pointer, b.mul(row, to_row), view.element)
+        bases = [base if r == 0 else b.at(base, b.mul(to_row, r), view.element) for r in range(height)]
         if not along_rows:
             self._prefetch(view, row, height)
         terms = f.spans[dot.contracted].count if dot.contracted in f.spans else axes(source)[dot.contracted]
         zero = b.real(0.0, f.vector)
+        if view.element != f.element:
+            return self._dot_pairs(source, bases, terms, lanes)
         with b.loop(0, terms, 1, [zero] * (height * len(lanes)), hint=dot.contracted) as loop:
             vectors = [b.load(f.row_pointer(source, loop.iv, lane), f.vector, f.align) for lane in lanes]
             offset = b.mul(loop.iv, to_term)
@@ -236,20 +282,38 @@ class PassEmitter:
                 ]
         return loop.results
 
+    def _dot_pairs(self, source: SSAValue, bases: list[Val], terms: Val | int, lanes: list[Val]) -> list[Val]:
+        """The same for pairs of bf16, which one instruction multiplies and adds."""
+        b, f = self.b, self.f
+        assert isinstance(terms, int)
+        pairs, halves = vec(f.lanes, "i32"), vec(2 * f.lanes, "bf16")
+        zero = b.real(0.0, f.vector)
+        with b.loop(0, terms // 2, 1, [zero] * (len(bases) * len(lanes)), hint="pair") as loop:
+            vectors = [
+                b.bitcast(b.load(f.row_pointer(source, loop.iv, lane), pairs, f.align), halves) for lane in lanes
+            ]
+            for r, base in enumerate(bases):
+                pair = b.load(b.at(base, loop.iv, "i32"), "i32", 2)
+                scalar = b.bitcast(b.broadcast(pair, f.lanes), halves)
+                for m, vector in enumerate(vectors):
+                    parts = [loop.carried[r * len(lanes) + m], scalar, vector]
+                    loop.yields.append(b.intrinsic("llvm.x86.avx512bf16.dpbf16ps.512", parts, f.vector))
+        return loop.results
+
     def _prefetch(self, current: KeyView, row: Val, height: int) -> None:
         """Ask for rows that are needed soon: hardware does not foresee strided ones, nor the start of a range.
 
         These are the rows of this dot a few blocks ahead, and the rows that a later dot of the block reads.
         """
-        line = 64 // (8 if self.f.element == "f64" else 4)
-        for view in self.f.views.values():
+        for view in [*self.f.views.values(), *self.f.pair_views.values()]:
+            line = 64 // ELEMENT_BYTES[view.element]
             if not view.in_place or view.axes[0] != current.axes[0]:
                 continue
             ahead = AHEAD * height if view is current else 0
             for r in range(height):
-                start = self.b.at(view.pointer, self.b.mul(self.b.add(row, r + ahead), view.stride), self.f.element)
+                start = self.b.at(view.pointer, self.b.mul(self.b.add(row, r + ahead), view.stride), view.element)
                 for n in range(0, view.width, line):
-                    self.b.prefetch(self.b.at(start, n, self.f.element))
+                    self.b.prefetch(self.b.at(start, n, view.element))
 
     def _accumulate(self, dot: DotOp, chunk: Chunk, product: Val) -> Val:
         """``acc + product``, as one fma where the accumulator is rescaled by a product."""

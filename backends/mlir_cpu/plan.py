@@ -15,6 +15,7 @@ from xdsl.ir import Block, Operation, SSAValue
 
 from ...ir.tile import DotOp, ForOp, FullOp, LoadOp, MapOp, MaskOp, ReduceOp, StoreOp, TileType, YieldOp, tile_type
 from .errors import UnsupportedKernelError
+from .pairs import is_paired
 
 
 @dataclass
@@ -31,7 +32,7 @@ class Pass:
         return [op.results[0] for op in ([self.dot] if self.dot else []) + self.ops]
 
 
-Step = Pass | ForOp | StoreOp | LoadOp
+Step = Pass | ForOp | StoreOp | LoadOp | DotOp  # a dot by itself contracts the row axis
 
 
 @dataclass
@@ -40,7 +41,8 @@ class BlockPlan:
 
     steps: list[Step]
     inlined: set[SSAValue]
-    key_loads: list[LoadOp]  # tiles without the row axis, read straight from memory
+    key_loads: list[LoadOp]  # tiles whose rows are read straight from memory, features in the lanes
+    pair_loads: list[LoadOp]  # those of dots that multiply pairs
     yields: Sequence[SSAValue]
     bodies: dict[ForOp, BlockPlan]
 
@@ -50,18 +52,34 @@ def axes(value: SSAValue) -> dict[str, int]:
     return tile_type(value).shape if isinstance(value.type, TileType) else {}
 
 
-def plan_block(block: Block, rows: str) -> BlockPlan:
-    """Plan a block and the loops in it; ``rows`` is the axis that lies in the lanes."""
-    return _Planner(rows).run(block)
+def contracts_rows(op: object, rows: str) -> bool:
+    """Does the op sum products over the axis in the lanes?"""
+    return isinstance(op, DotOp) and op.contracted == rows
+
+
+def row_dot(op: DotOp) -> tuple[SSAValue, SSAValue, StoreOp]:
+    """Of a dot that contracts the row axis: the operand with rows in the lanes, the one in memory, and its use."""
+    scratch, natural = (op.lhs, op.rhs) if isinstance(op.rhs.owner, LoadOp) else (op.rhs, op.lhs)
+    uses = [use.operation for use in op.result.uses]
+    if not isinstance(natural.owner, LoadOp):
+        raise UnsupportedKernelError(f"{op}: one operand of a contraction over rows must come from memory")
+    if len(uses) != 1 or not isinstance(uses[0], StoreOp) or uses[0].add is None or op.acc is not None:
+        raise UnsupportedKernelError(f"{op}: a contraction over rows must be added to memory, and nothing else")
+    return scratch, natural, uses[0]
+
+
+def plan_block(block: Block, rows: str, pairs: bool) -> BlockPlan:
+    """Plan a block and the loops in it; ``rows`` lies in the lanes, ``pairs`` of bf16 may be multiplied."""
+    return _Planner(rows, pairs, frozenset()).run(block)
 
 
 class _Planner:
-    def __init__(self, rows: str):
-        self.rows = rows
+    def __init__(self, rows: str, pairs: bool, loops: frozenset[str]):
+        self.rows, self.pairs, self.loops = rows, pairs, loops
         self.steps: list[Step] = []
         self.ready: dict[SSAValue, int] = {}  # first step that may read the value
         self.home: dict[SSAValue, Pass] = {}  # pass in whose registers the value is
-        self.plan = BlockPlan(self.steps, set(), [], (), {})
+        self.plan = BlockPlan(self.steps, set(), [], [], (), {})
 
     def run(self, block: Block) -> BlockPlan:
         for op in block.ops:
@@ -79,26 +97,38 @@ class _Planner:
                 self.plan.inlined.add(op.result)
             case LoadOp() if self.rows not in axes(op.result):
                 if len(axes(op.result)) == 2:
-                    self.plan.key_loads.append(op)
+                    dots = [use.operation for use in op.result.uses]
+                    paired = [self.pairs and isinstance(d, DotOp) and is_paired(d, self.rows) for d in dots]
+                    self.plan.pair_loads += [op] if any(paired) else []
+                    self.plan.key_loads += [] if all(paired) else [op]
                 else:
                     self.plan.inlined.add(op.result)  # one scalar a row: read where it is used
-            case LoadOp() if len(axes(op.result)) == 1:
+            case LoadOp() if len(axes(op.result)) == 1 or self.loops & axes(op.result).keys():
                 self._join(op)
             case LoadOp():
+                in_memory = [self._reads_memory(use.operation, op.result) for use in op.result.uses]
+                if any(in_memory):
+                    self.plan.key_loads.append(op)
+                if not all(in_memory):
+                    self._append(op)
+            case DotOp() if contracts_rows(op, self.rows):
                 self._append(op)
+            case StoreOp() if contracts_rows(op.value.owner, self.rows):
+                pass  # the dot adds to memory itself
             case DotOp():
                 self._open(op)
             case MapOp() if self.rows not in axes(op.result):
                 if len(axes(op.result)) > 1:
                     raise UnsupportedKernelError(f"tile.map over {axes(op.result)} without the row axis {self.rows!r}")
                 self.plan.inlined.add(op.result)
+                self.ready[op.result] = self._earliest(op, {})
             case MapOp() if self._only_accumulates(op.result):
                 self.plan.inlined.add(op.result)
                 self.ready[op.result] = self._earliest(op, {})
             case MapOp() | MaskOp() | ReduceOp():
                 self._join(op)
             case ForOp():
-                body = _Planner(self.rows)
+                body = _Planner(self.rows, self.pairs, self.loops | {op.axis.data})
                 self.plan.bodies[op] = body.run(op.body.block)
                 self._append(op)
             case StoreOp():
@@ -111,7 +141,11 @@ class _Planner:
         uses = list(value.uses)
         return len(uses) == 1 and isinstance(uses[0].operation, DotOp) and uses[0].operation.acc is value
 
-    def _append(self, op: ForOp | StoreOp | LoadOp) -> None:
+    def _reads_memory(self, op: Operation, value: SSAValue) -> bool:
+        """Does ``op`` read the rows of the loaded ``value`` from memory, and not as lanes?"""
+        return isinstance(op, DotOp) and contracts_rows(op, self.rows) and row_dot(op)[1] is value
+
+    def _append(self, op: ForOp | StoreOp | LoadOp | DotOp) -> None:
         self.steps.append(op)
         for result in op.results:
             self.ready[result] = len(self.steps)
@@ -135,8 +169,8 @@ class _Planner:
 
     def _join(self, op: Operation) -> None:
         shape = axes(op.input) if isinstance(op, ReduceOp) else axes(op.results[0])
-        if self.rows not in shape or (isinstance(op, ReduceOp) and op.axis == self.rows):
-            raise UnsupportedKernelError(f"{op.name} over {shape}: the row axis {self.rows!r} must stay")
+        if self.rows not in shape:
+            raise UnsupportedKernelError(f"{op.name} over {shape} without the row axis {self.rows!r}")
         first = self._earliest(op, shape)
         for n in range(first, len(self.steps)):
             step = self.steps[n]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +17,7 @@ class Target:
     accumulators: int
     block_vectors: int  # lane vectors of one register block
     scalef: bool = False  # has 2**n scaling of vectors (vscalefps)
+    pairs: bool = False  # has sums of two products of bf16 (vdpbf16ps)
 
     def lanes(self, element: str) -> int:
         """Elements of a vector of ``f32`` or ``f64``."""
@@ -31,6 +32,7 @@ class Target:
 TARGETS = {
     # 16 accumulators of 32 registers: with the operands that is enough to hide the latency of fma on two ports
     "avx512": Target("avx512", 64, 16, 4, scalef=True),
+    "avx512bf16": Target("avx512bf16", 64, 16, 4, scalef=True, pairs=True),
     "avx2": Target("avx2", 32, 12, 2),
     "neon": Target("neon", 16, 16, 4),
     "generic": Target("generic", 16, 8, 2),
@@ -40,15 +42,20 @@ TARGETS = {
 @cache
 def cpu_features() -> tuple[str, ...]:
     """Instruction set extensions of this host, sorted; empty where the system does not tell."""
+    return tuple(sorted(set(_cpuinfo("flags", "Features").split())))
+
+
+def _cpuinfo(*keys: str) -> str:
+    """What Linux says about the first CPU under one of these keys; empty where it says nothing."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
-        return ()
+        return ""
     for line in text.splitlines():
         key, _, value = line.partition(":")
-        if key.strip() in ("flags", "Features"):
-            return tuple(sorted(set(value.split())))
-    return ()
+        if key.strip() in keys:
+            return value.strip()
+    return ""
 
 
 @cache
@@ -56,7 +63,8 @@ def host_target() -> Target:
     """The best target that this host runs."""
     features = set(cpu_features())
     if {"avx512f", "avx512dq", "avx512bw", "avx512vl"} <= features:
-        return TARGETS["avx512"]
+        # measured: products of bf16 take half the time of fma on Zen 4, twice the time on Sapphire Rapids
+        return replace(TARGETS["avx512"], pairs="avx512_bf16" in features and _cpuinfo("vendor_id") == "AuthenticAMD")
     if {"avx2", "fma"} <= features:
         return TARGETS["avx2"]
     if platform.machine() in ("aarch64", "arm64"):
@@ -66,6 +74,7 @@ def host_target() -> Target:
 
 def target_named(name: str | None) -> Target:
     """``"cpu-avx2"`` or ``"avx2"``; None is the host."""
-    if name is None:
-        return host_target()
+    host = host_target()
+    if name is None or name.removeprefix("cpu-") == host.name:
+        return host
     return TARGETS[name.removeprefix("cpu-")]

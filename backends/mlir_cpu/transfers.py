@@ -1,4 +1,7 @@
-"""Moving tiles between the user's memory and scratch: query tiles are transposed, key tiles viewed or packed."""
+"""Moving tiles between the user's memory and scratch: query tiles are transposed, key tiles viewed or packed.
+
+A store with ``add`` reads, adds and writes.  Elements that may collide are handled one after the other.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from .builder import PTR, Val, vec
 from .errors import UnsupportedKernelError
 from .frame import Frame, KeyView
 from .memory import Memory
+from .pairs import keeps_pairs
+from .passes import Chunk
 from .plan import axes
 
 
@@ -23,12 +28,12 @@ class Transfers:
 
     # ---- shared ---------------------------------------------------------------------------------------
 
-    def _address(self, memory: Memory, index: Sequence[Expr], **at: Val) -> Val:
+    def address(self, memory: Memory, index: Sequence[Expr], **at: Val) -> Val:
         """Pointer to one element, with axes given by global index."""
         x, scope = self.f.expressions, self.f.scalar_scope(at)
         return memory.address(self.b, [x.scalar(e, scope) for e in index])
 
-    def _stride(self, memory: Memory, index: Sequence[Expr], axis: str) -> Val | None:
+    def stride(self, memory: Memory, index: Sequence[Expr], axis: str) -> Val | None:
         """Elements from one index of ``axis`` to the next, where that is the same everywhere."""
         return memory.stride_along(self.f.expressions, index, axis, self.f.scalar_scope())
 
@@ -41,6 +46,35 @@ class Transfers:
         if count < self.f.lanes:
             return self.f.expressions.as_float(b.masked_load(pointer, b.mask_first(count, self.f.lanes), type))
         return self.f.expressions.as_float(b.load(pointer, type))
+
+    def put(self, op: StoreOp, pointer: Val, value: Val, mask: Val | None = None) -> None:
+        """Write or add a scalar or contiguous elements, the lanes of ``mask`` only."""
+        b, memory = self.b, self.f.memories[op.memory]
+        if op.add is not None:
+            type = vec(value.lanes, memory.stored)
+            old = b.load(pointer, type) if mask is None else b.masked_load(pointer, mask, type)
+            value = self._sum(memory, old, value)
+        value = self._narrow(memory, value)
+        if mask is None:
+            b.store(value, pointer)
+        else:
+            b.masked_store(value, pointer, mask)
+
+    def put_strided(self, op: StoreOp, pointer: Val, values: Val, stride: Val, mask: Val) -> None:
+        """Write or add lanes to elements ``stride`` apart."""
+        b, memory = self.b, self.f.memories[op.memory]
+        steps = b.binary("muli", b.iota(vec(values.lanes, "i64")), b.broadcast(stride, values.lanes))
+        pointers = b.at(pointer, steps, memory.stored)
+        if op.add is not None:
+            old = b.gather(pointers, mask, vec(values.lanes, memory.stored))
+            values = self._sum(memory, old, values)
+        b.scatter(self._narrow(memory, values), pointers, mask)
+
+    def _sum(self, memory: Memory, old: Val, value: Val) -> Val:
+        """An element in memory plus a computed value, in the wider type of the two."""
+        if memory.stored == "f64":
+            return self.b.binary("addf", old, self._narrow(memory, value))
+        return self.b.binary("addf", self.f.expressions.as_float(old), value)
 
     def _narrow(self, memory: Memory, value: Val) -> Val:
         """A computed value as the memory's element type."""
@@ -65,48 +99,51 @@ class Transfers:
         if width > whole:
             emit(self.b.integer(whole), width - whole)
 
-    # ---- tiles without the row axis -------------------------------------------------------------------
+    # ---- tiles with features in the lanes --------------------------------------------------------------
 
-    def view(self, op: LoadOp, scratch: Val) -> KeyView:
-        """A key tile: in place where it can be, else packed into ``scratch``."""
+    def view(self, op: LoadOp, scratch: Val, *, pairs: bool = False) -> KeyView:
+        """A key tile: in place where it can be, else packed into ``scratch``; not converted for ``pairs``."""
         f, b, memory = self.f, self.b, self.f.memories[op.memory]
         (row_axis, _), (feature, width) = axes(op.result).items()
         index = op.index.data
         start = f.spans[row_axis].start if row_axis in f.spans else b.integer(0)
-        row_stride, feature_stride = (self._stride(memory, index, a) for a in (row_axis, feature))
-        in_place = memory.stored == f.element and row_stride is not None and feature_stride is not None
+        row_stride, feature_stride = (self.stride(memory, index, a) for a in (row_axis, feature))
+        element = memory.stored if pairs else f.element
+        in_place = memory.stored == element and row_stride is not None and feature_stride is not None
         contiguous = self._is_one(feature_stride)
         if not in_place:
             with b.when(contiguous):
                 self._pack(op, memory, scratch, vectors=True)
             with b.otherwise():
                 self._pack(op, memory, scratch, vectors=False)
-            return KeyView(scratch, b.integer(self.packed_width(width)), (row_axis, feature), width, False)
+            return KeyView(scratch, b.integer(self.packed_width(width)), (row_axis, feature), width, False, element)
         assert row_stride is not None
         with b.when(b.binary("xori", contiguous, b.boolean(True))):
-            self._pack(op, memory, scratch, vectors=False)
-        base = self._address(memory, index, **{row_axis: start, feature: b.integer(0)})
+            self._pack(op, memory, scratch, vectors=False, convert=not pairs)
+        base = self.address(memory, index, **{row_axis: start, feature: b.integer(0)})
         return KeyView(
             b.pure(f"arith.select {contiguous.ssa}, {base.ssa}, {scratch.ssa} : {PTR}", PTR, op.result.name_hint or ""),
             b.select(contiguous, row_stride, b.integer(self.packed_width(width))),
             (row_axis, feature),
             width,
             True,
+            element,
         )
 
     def packed_width(self, width: int) -> int:
         return -(-width // self.f.lanes) * self.f.lanes
 
-    def _pack(self, op: LoadOp, memory: Memory, scratch: Val, *, vectors: bool) -> None:
+    def _pack(self, op: LoadOp, memory: Memory, scratch: Val, *, vectors: bool, convert: bool = True) -> None:
         f, b, x = self.f, self.b, self.f.expressions
+        element = f.element if convert else memory.stored
         (row_axis, rows), (feature, width) = axes(op.result).items()
         span = f.spans.get(row_axis)
         start, count = (span.start, span.count) if span else (b.integer(0), rows)
         with b.loop(0, count, hint=row_axis) as row:
-            target = b.at(scratch, b.mul(row.iv, self.packed_width(width)), f.element)
+            target = b.at(scratch, b.mul(row.iv, self.packed_width(width)), element)
             at = {row_axis: b.add(start, row.iv)}
             if vectors:
-                source = self._address(memory, op.index.data, **at, **{feature: b.integer(0)})
+                source = self.address(memory, op.index.data, **at, **{feature: b.integer(0)})
 
                 def copy(first: Val, count: int) -> None:
                     value = self._widen(memory, b.at(source, first, memory.stored), count)
@@ -115,9 +152,9 @@ class Transfers:
                 self._blocks(width, copy)
                 return
             with b.loop(0, width, hint=feature) as column:
-                source = self._address(memory, op.index.data, **at, **{feature: column.iv})
-                value = x.as_float(b.load(source, memory.stored))
-                b.store(value, b.at(target, column.iv, f.element))
+                source = self.address(memory, op.index.data, **at, **{feature: column.iv})
+                value = b.load(source, memory.stored)
+                b.store(x.as_float(value) if convert else value, b.at(target, column.iv, element))
 
     # ---- tiles with the row axis ----------------------------------------------------------------------
 
@@ -125,7 +162,7 @@ class Transfers:
         """A query tile into its buffer, transposed: feature by feature, rows in the lanes."""
         b, memory = self.b, self.f.memories[op.memory]
         feature, _ = self._feature(op.result)
-        with b.when(self._is_one(self._stride(memory, op.index.data, feature))):
+        with b.when(self._is_one(self.stride(memory, op.index.data, feature))):
             self._load_transposed(op, memory)
         with b.otherwise():
             self._load_scalars(op, memory)
@@ -146,36 +183,58 @@ class Transfers:
         f, b = self.f, self.b
         feature, width = self._feature(op.result)
         start = f.spans[f.rows].start
+        pairs = f.pairs and keeps_pairs(op, f.rows)
         with b.loop(0, f.pitch, f.lanes, hint="lane") as loop:
             rows = []
             for n in range(f.lanes):
                 row = b.add(start, self._last_live(b.add(loop.iv, n)))
-                rows.append(self._address(memory, op.index.data, **{f.rows: row, feature: b.integer(0)}))
+                rows.append(self.address(memory, op.index.data, **{f.rows: row, feature: b.integer(0)}))
 
             def block(first: Val, count: int) -> None:
-                vectors = [self._widen(memory, b.at(p, first, memory.stored), count) for p in rows]
+                if pairs:
+                    vectors = [self._pairs(b.at(p, b.mul(first, 2), memory.stored), count) for p in rows]
+                else:
+                    vectors = [self._widen(memory, b.at(p, first, memory.stored), count) for p in rows]
                 target = f.row_pointer(op.result, first, loop.iv)
                 for n, value in enumerate(self._transpose(vectors)[:count]):
                     b.store(value, b.at(target, n * f.pitch, f.element), f.align)
 
-            self._blocks(width, block)
+            self._blocks(width // 2 if pairs else width, block)
+
+    def _pairs(self, pointer: Val, count: int) -> Val:
+        """``count`` pairs of contiguous bf16 in a full vector."""
+        b, type = self.b, vec(self.f.lanes, "i32")
+        if count < self.f.lanes:
+            return b.masked_load(pointer, b.mask_first(count, self.f.lanes), type, 2)
+        return b.load(pointer, type, 2)
 
     def _load_scalars(self, op: LoadOp, memory: Memory) -> None:
         f, b, x = self.f, self.b, self.f.expressions
         feature, width = self._feature(op.result)
+        pairs = f.pairs and keeps_pairs(op, f.rows)
         with b.loop(0, f.pitch, hint=f.rows) as row, b.loop(0, width, hint=feature) as column:
             at = {f.rows: b.add(f.spans[f.rows].start, self._last_live(row.iv)), feature: column.iv}
-            value = x.as_float(b.load(self._address(memory, op.index.data, **at), memory.stored))
-            b.store(value, f.row_pointer(op.result, column.iv, row.iv))
+            value = b.load(self.address(memory, op.index.data, **at), memory.stored)
+            if pairs:  # the halves of a pair are features 2n and 2n + 1
+                half = b.binary("andi", column.iv, b.integer(1))
+                pair = f.row_pointer(op.result, b.binary("shrsi", column.iv, b.integer(1)), row.iv)
+                b.store(value, b.at(pair, half, memory.stored))
+            else:
+                b.store(x.as_float(value), f.row_pointer(op.result, column.iv, row.iv))
 
     def store(self, op: StoreOp) -> None:
-        """A tile with the row axis to memory; dead rows are left alone."""
+        """A tile to memory; dead elements are left alone."""
         if len(axes(op.value)) == 1:
             self._store_row(op)
             return
+        if op.value not in self.f.buffers.of:
+            raise UnsupportedKernelError(f"{op}: stores a constant")
+        if any(a in self.f.spans for a in axes(op.value) if a != self.f.rows):
+            self._store_pairs(op)
+            return
         b, memory = self.b, self.f.memories[op.memory]
         feature, _ = self._feature(op.value)
-        with b.when(self._is_one(self._stride(memory, op.index.data, feature))):
+        with b.when(self._is_one(self.stride(memory, op.index.data, feature))):
             self._store_transposed(op, memory)
         with b.otherwise():
             self._store_scalars(op, memory)
@@ -184,12 +243,14 @@ class Transfers:
         f, b = self.f, self.b
         feature, width = self._feature(op.value)
         start, live = f.spans[f.rows].start, f.spans[f.rows].count
-        # a dead row is written where the last live one goes, which comes later and overwrites it
+        assert isinstance(live, Val)
+        # a dead row is written where the last live one goes, which comes later and overwrites it; or it adds 0
+        order = range(f.lanes) if op.add is not None else range(f.lanes)[::-1]
         with b.loop(0, live, f.lanes, hint="lane") as loop:
             rows = []
             for n in range(f.lanes):
                 row = b.add(start, self._last_live(b.add(loop.iv, n)))
-                rows.append(self._address(memory, op.index.data, **{f.rows: row, feature: b.integer(0)}))
+                rows.append(self.address(memory, op.index.data, **{f.rows: row, feature: b.integer(0)}))
 
             def block(first: Val, count: int) -> None:
                 source = f.row_pointer(op.value, first, loop.iv)
@@ -198,12 +259,12 @@ class Transfers:
                     for n in range(f.lanes)
                 ]
                 vectors = self._transpose(features)
-                for n in reversed(range(f.lanes)):
-                    value, pointer = self._narrow(memory, vectors[n]), b.at(rows[n], first, memory.stored)
-                    if count == f.lanes:
-                        b.store(value, pointer)
-                    else:
-                        b.masked_store(value, pointer, b.mask_first(count, f.lanes))
+                for n in order:
+                    value = vectors[n]
+                    if op.add is not None:
+                        value = b.select(b.less(b.add(loop.iv, n), live), value, b.real(0.0, f.vector))
+                    mask = b.mask_first(count, f.lanes) if count < f.lanes else None
+                    self.put(op, b.at(rows[n], first, memory.stored), value, mask)
 
             self._blocks(width, block)
 
@@ -213,15 +274,58 @@ class Transfers:
         with b.loop(0, f.spans[f.rows].count, hint=f.rows) as row, b.loop(0, width, hint=feature) as column:
             at = {f.rows: b.add(f.spans[f.rows].start, row.iv), feature: column.iv}
             value = b.load(f.row_pointer(op.value, column.iv, row.iv), f.element)
-            b.store(self._narrow(memory, value), self._address(memory, op.index.data, **at))
+            self.put(op, self.address(memory, op.index.data, **at), value)
 
     def _store_row(self, op: StoreOp) -> None:
-        """One number for each row."""
+        """One number for each row, or for each element of a loop's axis."""
         f, b, memory = self.f, self.b, self.f.memories[op.memory]
-        with b.loop(0, f.spans[f.rows].count, hint=f.rows) as row:
-            at = {f.rows: b.add(f.spans[f.rows].start, row.iv)}
-            value = b.load(f.row_pointer(op.value, 0, row.iv), f.element)
-            b.store(self._narrow(memory, value), self._address(memory, op.index.data, **at))
+        (axis,) = axes(op.value)
+        if axis not in f.spans or (axis == f.rows and op.value not in f.buffers.of):
+            raise UnsupportedKernelError(f"{op}: stores a constant")
+        with b.loop(0, f.spans[axis].count, hint=axis) as row:
+            if axis == f.rows:
+                value = b.load(f.row_pointer(op.value, 0, row.iv), f.element)
+            else:
+                lanes = Chunk(f, axis, row.iv, b.integer(0), {}).value(op.value)
+                value = b.pure(f"vector.extract {lanes.ssa}[0] : {f.element} from {lanes.type}", f.element)
+            at = {axis: b.add(f.spans[axis].start, row.iv)}
+            self.put(op, self.address(memory, op.index.data, **at), value)
+
+    def _store_pairs(self, op: StoreOp) -> None:
+        """A tile over rows and a loop's axis: vectors where lanes are contiguous, else one element at a time.
+
+        Indices outside of the memory, which pairs that a mask took away may have, are skipped.
+        """
+        f, b, x, memory = self.f, self.b, self.f.expressions, self.f.memories[op.memory]
+        (axis,) = (a for a in axes(op.value) if a != f.rows)
+        rows, live = f.spans[f.rows], f.spans[f.rows].count
+        with b.loop(0, f.spans[axis].count, hint=axis) as row:
+            at = {axis: b.add(f.spans[axis].start, row.iv)}
+            stride = memory.stride_along(x, op.index.data, f.rows, f.scalar_scope(at))
+            with b.when(self._is_one(stride)), b.loop(0, live, f.lanes, hint="lane") as lane:
+                scope = f.scalar_scope(at | {f.rows: f.lane_indices(lane.iv)})
+                index = [x.as_int(x.emit(e, scope), 64) for e in op.index.data]
+                first = [b.pure(f"vector.extract {v.ssa}[0] : i64 from {v.type}", "i64") if v.lanes else v
+                         for v in index]  # fmt: skip
+                value = b.load(f.row_pointer(op.value, row.iv, lane.iv), f.vector, f.align)
+                mask = b.binary("andi", f.live_lanes(lane.iv), b.broadcast(self._inside(memory, index), f.lanes))
+                self.put(op, memory.address(b, first), value, mask)
+            with b.otherwise(), b.loop(0, live, hint=f.rows) as column:
+                scope = f.scalar_scope(at | {f.rows: b.add(rows.start, column.iv)})
+                position = [x.scalar(e, scope) for e in op.index.data]
+                value = b.load(f.row_pointer(op.value, row.iv, column.iv), f.element)
+                with b.when(self._inside(memory, position)):
+                    self.put(op, memory.address(b, position), value)
+
+    def _inside(self, memory: Memory, index: Sequence[Val]) -> Val:
+        """Does the memory have this element?"""
+        b, lanes = self.b, self.f.lanes if any(v.lanes for v in index) else 0
+        inside = b.boolean(True, lanes)
+        for v, dim in zip(index, memory.dims, strict=True):
+            # one unsigned comparison is both 0 <= v and v < dim
+            fits = b.cmpi("ult", v, b.broadcast(dim, v.lanes) if v.lanes else dim)
+            inside = b.binary("andi", inside, b.broadcast(fits, lanes) if lanes else fits)
+        return inside
 
     # ---- registers ------------------------------------------------------------------------------------
 

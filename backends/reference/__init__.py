@@ -27,7 +27,7 @@ class ReferenceBackend:
         return f"reference, xdsl {version('xdsl')}, ir {hashlib.sha256(sources).hexdigest()[:16]}"
 
     def pipeline_options(self, dtype: str, device: torch.device) -> dict[str, Any]:
-        return {"narrow": False, "target": "reference"}
+        return {"narrow": False, "target": "cpu-avx512", "fused": False}  # of the tiles that one may look at
 
     def compile(self, kernel: KernelOp, *, stages: Collection[str] = (), target: str | None = None) -> Artifact:
         from xdsl.dialects.builtin import ModuleOp
