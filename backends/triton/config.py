@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from xdsl.dialects.builtin import IntegerAttr
 
 from ...ir.dtypes import itemsize
-from ...ir.tile import ForOp, KernelOp, LoadOp, TileType
+from ...ir.tile import DotOp, ForOp, KernelOp, LoadOp, StoreOp, TileType, tile_type
 from .layout import padded
 from .targets import Target
 
@@ -25,13 +25,16 @@ def choose(kernel: KernelOp, target: Target) -> Config:
     """Four warps for tiles up to 64 rows, eight beyond; two to three stages as they fit in shared memory.
 
     Float32 products run on ordinary units, which hold operands and results in registers: eight warps from 64 rows.
+    So do kernels of gradients but on Hopper, whose rows of 64 belong to groups of four warps.
     The kernel's own attributes ``num_warps`` and ``num_stages``, an autotuner's choice, come first.
     """
     rows = padded(kernel.rows.data.size)
     widest = max((padded(n) for op in kernel.body.walk() for r in op.results if isinstance(r.type, TileType)
                   for n in r.type.shape.values()), default=16)  # fmt: skip
-    scalar_dots = any(itemsize(op.result.type.element) == 4 for op in kernel.body.walk() if isinstance(op, LoadOp))
-    warps = 8 if rows >= (64 if scalar_dots else 128) or rows * widest >= 128 * 128 else 4
+    dots = [op for op in kernel.body.walk() if isinstance(op, DotOp)]
+    scalar_dots = any(itemsize(tile_type(v).element) == 4 for op in dots for v in (op.lhs, op.rhs))
+    spread = target.backend == "cuda" and target.arch != 90 and _heavy(kernel)
+    warps = 8 if rows >= (64 if scalar_dots or spread else 128) or rows * widest >= 128 * 128 else 4
     stage = max((_stage_bytes(op) for op in kernel.body.walk() if isinstance(op, ForOp)), default=0)
     fixed = sum(_bytes(op.result.type) for op in kernel.body.block.ops if isinstance(op, LoadOp))
     stages = 3
@@ -40,6 +43,13 @@ def choose(kernel: KernelOp, target: Target) -> Config:
     while stages > 1 and fixed + stages * stage > target.shared:
         stages -= 1
     return Config(target.name, _attribute(kernel, "num_warps") or warps, _attribute(kernel, "num_stages") or stages)
+
+
+def _heavy(kernel: KernelOp) -> bool:
+    """Does a step of a loop hold more products than scores and output, or add to memory?"""
+    loops = [op for op in kernel.body.walk() if isinstance(op, ForOp)]
+    products = [sum(isinstance(op, DotOp) for op in loop.body.walk()) for loop in loops]
+    return max(products, default=0) > 2 or any(isinstance(op, StoreOp) for loop in loops for op in loop.body.walk())
 
 
 def _stage_bytes(loop: ForOp) -> int:

@@ -13,10 +13,12 @@ from ...ir.expr import Const, Expr, Load, free_vars, loads
 from ...ir.tile import memory_type, tile_type
 from .errors import UnsupportedKernelError
 from .facts import Fill, fill_of, nonnegative
-from .layout import AxisCode, axis_sizes, dtype, padded, padded_shape, rows_always_live
+from .layout import AxisCode, axis_order, axis_sizes, dtype, padded, padded_shape, rows_always_live
 from .loops import emit_loop
 from .scalars import Scalars, Text, expanded, in_order, number
 from .source import Names, Source
+from .steps import Steps
+from .stores import emit_store
 
 
 class Emitter:
@@ -33,6 +35,8 @@ class Emitter:
         self.kernel, self.names, self.source = kernel, names, source
         self.scalars = {name: Text(code) for name, code in scalars.items()}  # sizes and grid dimensions
         self.memory = dict(zip(kernel.args, arguments, strict=True))  # memory -> pointer argument
+        self.order = axis_order(kernel)
+        self.steps = Steps(kernel)
         self.captured_as = dict(zip(kernel.names, arguments, strict=True))
         self.elements = {n: memory_type(a).element for n, a in zip(kernel.names, kernel.args, strict=True)}
         self.axes: dict[str, AxisCode] = {}
@@ -42,6 +46,7 @@ class Emitter:
         self.helpers: set[str] = set()
         self.guarded: set[tuple[str, int]] = set()  # sizes of captured tensors that the kernel compares with
         self.wanted: dict[SSAValue, str] = {}  # a name that a value's definition must use
+        self.rests: dict[Operation | None, list[tuple[str, str]]] = {}  # loop -> ranges that another leaves to it
         self.origin = ""
 
     # ---- statements -----------------------------------------------------------------------------------
@@ -55,8 +60,43 @@ class Emitter:
         self.fills[value] = fills or {}
         self.line(f"{name} = {code}")
 
-    def prologue(self) -> None:
-        """Index vectors and base addresses, before any op."""
+    def run(self, level: int = 0) -> None:
+        """The task from ``level`` sequential dimensions inwards: what depends on no more of them, then the next."""
+        self.prologue(level)
+        dims = self.steps.dims
+        if level == len(dims):
+            self.body([op for op in self.kernel.body.block.ops if op not in self.steps.moved])
+        else:
+            name = self.scalars[dims[level].name].code
+            step = self.names.fresh(f"{name}_step")
+            self.line(f"for {step} in range(0, {self.scalar(dims[level].extent).code}):")
+            with self.source.indented():
+                self.line(f"{name} = tl.cast({step}, tl.int32)")
+                self.run(level + 1)
+                if level == len(dims) - 1 and self.steps.reread:
+                    self.barrier()
+        self.body(self.steps.after[level])
+
+    def barrier(self) -> None:
+        self.line("tl.debug_barrier()  # what this step stored, other threads load in the next")
+
+    def prologue(self, level: int) -> None:
+        """Index vectors and base addresses that are known at ``level``, before any op."""
+        if self.steps.of_rows == level:
+            self.rows_axis()
+        if level == 0:
+            for axis, width in sorted(axis_sizes(self.kernel).items()):
+                index = self.names.fresh(axis)
+                self.line(f"{index} = tl.arange(0, {padded(width)}).to(tl.int64)")
+                self.axes[axis] = AxisCode(index, None if padded(width) == width else f"{index} < {width}", wide=True)
+        for op in self.kernel.body.walk():
+            if isinstance(op, tile.LoadOp | tile.StoreOp):
+                fixed = self.fixed(op.index.data)
+                if self.steps.level(fixed) == level:
+                    self.base(op.memory, op.index.data)
+        self.body(self.steps.before[level])
+
+    def rows_axis(self) -> None:
         rows = self.kernel.rows.data
         size = padded(rows.size)
         index = self.names.fresh(rows.name)
@@ -65,23 +105,16 @@ class Emitter:
         self.line(f"{index} = {plus}tl.arange(0, {size})")
         if rows_always_live(self.kernel):
             self.axes[rows.name] = AxisCode(index, None)
-        else:
-            bound = self.scalar(rows.bound)
-            if size != rows.size:
-                end = f"{base.at_least(9)} + {rows.size}"
-                bound = Text(f"tl.minimum({end}, {bound.code})")
-            if bound.strength < 20 or "(" in bound.code:
-                name = self.names.fresh(f"{rows.name}_end")
-                self.line(f"{name} = {bound.code}")
-                bound = Text(name)
-            self.axes[rows.name] = AxisCode(index, f"{index} < {bound.code}")
-        for axis, width in sorted(axis_sizes(self.kernel).items()):
-            index = self.names.fresh(axis)
-            self.line(f"{index} = tl.arange(0, {padded(width)}).to(tl.int64)")
-            self.axes[axis] = AxisCode(index, None if padded(width) == width else f"{index} < {width}", wide=True)
-        for op in self.kernel.body.walk():
-            if isinstance(op, tile.LoadOp | tile.StoreOp):
-                self.base(op.memory, op.index.data)
+            return
+        bound = self.scalar(rows.bound)
+        if size != rows.size:
+            end = f"{base.at_least(9)} + {rows.size}"
+            bound = Text(f"tl.minimum({end}, {bound.code})")
+        if bound.strength < 20 or "(" in bound.code:
+            name = self.names.fresh(f"{rows.name}_end")
+            self.line(f"{name} = {bound.code}")
+            bound = Text(name)
+        self.axes[rows.name] = AxisCode(index, f"{index} < {bound.code}")
 
     def body(self, ops: Sequence[Operation]) -> Sequence[SSAValue]:
         """Print the ops; gives the operands of the final yield."""
@@ -127,10 +160,7 @@ class Emitter:
         for n, (e, x) in enumerate(zip(load.index, texts, strict=True)):
             terms.append(_scaled(x, f"{memory}_s{n}"))
             if x.axes or loads(e):
-                self.guarded.add((memory, n))
-                if not nonnegative(e):
-                    guards.append(Text(f"({x.at_least(5)} >= 0)", axes=x.axes))
-                guards.append(Text(f"({x.at_least(5)} < {memory}_n{n})", axes=x.axes))
+                guards += self.inside(memory, n, e, x)
         axes = in_order(scalars.axes, {a for x in texts for a in x.axes})
         address = " + ".join([memory, *(expanded(t, axes).at_least(10) for t in terms if t.code != "0")])
         mask = " & ".join(expanded(g, axes).code for g in guards)
@@ -145,6 +175,12 @@ class Emitter:
         self.line(f"{name} = {code}")
         return Text(name, axes=axes, kind=load.kind)
 
+    def inside(self, memory: str, n: int, e: Expr, x: Text) -> list[Text]:
+        """The conditions that ``e``, printed as ``x``, is an index of axis ``n``."""
+        self.guarded.add((memory, n))
+        low = [] if nonnegative(e) else [Text(f"({x.at_least(5)} >= 0)", axes=x.axes)]
+        return [*low, Text(f"({x.at_least(5)} < {memory}_n{n})", axes=x.axes)]
+
     # ---- memory ---------------------------------------------------------------------------------------
 
     def base(self, memory: SSAValue, index: Sequence[Expr]) -> str:
@@ -152,7 +188,7 @@ class Emitter:
         name = self.memory[memory]
         terms = []
         for n, e in enumerate(index):
-            if not free_vars(e) & self.axis_names and not loads(e):
+            if self.is_fixed(e):
                 x = _scaled(self.scalar(e), f"{name}_s{n}")
                 if x.code != "0":
                     terms.append(x.at_least(10))
@@ -164,32 +200,44 @@ class Emitter:
             self.line(f"{self.bases[key]} = {name} + {key[1]}")
         return self.bases[key]
 
-    @property
-    def axis_names(self) -> set[str]:
-        loops = {op.axis.data for op in self.kernel.body.walk() if isinstance(op, tile.ForOp)}
-        return {self.kernel.rows.data.name, *axis_sizes(self.kernel), *loops}
+    def is_fixed(self, e: Expr) -> bool:
+        """Does ``e`` have one value for all elements of all tiles of a task (and step)?"""
+        return not free_vars(e) & self.order.keys() and not loads(e)
 
-    def address(self, memory: SSAValue, index: Sequence[Expr], type: tile.TileType) -> tuple[str, str]:
+    def fixed(self, index: Sequence[Expr]) -> set[str]:
+        """The variables that the fixed part of an address uses."""
+        return set().union(*(free_vars(e) for e in index if self.is_fixed(e)))
+
+    def shape(self, value: SSAValue) -> dict[str, int]:
+        """Axis -> size of a tile, in the order of the printed axes."""
+        return dict(sorted(tile_type(value).shape.items(), key=lambda axis: self.order[axis[0]]))
+
+    def address(self, memory: SSAValue, index: Sequence[Expr], shape: Mapping[str, int]) -> tuple[str, str]:
         """Pointers of a tile's elements, and the condition that they are live (empty where all are)."""
-        axes = list(type.shape)
+        return " + ".join([self.base(memory, index), *self.offsets(memory, index, shape)]), self.live(list(shape))
+
+    def offsets(self, memory: SSAValue, index: Sequence[Expr], shape: Mapping[str, int]) -> list[str]:
+        """Terms of the distance of a tile's elements from their base."""
+        axes = list(shape)
         scalars = self.printer(axes, "tl.float32")
         name = self.memory[memory]
         groups: dict[tuple[str, ...], list[str]] = {}
         for n, e in enumerate(index):
-            if free_vars(e) & self.axis_names or loads(e):
+            if not self.is_fixed(e):
                 x = _scaled(scalars.text(e), f"{name}_s{n}")
                 groups.setdefault(x.axes, []).append(x.at_least(10))
-        terms = [self.base(memory, index)]
+        terms = []
         for own, codes in groups.items():
             x = Text(" + ".join(codes), 10 if len(codes) == 1 else 9, own)
             terms.append(expanded(x, axes).at_least(9))
         if len({a for own in groups for a in own}) < len(axes):  # an axis that the address does not use
-            terms.append(f"tl.zeros({padded_shape(type)}, tl.int64)")
-        return " + ".join(terms), self.live(axes)
+            terms.append(f"tl.zeros({padded_shape(shape)}, tl.int64)")
+        return terms
 
-    def live(self, axes: Sequence[str]) -> str:
-        """The condition that an element of a tile is live; empty where all are."""
+    def live(self, axes: Sequence[str], *more: Text) -> str:
+        """The condition that an element of a tile is live, and ``more``; empty where all are."""
         terms = [Text(f"({self.axes[a].live})", axes=(a,)) for a in axes if self.axes[a].live]
+        terms += more
         if len(terms) == len(axes) == 1:
             return terms[0].code[1:-1]
         return " & ".join(expanded(t, axes).code for t in terms)
@@ -200,48 +248,44 @@ class Emitter:
         if live is None or self.fills[value].get(axis, "any") == wanted:
             return
         name = self.values[value]
-        condition = expanded(Text(f"({live})", axes=(axis,)), list(tile_type(value).shape)).code
+        condition = expanded(Text(f"({live})", axes=(axis,)), list(self.shape(value))).code
         self.line(f"{name} = tl.where({condition}, {name}, {number(wanted)})")
         self.fills[value] = {axis: wanted}
 
     # ---- one method an op -----------------------------------------------------------------------------
 
     def full(self, op: tile.FullOp) -> None:
-        type = tile_type(op.result)
+        shape = self.shape(op.result)
         value = op.value.data.body
         fill: Fill = float(value.value) if isinstance(value, Const) else "any"
-        code = f"tl.full({padded_shape(type)}, {self.scalar(value).code}, {dtype(type.element)})"
-        self.define(op.result, code, dict.fromkeys(type.shape, fill))
+        code = f"tl.full({padded_shape(shape)}, {self.scalar(value).code}, {dtype(tile_type(op.result).element)})"
+        self.define(op.result, code, dict.fromkeys(shape, fill))
 
     def load(self, op: tile.LoadOp) -> None:
-        type = tile_type(op.result)
-        address, live = self.address(op.memory, op.index.data, type)
+        shape = self.shape(op.result)
+        address, live = self.address(op.memory, op.index.data, shape)
         self.define(op.result, f"tl.load({address}{f', mask={live}, other=0.0' if live else ''})",
-                    dict.fromkeys(type.shape, 0.0))  # fmt: skip
+                    dict.fromkeys(shape, 0.0))  # fmt: skip
 
     def store(self, op: tile.StoreOp) -> None:
-        type = tile_type(op.value)
-        address, live = self.address(op.memory, op.index.data, type)
-        value = self.values[op.value]
-        if type.element != memory_type(op.memory).element:
-            value += f".to({dtype(memory_type(op.memory).element)})"
-        self.line(f"tl.store({address}, {value}{f', mask={live}' if live else ''})")
+        emit_store(self, op)
 
     def map(self, op: tile.MapOp) -> None:
         type = tile_type(op.result)
-        axes = list(type.shape)
+        shape = self.shape(op.result)
+        axes = list(shape)
         compute = accumulator(type.element)
         for v in op.inputs:
             if name_of(tile_type(v).element) == "f64":
                 compute = tile_type(v).element
         operands = dict(zip(op.function.data.params, op.inputs, strict=True))
-        params = {p: self.operand(v, axes, dtype(compute)) for p, v in operands.items()}
+        params = {p: self.operand(v, dtype(compute)) for p, v in operands.items()}
         x = self.printer(axes, dtype(compute), params).text(op.function.data.body)
         x = expanded(x, axes)
         if x.axes == () and axes:
-            x = Text(f"tl.full({padded_shape(type)}, {x.code}, {dtype(compute)})", axes=tuple(axes))
+            x = Text(f"tl.full({padded_shape(shape)}, {x.code}, {dtype(compute)})", axes=tuple(axes))
         elif not set(self.used_axes(op)) >= set(axes):
-            x = Text(f"tl.broadcast_to({x.code}, {padded_shape(type)})", axes=tuple(axes))
+            x = Text(f"tl.broadcast_to({x.code}, {padded_shape(shape)})", axes=tuple(axes))
         if type.element != compute:
             x = x.method(f"to({dtype(type.element)})")
         fills = {}
@@ -262,19 +306,14 @@ class Emitter:
                 used.add(name)
         return used
 
-    def operand(self, value: SSAValue, axes: Sequence[str], float_type: str) -> Text:
-        """A tile as an operand of a map: converted, its axes in the result's order."""
-        own = list(tile_type(value).shape)
-        order = in_order(axes, set(own))
-        x = Text(self.values[value], axes=tuple(own), kind="float")
-        if tuple(own) != order:
-            x = Text(f"tl.permute({x.code}, {[own.index(a) for a in order]})", axes=order, kind="float")
+    def operand(self, value: SSAValue, float_type: str) -> Text:
+        """A tile as an operand of a map."""
+        x = Text(self.values[value], axes=tuple(self.shape(value)), kind="float")
         return x if dtype(tile_type(value).element) == float_type else x.method(f"to({float_type})")
 
     def mask(self, op: tile.MaskOp) -> None:
-        type = tile_type(op.result)
-        axes = list(type.shape)
-        condition = self.printer(axes, dtype(type.element)).text(op.condition.data)
+        axes = list(self.shape(op.result))
+        condition = self.printer(axes, dtype(tile_type(op.result).element)).text(op.condition.data)
         terms = [condition]
         keys = [a for a in axes if a != self.kernel.rows.data.name and self.axes[a].live]
         terms += [Text(f"({self.axes[a].live})", axes=(a,)) for a in keys]
@@ -287,7 +326,7 @@ class Emitter:
 
     def reduce(self, op: tile.ReduceOp) -> None:
         self.fill_dead(op.input, op.axis, float("-inf") if op.kind.data == "max" else 0.0)
-        axis = list(tile_type(op.input).shape).index(op.axis)
+        axis = list(self.shape(op.input)).index(op.axis)
         self.define(op.result, f"tl.{op.kind.data}({self.values[op.input]}, {axis})")
 
     def dot(self, op: tile.DotOp) -> None:
@@ -295,13 +334,13 @@ class Emitter:
         self.clear_contracted(op.lhs, op.rhs, axis)
         out = tile_type(op.result)
         wide = max((tile_type(v).element for v in (op.lhs, op.rhs)), key=lambda t: _WIDTH[name_of(t)])
-        shapes = [list(tile_type(v).shape) for v in (op.lhs, op.rhs)]
+        shapes = [list(self.shape(v)) for v in (op.lhs, op.rhs)]
         casts = ["" if tile_type(v).element == wide else f".to({dtype(wide)})" for v in (op.lhs, op.rhs)]
         codes = [self.values[v] + cast for v, cast in zip((op.lhs, op.rhs), casts, strict=True)]
         if [len(s) for s in shapes] != [2, 2]:
-            code = self.vector_dot(op, shapes, axis, dtype(out.element))
+            code = self.vector_dot(op, axis, dtype(out.element))
         else:
-            if shapes[0][1 - shapes[0].index(axis)] != next(iter(out.shape)):
+            if shapes[0][1 - shapes[0].index(axis)] != next(iter(self.shape(op.result))):
                 shapes, codes = shapes[::-1], codes[::-1]
             left = codes[0] if shapes[0].index(axis) == 1 else f"tl.trans({codes[0]})"
             right = codes[1] if shapes[1].index(axis) == 0 else f"tl.trans({codes[1]})"
@@ -313,12 +352,12 @@ class Emitter:
             code = f"tl.dot({', '.join([left, right, *options])})"
         self.define(op.result, code)
 
-    def vector_dot(self, op: tile.DotOp, shapes: list[list[str]], axis: str, float_type: str) -> str:
+    def vector_dot(self, op: tile.DotOp, axis: str, float_type: str) -> str:
         """A contraction with a vector, as a sum of products."""
-        union = [axis, *tile_type(op.result).shape]
-        x, y = (expanded(self.operand(v, union, float_type), union) for v in (op.lhs, op.rhs))
+        union = sorted([axis, *self.shape(op.result)], key=self.order.__getitem__)
+        x, y = (expanded(self.operand(v, float_type), union) for v in (op.lhs, op.rhs))
         plus = f"{self.values[op.acc]} + " if op.acc is not None else ""
-        return f"{plus}tl.sum({x.at_least(10)} * {y.at_least(11)}, 0)"
+        return f"{plus}tl.sum({x.at_least(10)} * {y.at_least(11)}, {union.index(axis)})"
 
     def clear_contracted(self, lhs: SSAValue, rhs: SSAValue, axis: str) -> None:
         """Dead elements must add nothing: one side holds 0 there and the other is finite."""

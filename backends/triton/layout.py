@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from xdsl.ir import Attribute
 
 from ...ir.dtypes import name_of
 from ...ir.expr import Const, Expr, Op, Var
-from ...ir.tile import ForOp, KernelOp, LoadOp, StoreOp, TileType, tile_type
+from ...ir.tile import ForOp, KernelOp, LoadOp, StoreOp, tile_type
 from .facts import divisible
 
 LEAST = 16  # tl.dot takes no smaller side
@@ -31,8 +32,8 @@ def padded(size: int) -> int:
     return max(LEAST, 1 << (size - 1).bit_length())
 
 
-def padded_shape(type: TileType) -> str:
-    return f"[{', '.join(str(padded(n)) for n in type.shape.values())}]"
+def padded_shape(shape: Mapping[str, int]) -> str:
+    return f"[{', '.join(str(padded(n)) for n in shape.values())}]"
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,17 @@ def axis_sizes(kernel: KernelOp) -> dict[str, int]:
             shape = tile_type(op.result if isinstance(op, LoadOp) else op.value).shape
             found |= {a: n for a, n in shape.items() if a not in other}
     return found
+
+
+def axis_order(kernel: KernelOp) -> dict[str, int]:
+    """The place of each axis in printed tiles: rows, then loops, then features.
+
+    So a product's rows are the kernel's rows, whichever way the program names its axes, and its result feeds the
+    next product without a transposition.
+    """
+    loops = dict.fromkeys(op.axis.data for op in kernel.body.walk() if isinstance(op, ForOp))
+    axes = dict.fromkeys([kernel.rows.data.name, *loops, *sorted(axis_sizes(kernel))])
+    return {axis: n for n, axis in enumerate(axes)}
 
 
 def rows_always_live(kernel: KernelOp) -> bool:

@@ -11,7 +11,8 @@ One range::
     if whole < hi:                            ... and the last, incomplete step apart
         ...
 
-Several ranges run in one loop over all their steps, so that the body is printed, and pipelined, once.
+Where a partial loop over the same axis follows, the incomplete step is one more range of that instead, for its masks
+hold there.  Several ranges run in one loop over all their steps, so that the body is printed, and pipelined, once.
 """
 
 from __future__ import annotations
@@ -34,9 +35,10 @@ def emit_loop(emitter: Emitter, op: ForOp) -> None:
     carried = [_carried_name(emitter, op, n) for n in range(len(op.initial))]
     names, step = emitter.names, op.step.data
     ranges = op.range_list
+    rest = emitter.rests.pop(op, [])
     saved = emitter.axes.get(op.axis.data)
     start = names.fresh("start")
-    if len(ranges) == 1:
+    if len(ranges) == 1 and not rest:
         lo, hi = _named(emitter, ranges[0].lo, "lo"), _named(emitter, ranges[0].hi, "hi")
         whole = padded(step) == step and divisible(ranges[0].lo, step) and divisible(ranges[0].hi, step)
         if op.kind.data == "partial" or padded(step) != step or whole:
@@ -48,10 +50,13 @@ def emit_loop(emitter: Emitter, op: ForOp) -> None:
             emitter.line(f"{end} = {plus}tl.maximum({hi}{minus}, 0) // {step} * {step}")
             emitter.line(f"for {start} in range({lo}, {end}, {step}):  # whole steps")
             _body(emitter, op, carried, start, None)
-            emitter.line(f"if {end} < {hi}:  # the rest")
-            _body(emitter, op, carried, end, hi)
-    elif ranges:
-        _concatenated(emitter, op, carried, start)
+            if _continues(op):
+                emitter.rests[op.next_op] = [(end, hi)]
+            else:
+                emitter.line(f"if {end} < {hi}:  # the rest")
+                _body(emitter, op, carried, end, hi)
+    elif ranges or rest:
+        _concatenated(emitter, op, carried, start, rest)
     for value, name in zip(op.results_, carried, strict=True):
         emitter.values[value] = name
         emitter.fills[value] = {}
@@ -61,13 +66,24 @@ def emit_loop(emitter: Emitter, op: ForOp) -> None:
         emitter.axes[op.axis.data] = saved
 
 
-def _concatenated(emitter: Emitter, op: ForOp, carried: list[str], start: str) -> None:
+def _continues(op: ForOp) -> bool:
+    """Is the op after a full loop the partial one over the rest of its axis?"""
+    after = op.next_op
+    return (
+        isinstance(after, ForOp)
+        and (after.axis, after.step, after.kind.data) == (op.axis, op.step, "partial")
+        and list(after.initial) == list(op.results_)
+    )
+
+
+def _concatenated(emitter: Emitter, op: ForOp, carried: list[str], start: str, rest: list[tuple[str, str]]) -> None:
     step = op.step.data
     los, his, ends = [], [], []
     total = ""
-    for n, r in enumerate(op.range_list):
-        los.append(_named(emitter, r.lo, f"lo{n}"))
-        his.append(_named(emitter, r.hi, f"hi{n}"))
+    named = [(_named(emitter, r.lo, f"lo{n}"), _named(emitter, r.hi, f"hi{n}")) for n, r in enumerate(op.range_list)]
+    for n, (lo, hi) in enumerate([*named, *rest]):
+        los.append(lo)
+        his.append(hi)
         steps = f"(tl.maximum({his[-1]} - {los[-1]}, 0) + {step - 1}) // {step}"
         end = emitter.names.fresh(f"end{n}")
         emitter.line(f"{end} = {total + ' + ' if total else ''}{steps}")
@@ -75,7 +91,7 @@ def _concatenated(emitter: Emitter, op: ForOp, carried: list[str], start: str) -
         ends.append(end)
     turn = emitter.names.fresh("turn")
     emitter.line(f"for {turn} in range(0, {ends[-1]}):  # {len(ends)} ranges, one after the other")
-    hi = emitter.names.fresh("hi")
+    limit = emitter.names.fresh("hi")
     with emitter.source.indented():
         last = len(ends) - 1
         first = f"{los[last]} + ({turn} - {ends[last - 1]}) * {step}"
@@ -85,8 +101,8 @@ def _concatenated(emitter: Emitter, op: ForOp, carried: list[str], start: str) -
             first = f"tl.where({turn} < {ends[n]}, {los[n]} + {before} * {step}, {first})"
             bound = f"tl.where({turn} < {ends[n]}, {his[n]}, {bound})"
         emitter.line(f"{start} = {first}")
-        emitter.line(f"{hi} = {bound}")
-    _body(emitter, op, carried, start, hi)
+        emitter.line(f"{limit} = {bound}")
+    _body(emitter, op, carried, start, limit)
 
 
 def _body(emitter: Emitter, op: ForOp, carried: list[str], start: str, hi: str | None) -> None:

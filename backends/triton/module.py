@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ...ir.attributes import Dim
 from ...ir.dtypes import name_of
 from ...ir.expr import Const, Expr, Op, Var
 from ...ir.tile import ForOp, KernelOp, memory_type
@@ -47,8 +48,7 @@ def print_module(kernel: KernelOp, config: Config) -> Module:
             if type != "tl.int1":
                 body.line(f'tl.static_assert({name}.dtype.element_ty == {type}, "{name} must be {type}")')
         _decode_grid(emitter, kernel, names)
-        emitter.prologue()
-        emitter.body(list(kernel.body.block.ops))
+        emitter.run()
 
     axes = [(p, n) for p, rank in enumerate(ranks) for n in range(rank)]
     guarded = [lengths[p][n] for p, n in axes if (pointers[p], n) in emitter.guarded]
@@ -81,10 +81,12 @@ def _parameters(
 
 
 def _decode_grid(emitter: Emitter, kernel: KernelOp, names: Names) -> None:
-    """Program id -> grid dimensions, the last one fastest."""
+    """Program id -> grid dimensions that are tasks, the last one fastest."""
     rest = "pid"
-    emitter.line("pid = tl.program_id(0)")
-    for n, dim in reversed(list(enumerate(kernel.grid.data))):
+    tasks = _tasks(kernel)
+    if tasks:
+        emitter.line("pid = tl.program_id(0)")
+    for n, dim in reversed(list(enumerate(tasks))):
         name = emitter.scalars[dim.name].code
         if n == 0:
             emitter.line(f"{name} = {rest}")
@@ -101,6 +103,12 @@ def _decode_grid(emitter: Emitter, kernel: KernelOp, names: Names) -> None:
             rest = following
 
 
+def _tasks(kernel: KernelOp) -> tuple[Dim, ...]:
+    """The grid dimensions that are not sequential."""
+    dims = kernel.grid.data
+    return dims[: len(dims) - kernel.sequential.data]
+
+
 def _header(kernel: KernelOp, config: Config, pointers: list[str], sizes: Sequence[str]) -> list[str]:
     rows = kernel.rows.data
     loops = [op for op in kernel.body.walk() if isinstance(op, ForOp)]
@@ -115,13 +123,16 @@ def _header(kernel: KernelOp, config: Config, pointers: list[str], sizes: Sequen
         f"  reads    {', '.join(f'{p}: {types[p]}' for p in inputs)}",
         f"  writes   {', '.join(f'{p}: {types[p]}' for p in outputs)}",
         f"  sizes    {', '.join(sizes) or 'none'}",
-        f"  grid     {kernel.grid.text()}, folded into one program id, last dimension fastest",
+        f"  grid     {', '.join(map(str, _tasks(kernel))) or 'one task'}, folded into one program id, last one fastest",
+        *(f"  in order {d}, within one program" for d in kernel.grid.data[len(_tasks(kernel)) :]),
         f"  {rows.name:<8} rows {rows.base} .. {rows.base} + {rows.size}, ending at {rows.bound}"
         + (f"; a tile holds {padded(rows.size)}" if padded(rows.size) != rows.size else ""),
     ]
     for op in loops:
         ranges = "; ".join(f"[{r.lo}, {r.hi})" for r in op.range_list)
-        lines.append(f"  {op.axis.data:<8} keys {ranges}, {op.step.data} at a time, {op.kind.data}")
+        lines.append(f"  {op.axis.data:<8} loop over {ranges}, {op.step.data} at a time, {op.kind.data}")
+    if zeroed := [pointers[n] for n in kernel.zeroed]:
+        lines.append(f"  adds to  {', '.join(zeroed)}, which hold zeros at first")
     lines += [
         "  x_s0     stride of axis 0 of x, in elements; x_n0 its length",
         '"""',
@@ -160,7 +171,7 @@ def _launch(
     guarded: set[tuple[str, int]],
     sizes: Mapping[str, str],
 ) -> None:
-    tasks = " * ".join(_host(d.extent, sizes, 11) for d in kernel.grid.data)
+    tasks = " * ".join(_host(d.extent, sizes, 11) for d in _tasks(kernel)) or "1"
     arguments = list(pointers)
     arguments += [f"*{p}.stride()" for p, rank in zip(pointers, ranks, strict=True) if rank]
     arguments += [f"{p}.shape[{n}]" for p, rank in zip(pointers, ranks, strict=True) for n in range(rank)
@@ -169,7 +180,8 @@ def _launch(
     for line in ("", "", f"def launch({', '.join([*pointers, *sizes.values()])}):"):
         out.line(line)
     with out.indented():
-        out.line('"""Run the kernel; tensors may have any strides."""')
+        zeros = f" {' and '.join(added)} must hold zeros." if (added := [pointers[n] for n in kernel.zeroed]) else ""
+        out.line(f'"""Run the kernel; tensors may have any strides.{zeros}"""')
         out.line(f"tasks = {tasks}")
         out.line("if tasks > 2**31 - 1:")
         with out.indented():

@@ -44,13 +44,16 @@ class Source:
         self._depth = 0
 
     def line(self, text: str = "") -> None:
-        """Append a line; a call that makes it too long gets a line for each argument."""
+        """Append a line; one that is too long and ends in a call gets a line for each argument."""
         indent = "    " * self._depth
         if len(indent) + len(text) <= WIDTH or not text.endswith(")") or "(" not in text:
             self._lines.append(indent + text if text else "")
             return
         head, arguments = _outer_call(text)
-        self._lines += [f"{indent}{head}(", *(f"{indent}    {a}," for a in arguments), f"{indent})"]
+        comma = (
+            "," if head[-1:].isalnum() or head[-1:] == "_" else ""
+        )  # a comma makes a tuple of what stands in plain brackets
+        self._lines += [f"{indent}{head}(", *(f"{indent}    {a}{comma}" for a in arguments), f"{indent})"]
 
     @contextmanager
     def indented(self) -> Iterator[None]:

@@ -31,7 +31,7 @@ class TritonBackend:
         return f"triton {_triton_version()}, printer {_source_hash()}, {current_target()}"
 
     def pipeline_options(self, dtype: str, device: torch.device) -> dict[str, Any]:
-        return {"narrow": dtype in ("bf16", "f16", "bfloat16", "float16"), "target": current_target()}
+        return {"narrow": dtype in ("bf16", "f16", "bfloat16", "float16"), "target": current_target(), "fused": False}
 
     def compile(self, kernel: KernelOp, *, stages: Collection[str] = (), target: str | None = None) -> Artifact:
         from .config import choose

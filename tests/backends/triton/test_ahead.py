@@ -1,10 +1,16 @@
 """Kernels compiled for GPUs that are not here: what the assemblers say of them."""
 
+from dataclasses import replace
+
 import pytest
 
 from attnc.backends import get_backend
 from attnc.backends.triton.errors import StaticToolError, UnknownTargetError
 from attnc.backends.triton.static import report
+from attnc.compiler.pass_manager import PassManager
+from attnc.compiler.pipelines import gradient
+from attnc.ir.text import parse_module
+from attnc.ir.tile import kernels_of
 
 from .helpers import Case
 
@@ -62,6 +68,40 @@ def test_static_facts(name, target):
 def test_static_facts_of_all(name, target):
     if (name, target) not in QUICK:
         check(name, target)
+
+
+def gradient_kernels(name, target, width=64):
+    """Kernels of the gradient at the target's own tiles."""
+    case = replace(CASES[name], width=width)
+    module = parse_module(case.attn().replace(' tiles "64x64"', ""))
+    passes = gradient(target, narrow=True, fused=False)
+    return kernels_of(PassManager(passes).run(module))
+
+
+def check_gradient(name, target, width=64):
+    stages = ("amdgcn",) if target.startswith("gfx") else ("ptx",)
+    for kernel_name, kernel in gradient_kernels(name, target, width).items():
+        facts = report(get_backend("triton").compile(kernel, stages=stages, target=target))
+        where = f"{kernel_name}: {facts}"
+        assert facts.spills == 0, where
+        assert facts.fits, where
+        assert facts.mma_count > 0 or kernel_name.endswith("delta"), where
+
+
+GRADIENTS = ["dense", "causal", "window", "dilated", "block", "window_and_globals", "bias"]
+
+
+@pytest.mark.parametrize("name, target", [("causal", "sm_90")])
+def test_gradients(name, target):
+    check_gradient(name, target)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [64, 128])
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_gradients_of_all(name, target, width):
+    check_gradient(name, target, width)
 
 
 @pytest.mark.slow

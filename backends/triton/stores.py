@@ -1,0 +1,113 @@
+"""Stores: plain, and those that add.
+
+No two tasks add to the same element, and one task's steps run in order.  So where the elements of a tile have
+addresses of their own, adding is a load, a sum and a store.  An axis that the address does not use is summed first.
+What is left are tiles whose elements may meet in one address, such as a table of relative biases.  Atomics would add
+them in no certain order; instead each address that occurs takes its turn::
+
+    at = ...                                          offsets of the elements
+    turn = tl.min(at)
+    while turn < END:                                 as often as there are different ones
+        old = tl.load(base + turn)
+        tl.store(base + turn, old + tl.sum(tl.where(at == turn, ds, 0.0)))
+        turn = tl.min(tl.where(at > turn, at, END))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from xdsl.ir import Attribute
+
+from ...ir.dtypes import accumulator, name_of
+from ...ir.expr import free_vars, loads
+from ...ir.tile import ForOp, StoreOp, memory_type, tile_type
+from .collisions import collides, unused_axes
+from .layout import dtype
+
+if TYPE_CHECKING:
+    from .emit import Emitter
+
+_END = 2**62  # beyond every offset
+
+
+def emit_store(emitter: Emitter, op: StoreOp) -> None:
+    """Print a store."""
+    element = memory_type(op.memory).element
+    if op.add is None or op in emitter.steps.waiting:
+        address, live = emitter.address(op.memory, op.index.data, emitter.shape(op.value))
+        value = _converted(emitter.values[op.value], tile_type(op.value).element, element)
+        emitter.line(f"tl.store({address}, {value}{_mask(live)})")
+        return
+    value, shape = _summed(emitter, op)
+    if collides(op):
+        _by_turns(emitter, op, value, shape)
+        return
+    address, _ = emitter.address(op.memory, op.index.data, shape)
+    live = _live(emitter, op, shape)
+    name = emitter.memory[op.memory]
+    at = emitter.names.fresh(f"{name}_at")
+    emitter.line(f"{at} = {address}")
+    _add(emitter, op, at, value, _mask(live))
+    loop = op.parent_op()
+    if isinstance(loop, ForOp) and loop.axis.data not in shape:
+        emitter.barrier()
+
+
+def _add(emitter: Emitter, op: StoreOp, at: str, value: str, mask: str) -> None:
+    """Add to what is at the pointers ``at``."""
+    of, element = tile_type(op.value).element, memory_type(op.memory).element
+    wide = accumulator(element)
+    old = emitter.names.fresh(f"{emitter.memory[op.memory]}_old")
+    emitter.line(f"{old} = tl.load({at}{mask}{', other=0.0' if mask else ''})")
+    total = f"{_converted(old, element, wide)} + {_converted(value, of, wide)}"
+    emitter.line(f"tl.store({at}, {total if element == wide else _converted(f'({total})', wide, element)}{mask})")
+
+
+def _by_turns(emitter: Emitter, op: StoreOp, value: str, shape: Mapping[str, int]) -> None:
+    """Add one address after the other."""
+    name = emitter.memory[op.memory]
+    base, offsets = emitter.base(op.memory, op.index.data), " + ".join(emitter.offsets(op.memory, op.index.data, shape))
+    live = _live(emitter, op, shape)
+    at, turn, part = (emitter.names.fresh(f"{name}_{x}") for x in ("at", "turn", "part"))
+    some = f"{live} & ({value} != 0.0)" if live else f"{value} != 0.0"  # adding nothing needs no turn
+    emitter.line(f"{at} = tl.where({some}, {offsets}, {_END})")
+    emitter.line(f"{turn} = tl.min({at})")
+    emitter.line(f"while {turn} < {_END}:  # each address of the tile once, in order")
+    with emitter.source.indented():
+        emitter.line(f"{part} = tl.sum(tl.where({at} == {turn}, {value}, 0.0))")
+        _add(emitter, op, f"{base} + {turn}", part, "")
+        emitter.line(f"{turn} = tl.min(tl.where({at} > {turn}, {at}, {_END}))")
+    emitter.barrier()
+
+
+def _live(emitter: Emitter, op: StoreOp, shape: Mapping[str, int]) -> str:
+    """The condition that an element is added: pairs that a mask excludes may point outside the memory."""
+    name, axes = emitter.memory[op.memory], list(shape)
+    scalars = emitter.printer(axes, "tl.float32")
+    guards = []
+    for n, e in enumerate(op.index.data):
+        if len(free_vars(e) & set(axes)) > 1 or loads(e):
+            guards += emitter.inside(name, n, e, scalars.text(e))
+    return emitter.live(axes, *guards)
+
+
+def _summed(emitter: Emitter, op: StoreOp) -> tuple[str, Mapping[str, int]]:
+    """The value summed over the axes that the address does not use, and the shape that is left."""
+    shape = emitter.shape(op.value)
+    value = emitter.values[op.value]
+    for axis in unused_axes(op):
+        emitter.fill_dead(op.value, axis, 0.0)
+    for axis in unused_axes(op):
+        value = f"tl.sum({value}, {list(shape).index(axis)})"
+        del shape[axis]
+    return value, shape
+
+
+def _converted(code: str, of: Attribute, to: Attribute) -> str:
+    return code if name_of(of) == name_of(to) else f"{code}.to({dtype(to)})"
+
+
+def _mask(live: str) -> str:
+    return f", mask={live}" if live else ""
