@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ERRORS = """ArgumentError DataDependentError DeviceError DtypeError FallbackError FallbackWarning GradientNotAvailable
-LeakedTracerError MutationError NotAFunctionError RankError RecompileWarning ShapeError UnknownTensorError
-UnsupportedOpError UsageError"""
+LeakedTracerError MutationError NotAFunctionError ProgramError RankError RecompileWarning ShapeError TransformError
+UnknownTensorError UnsupportedOpError UsageError"""
 # public name -> module that defines it, imported on first use (``attnc opt`` must not import torch)
 _HOME = {
     "compile": ".frontends.compiled",

@@ -13,12 +13,13 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .cache import DiskCache, Entry, digest, source_hash
 from .errors import BackendError, nearest
-from .lowering import BACKENDS, Request, load_backend, show_log
+from .lowering import BACKENDS, Gradient, Request, load_backend, show_log
 from .plan import FORMAT, Note, Plan
 from .settings import Settings
 
@@ -82,26 +83,32 @@ def build(
     at hand: a plan whose guards they break is passed over.  ``notes`` is asked after ``make_module``.
     """
     request = Request.of(select_backend(backend, device), dtype, device, options)
-    settings = request.settings
-    show_log(settings.debug)
-    name = _digest(key, request)
-    # Instruments show only what runs, so a build under them does not take the result of one without.
-    instrumented = settings.verify == "each" or settings.dump is not None
-    slot = f"{name} {settings.verify} {settings.dump}" if instrumented else name
-    with _lock(slot):
-        for plan in _memory.get(slot, ()):
-            if hints is None or plan.guards_hold(hints):
-                return plan
-        disk = DiskCache(settings.cache_dir)
-        plan = None
-        if settings.cache == "on" and not instrumented:
-            plan = _from_disk(disk, name, request, hints)
-        if plan is None:
-            plan = _compile(make_module, notes, request)
-            if settings.cache != "off":
-                disk.store(name, Entry(plan.to_json(), plan.artifacts))
-        _remember(slot, plan)
-        return plan
+    return _build(key, request, hints, lambda: _compile(make_module, notes, request))
+
+
+def build_gradient(
+    key: str,
+    make_module: Callable[[], ModuleOp],
+    *,
+    wanted: Sequence[int],
+    given: Sequence[int],
+    forward: Plan,
+    backend: str,
+    dtype: str,
+    device: torch.device,
+    options: Mapping[str, Any] | None = None,
+    hints: Mapping[str, int | float] | None = None,
+) -> Plan:
+    """The plan for the gradients of the program that :func:`build` made ``forward`` of.
+
+    Its arguments are those of the program, what ``forward`` saves, and the gradients of the outputs numbered
+    ``given``; its results are the gradients of the arguments numbered ``wanted``.  Raises an
+    :class:`~attnc.ir.errors.AttncError` for a program that has none.
+    """
+    request = Request.of(select_backend(backend, device), dtype, device, options)
+    # Plans of one program that rely on different facts may save different things.
+    what = f"\ngradient {tuple(wanted)} {tuple(given)} {forward.guards}"
+    return _build(key + what, request, hints, lambda: _compile_gradient(make_module, wanted, given, request))
 
 
 def lower(
@@ -145,6 +152,35 @@ def disk_cache(options: Mapping[str, Any] | None = None) -> DiskCache:
 
 
 # ---- inside -------------------------------------------------------------------------------------------
+
+
+def _build(
+    key: str, request: Request, hints: Mapping[str, int | float] | None, compile_plan: Callable[[], Plan]
+) -> Plan:
+    """From memory, from disk, or compiled."""
+    settings = request.settings
+    show_log(settings.debug)
+    name = _digest(key, request)
+    # Instruments show only what runs, so a build under them does not take the result of one without.
+    instrumented = settings.verify == "each" or settings.dump is not None
+    slot = f"{name} {settings.verify} {settings.dump}" if instrumented else name
+    with _lock(slot):
+        for plan in _memory.get(slot, ()):
+            if hints is None or plan.guards_hold(hints):
+                return plan
+        disk = DiskCache(settings.cache_dir)
+        plan = None
+        if settings.cache == "on" and not instrumented:
+            plan = _from_disk(disk, name, request, hints)
+        if plan is None:
+            start = time.perf_counter()
+            plan = compile_plan()
+            plan.prepare()
+            log.info("%s: built for %s in %.0f ms", plan.name, request.backend, (time.perf_counter() - start) * 1e3)
+            if settings.cache != "off":
+                disk.store(name, Entry(plan.to_json(), plan.artifacts))
+        _remember(slot, plan)
+        return plan
 
 
 def _digest(key: str, request: Request) -> str:
@@ -196,18 +232,33 @@ def _from_disk(disk: DiskCache, name: str, request: Request, hints: Mapping[str,
 
 def _compile(make_module: Callable[[], ModuleOp], notes: Callable[[], Iterable[Note]], request: Request) -> Plan:
     from ..ir.text import verify
-    from .plan_build import interpret_plan, kernel_plan
 
-    start = time.perf_counter()
     module = make_module()
     verify(module)
-    if request.backend == "reference":
-        plan = interpret_plan(module)
-    else:
-        request.run_passes(module)
-        backend = load_backend(request.backend)
-        plan = kernel_plan(module, backend, request.device.type, request.compile_kernel)
+    plan = _plan(module, request)
     plan.notes = tuple(notes())
-    plan.prepare()
-    log.info("%s: built for %s in %.0f ms", plan.name, request.backend, (time.perf_counter() - start) * 1e3)
     return plan
+
+
+def _compile_gradient(
+    make_module: Callable[[], ModuleOp], wanted: Sequence[int], given: Sequence[int], request: Request
+) -> Plan:
+    from ..ir.attn import func_of
+
+    module = make_module()
+    names = func_of(module).names
+    gradient = Gradient(tuple(names[n] for n in wanted), tuple(given))
+    return _plan(module, replace(request, gradient=gradient))
+
+
+def _plan(module: ModuleOp, request: Request) -> Plan:
+    from .plan_build import interpret_plan, kernel_plan
+
+    saving = request.gradient is None
+    if request.backend == "reference":
+        if request.gradient:
+            request.differentiate(module)
+        return interpret_plan(module, saving)
+    request.run_passes(module)
+    backend = load_backend(request.backend)
+    return kernel_plan(module, backend, request.device.type, request.compile_kernel, saving)

@@ -7,8 +7,9 @@ thousand.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ..ir import attn, tile
@@ -19,6 +20,8 @@ from ..ir.expr import Expr, evaluate, free_vars, loads
 from .analysis import cost
 from .analysis.live_area import live_pairs
 from .coverage import Coverage, coverage, loops_of
+from .errors import StageError
+from .explain_backward import Backward, explain_backward
 from .passes.common import work_of
 from .wording import in_words, set_text
 
@@ -82,6 +85,12 @@ class Explanation:
     sizes: dict[str, int]
     kernels: list[KernelInfo] = field(default_factory=list)
     eager_ops: list[EagerOp] = field(default_factory=list)
+    explain_backward: Callable[[], Backward] = field(default=Backward, repr=False, compare=False)
+
+    @property
+    def backward(self) -> Backward:
+        """The same for the gradient by all floating arguments; it is lowered when first asked for."""
+        return self.explain_backward()
 
     @property
     def fused(self) -> bool:
@@ -122,6 +131,8 @@ class Explanation:
 
 def explain(lowered: Lowered, sizes: Mapping[str, int] | None = None) -> Explanation:
     """Explain a lowered function for the sizes it was lowered with, or for others."""
+    if lowered.gradient:
+        raise StageError("this is the program of gradients; explain the function, and look at the page's .backward")
     module = lowered.module("attn")
     func = attn.func_of(module)
     env = {k: int(v) for k, v in {**lowered.hints, **(sizes or {})}.items() if isinstance(v, int)}
@@ -131,12 +142,17 @@ def explain(lowered: Lowered, sizes: Mapping[str, int] | None = None) -> Explana
         )
     target = str(lowered.request.pipeline_options()["target"])
     report = Explanation(
-        func.sym_name.data, lowered.backend, target, lowered.dtype, {n: env[n] for n in sorted(func.sizes())}
+        func.sym_name.data,
+        lowered.backend,
+        target,
+        lowered.dtype,
+        {n: env[n] for n in sorted(func.sizes())},
+        explain_backward=cache(lambda: explain_backward(lowered, env)),
     )
     attends = _attends(func)
     if attends:
         tiled = _attends(attn.func_of(lowered.after("choose-tiles")))
-        kernels = list(tile.kernels_of(lowered.module("tile")).values())
+        kernels = list(tile.kernels_of(lowered.after("key-ranges")).values())
         for before, after, kernel in zip(attends, tiled, kernels, strict=True):
             report.kernels.append(_kernel(before, after, kernel, env, func.facts, target))
     report.eager_ops.extend(_eager_ops(func, attends, lowered.eager, env))
@@ -159,8 +175,8 @@ def _kernel(
     sources = before.source_list
     pairs = sum(_points((*domain, Dim(s.key, s.extent)), env) for s in sources)
     # The lowered domain has the same live pairs, in ranges that are easier to count.
-    live = [live_pairs(after.domain, s, env, facts=facts) for s in after.source_list]
     dynamic = any(loads(s.mask) for s in after.source_list)
+    live = [] if dynamic else [live_pairs(after.domain, s, env, facts=facts) for s in after.source_list]
     covered = coverage(kernel, env)
     assert after.tiles is not None
     flops = 2 * covered.computed_pairs * (after.width.data + after.value_width.data)
@@ -174,12 +190,12 @@ def _kernel(
         score=", ".join(dict.fromkeys(str(s.score.body) for s in sources)),
         domain=_changes(before, after),
         tiles=after.tiles.data,
-        why=_why(after, target),
+        why=_why(after, facts, target),
         ranges=tuple(f"{x.kind} [{r.lo}, {r.hi})" for x in loops_of(kernel) for r in x.ranges),
         coverage=covered,
         pairs=pairs,
-        live_pairs=None if dynamic else sum(n.live for n in live),
-        exact=all(n.exact for n in live),
+        live_pairs=None if dynamic else sum(n.count for n in live),
+        exact=not dynamic and all(n.exact for n in live),
         flops=flops,
         bytes=moved,
         seconds=_seconds(covered, after, moved, target),
@@ -219,11 +235,11 @@ def _seconds(covered: Coverage, after: attn.AttendOp, moved: int, target: str) -
     return max(arithmetic, moved / on.bandwidth) + (covered.full + covered.partial) * on.step
 
 
-def _why(after: attn.AttendOp, target: str) -> str:
+def _why(after: attn.AttendOp, facts: tuple[Expr, ...], target: str) -> str:
     """How the tiles compare with the other candidates of the cost model."""
     assert after.tiles is not None
-    work, on = work_of(after), cost.device(target)
-    times = {t: cost.seconds(work, on, t) for t in cost.candidates(work, on)}
+    on = cost.device(target)
+    times = dict(cost.timings(work_of(after, facts), on, cost.NOMINAL_LENGTH))  # known since the tiles were chosen
     mine = times.pop(after.tiles.data, None)
     if mine is None:
         return f"set by hand; the cost model for {on.name} did not choose them"
@@ -239,12 +255,15 @@ def _eager_ops(func: attn.FuncOp, attends: list[attn.AttendOp], reported: Any, e
     """What the frontend says stays eager, then calls that hold a value of queries x keys and that it did not name."""
     found = _merged([_reported(item, env) for item in reported or ()])
     named = {op.at for op in found if op.quadratic}
-    queries = _token_sizes([a.domain[-1].extent for a in attends], func)
-    keys = _token_sizes([s.extent for a in attends for s in a.source_list], func)
+    sizes = set(func.sizes())
+    # of one attention each: attention by rows and attention by columns make no grid quadratic
+    pairs = [
+        (free_vars(a.domain[-1].extent) & sizes, free_vars(s.extent) & sizes) for a in attends for s in a.source_list
+    ]
     for op in func.body.block.ops:
         for value in op.outputs if isinstance(op, attn.CallOp) and _at(op) not in named else ():
             shape = attn.tensor_type(value).shape
-            if _quadratic(shape, queries, keys):
+            if any(_quadratic(shape, queries, keys) for queries, keys in pairs):
                 reason = f"PyTorch makes a tensor of shape ({', '.join(map(str, shape))})"
                 found.append(EagerOp(op.call.data, reason, _at(op), _bytes(value, env), True))
     return found
@@ -282,12 +301,7 @@ def _reported(item: Any, env: Mapping[str, int]) -> EagerOp:
     )
 
 
-def _token_sizes(extents: list[Expr], func: attn.FuncOp) -> set[str]:
-    """Size symbols that count tokens."""
-    return set().union(set(), *(free_vars(e) for e in extents)) & set(func.sizes())
-
-
-def _quadratic(shape: tuple[Expr, ...], queries: set[str], keys: set[str]) -> bool:
+def _quadratic(shape: tuple[Expr, ...], queries: frozenset[str], keys: frozenset[str]) -> bool:
     """Does a tensor have one axis of queries and another of keys?"""
     rows = [n for n, s in enumerate(shape) if free_vars(s) & queries]
     columns = [n for n, s in enumerate(shape) if free_vars(s) & keys]

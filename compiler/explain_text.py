@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .explain import EagerOp, Explanation, KernelInfo
+    from .explain_backward import Backward
 
 WIDTH = 118
 _LABEL = 12
@@ -51,6 +52,29 @@ def _kernel(k: KernelInfo) -> list[str]:
     for n, r in enumerate(k.ranges):
         lines += _row("keys" if n == 0 else "", r)
     return lines
+
+
+def backward_text(b: Backward) -> str:
+    """The page about the gradient."""
+    if b.reason:
+        return "\n".join(["gradient: by PyTorch", *_row("", b.reason)])
+    count = f"{len(b.kernels)} kernel{'s' * (len(b.kernels) != 1)}"
+    lines = [f"gradient: {count}, {b.computed_pairs:,} query-key pairs, {unit(b.flops, 1000, 'FLOP')}"]
+    for k in b.kernels:
+        rows, step = k.tiles
+        c = k.coverage
+        lines += ["", f"kernel {k.name}"]
+        if not step:
+            lines += _row("tiles", f"{rows} queries, no loop")
+            continue
+        share = f"{c.full:,} full (no mask), {c.partial:,} partial" + (", estimated" if c.sampled else "")
+        lines += _row("tiles", f"{rows} {k.order.replace(' x', f' x {step}')}: {share}")
+        lines += _row("work", f"{c.computed_pairs:,} pairs, {unit(k.flops, 1000, 'FLOP')}")
+        for n, r in enumerate(k.ranges):
+            lines += _row(k.order.split()[-1] if n == 0 else "", r)
+    if b.eager:
+        lines += ["", "stays with PyTorch", *_row("", ", ".join(f"{n} x {name}" for name, n in b.eager.items()))]
+    return "\n".join(lines)
 
 
 def _eager(op: EagerOp) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from ..backends.api import Artifact
 from .driver import STAGES
 from .errors import PipelineError, StageError, nearest
-from .lowering import Request
+from .lowering import Gradient, Request
 
 if TYPE_CHECKING:
     import torch
     from xdsl.dialects.builtin import ModuleOp
+    from xdsl.ir import SSAValue
 
     from .explain import Explanation
 
@@ -28,7 +29,7 @@ _COMMENT = {"mlir": "//", "llvm": ";", "triton": "#", "ttir": "//", "ttgir": "//
 
 @dataclass
 class Lowered:
-    """What ``fn.lower(...)`` returns."""
+    """What ``fn.lower(...)`` returns; :meth:`backward` is the same for its gradient."""
 
     key: str  # text of the captured graph
     make_module: Callable[[], ModuleOp]
@@ -39,18 +40,32 @@ class Lowered:
     target: str | None = None  # such as "sm_90"; None asks the backend
     hints: Mapping[str, int | float] = field(default_factory=dict)  # sizes and scalar arguments at hand
     eager: Any = ()  # what the frontend keeps eager and why
+    gradient: Gradient | None = None  # which gradients, if this is the program of gradients
     _artifacts: dict[str, list[Artifact]] = field(default_factory=dict, repr=False)
 
     @cached_property
     def request(self) -> Request:
         """The compilation that the stages ``attn`` and ``tile`` belong to."""
-        return Request.of(self.backend, self.dtype, self.device, self.options, self.target)
+        request = Request.of(self.backend, self.dtype, self.device, self.options, self.target)
+        return dataclasses.replace(request, gradient=self.gradient)
+
+    @cached_property
+    def _start(self) -> str:
+        from ..ir.text import print_module
+
+        return print_module(self.make_module())
+
+    def _fresh(self) -> ModuleOp:
+        """The module that the passes start from."""
+        from ..ir.text import parse_module
+
+        return parse_module(self._start, "<attn>")
 
     @cached_property
     def _attn(self) -> str:
         from ..ir.text import print_module
 
-        return print_module(self.make_module())
+        return print_module(self.after("differentiate")) if self.gradient else self._start
 
     @cached_property
     def _passes(self) -> dict[str, ModuleOp]:
@@ -58,7 +73,7 @@ class Lowered:
         from .instruments import Keep
 
         keep = Keep()
-        self.request.run_passes(self.module("attn"), keep)
+        self.request.run_passes(self._fresh(), keep)
         return keep.modules
 
     @cached_property
@@ -70,7 +85,7 @@ class Lowered:
     def _lowered_text(self, request: Request) -> str:
         from ..ir.text import print_module
 
-        return print_module(request.run_passes(self.module("attn")))
+        return print_module(request.run_passes(self._fresh()))
 
     def ir(self, stage: str) -> str:
         """The program's text after ``stage``, one of ``attnc.STAGES``.
@@ -100,17 +115,36 @@ class Lowered:
         import torch
 
         backend, device = ("cpu", "cpu") if target.startswith("cpu") else ("triton", "cuda")
-        return Lowered(
-            self.key,
-            self.make_module,
-            backend,
-            self.dtype,
-            torch.device(device),
-            self.options,
-            target,
-            self.hints,
-            self.eager,
-        )
+        return self._with(backend=backend, device=torch.device(device), target=target)
+
+    def backward(self, wanted: Sequence[str] | None = None, given: Sequence[int] | None = None) -> Lowered:
+        """The program that computes the gradients of this one, at every stage.
+
+        Its results are the gradients of the arguments called ``wanted``, from those of the outputs numbered
+        ``given``; None stands for all that are floating.  The stage ``attn`` is the function differentiated.
+        """
+        from ..ir.attn import func_of, tensor_type
+        from ..ir.dtypes import FLOATS, name_of
+
+        if self.gradient:
+            raise StageError("this is the program of gradients already; what it computes has none")
+        func = func_of(self._fresh())
+
+        def floating(values: Iterable[SSAValue]) -> list[bool]:
+            return [name_of(tensor_type(v).element) in FLOATS for v in values]
+
+        last = func.body.block.last_op
+        assert last is not None
+        if wanted is None:
+            wanted = [name for name, yes in zip(func.names, floating(func.args), strict=True) if yes]
+        if strange := [name for name in wanted if name not in func.names]:
+            raise StageError(f"{func.sym_name.data} has no argument {strange[0]!r}{nearest(strange[0], func.names)}")
+        if given is None:
+            given = [n for n, yes in enumerate(floating(last.operands)) if yes]
+        return self._with(gradient=Gradient(tuple(wanted), tuple(given)))
+
+    def _with(self, **changes: Any) -> Lowered:
+        return dataclasses.replace(self, **changes, _artifacts={})
 
     def module(self, stage: str) -> ModuleOp:
         """A fresh copy of the module after ``"attn"`` or ``"tile"``."""
@@ -126,7 +160,7 @@ class Lowered:
         if name not in names:
             raise PipelineError(f"the pipeline has no pass {name!r}{nearest(name, names)}")
         ran = [n for n in names[: names.index(name) + 1] if n in self._passes]
-        return self._passes[ran[-1]].clone() if ran else self.module("attn")
+        return self._passes[ran[-1]].clone() if ran else self._fresh()
 
     def artifacts(self, stage: str) -> list[Artifact]:
         """The compiled kernels, with the text of ``stage``; empty if the program has none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -53,6 +53,14 @@ def need_package(name: str) -> None:
 
 
 @dataclass(frozen=True)
+class Gradient:
+    """Which gradients of a function are asked for: of the arguments ``wanted``, from those of the outputs ``given``."""
+
+    wanted: tuple[str, ...]
+    given: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Request:
     """Everything about a compilation but the program."""
 
@@ -62,6 +70,7 @@ class Request:
     settings: Settings = field(default_factory=Settings)
     pass_options: Mapping[str, Any] = field(default_factory=dict)  # field of a pass -> value, from the user
     target: str | None = None  # None asks the backend
+    gradient: Gradient | None = None  # None asks for the function itself
 
     @staticmethod
     def of(
@@ -80,25 +89,38 @@ class Request:
 
     def passes(self) -> list[ModulePass]:
         """The pipeline.  Raises :class:`OptionError` for an option that no pass has."""
-        from .pipelines import forward
+        passes = self._pipeline(self.gradient)
+        for name in self.pass_options:
+            if name not in _fields(passes):  # an option for the gradient is given with the function
+                known = _fields([*self._pipeline(None), *self._pipeline(self.gradient or Gradient((), ()))])
+                if name not in known:
+                    raise OptionError(f"there is no option {name!r}{nearest(name, known | SETTING_OPTIONS)}")
+        return [_with_options(p, self.pass_options) for p in passes]
+
+    def _pipeline(self, gradient: Gradient | None) -> list[ModulePass]:
+        from . import pipelines
 
         options = self.pipeline_options()
-        passes = forward(options["target"], options["narrow"])
-        known = {f.name for p in passes for f in dataclasses.fields(p)}
-        for name in self.pass_options:
-            if name not in known:
-                raise OptionError(f"there is no option {name!r}{nearest(name, known | SETTING_OPTIONS)}")
-        return [_with_options(p, self.pass_options) for p in passes]
+        target, narrow = options["target"], options["narrow"]
+        if gradient is None:
+            return pipelines.forward(target, narrow)
+        return pipelines.gradient(target, narrow, options["fused"], gradient.wanted, gradient.given)
 
     def run_passes(self, module: ModuleOp, *extra: Instrument) -> ModuleOp:
         """Lower ``module`` in place, under the instruments that the settings ask for and ``extra`` ones."""
+        return self._run(self.passes(), module, *extra)
+
+    def differentiate(self, module: ModuleOp) -> ModuleOp:
+        """Put the gradient in the module's place, no kernels yet."""
+        return self._run([p for p in self.passes() if p.name == "differentiate"], module)
+
+    def _run(self, passes: list[ModulePass], module: ModuleOp, *extra: Instrument) -> ModuleOp:
         from ..ir.text import print_module
         from .crash import reproducer
         from .instruments import instruments
         from .pass_manager import PassManager, pipeline_text
 
         show_log(self.settings.debug)
-        passes = self.passes()
         before = print_module(module)
         with reproducer("lowering", lambda: before, f"-p '{pipeline_text(passes)}'", crash_folder(self.settings)):
             return PassManager(passes, [*instruments(self.settings), *extra]).run(module)
@@ -123,6 +145,11 @@ class Request:
             for stage, text in artifact.stages.items():
                 log.info("%s of %s:\n%s", stage, artifact.kernel, text)
         return artifact
+
+
+def _fields(passes: Iterable[ModulePass]) -> set[str]:
+    """What a user may set; what is differentiated is no option."""
+    return {f.name for p in passes for f in dataclasses.fields(p)} - {"wanted", "given"}
 
 
 def _with_options(pass_: ModulePass, options: Mapping[str, Any]) -> ModulePass:

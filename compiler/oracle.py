@@ -134,13 +134,18 @@ def _widened(value: Any) -> Any:
     return torch.float64 if isinstance(value, torch.dtype) and value in _LOW else value
 
 
+def _has_values(x: torch.Tensor) -> bool:
+    """Can Python branch on it?  Not while PyTorch traces or batches."""
+    return type(x) is torch.Tensor and not torch._C._are_functorch_transforms_active()
+
+
 def _softmax(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
     scores: Any = args[0] if args else kwargs.get("input", kwargs.get("self"))
     dim = args[1] if len(args) > 1 else kwargs.get("dim")
     if dim is None:
         return func(*args, **kwargs)
     dead = torch.eq(scores, -math.inf).all(dim, keepdim=True)
-    if not dead.any():
+    if _has_values(dead) and not dead.any():
         return func(*args, **kwargs)
     # Filled before as well as after: NaN would pass through a fill in the backward.
     filled = scores.masked_fill(dead, 0.0)

@@ -17,7 +17,7 @@ from .errors import InputError
 if TYPE_CHECKING:
     import torch
 
-FORMAT = 2  # raise when the JSON form changes
+FORMAT = 3  # raise when the JSON form changes
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,34 @@ class CallStep:
 
 
 @dataclass(frozen=True)
+class CallGradientStep:
+    """The gradients of a call's ``wanted`` inputs from those of its ``given`` outputs, by PyTorch."""
+
+    text: str
+    inputs: tuple[str, ...]
+    given: tuple[int, ...]
+    gradients: tuple[str, ...]
+    wanted: tuple[int, ...]
+    outputs: tuple[TensorSpec, ...]
+    at: str = ""
+
+
+@dataclass(frozen=True)
+class ScatterStep:
+    """``output[index(x)] += input[x]`` over ``dims``, pairs of a name and an extent; the rest is zero.
+
+    ``captures`` are pairs of a name that the index reads and the tensor it stands for.
+    """
+
+    input: str
+    dims: tuple[tuple[str, str], ...]
+    index: tuple[str, ...]
+    captures: tuple[tuple[str, str], ...]
+    output: TensorSpec
+    at: str = ""
+
+
+@dataclass(frozen=True)
 class ReorderStep:
     """``output[x0, x1, ...] = input[index]``; ``inverse`` is the index map the other way."""
 
@@ -66,7 +94,10 @@ class ReorderStep:
 
 @dataclass(frozen=True)
 class LaunchStep:
-    """Run a compiled kernel: ``artifact`` names it in :attr:`Plan.artifacts`, ``sizes`` are what it reads."""
+    """Run a compiled kernel: ``artifact`` names it in :attr:`Plan.artifacts`, ``sizes`` are what it reads.
+
+    Outputs that the kernel adds to, those in ``zeroed``, start at zero.
+    """
 
     kernel: str
     artifact: str
@@ -74,6 +105,7 @@ class LaunchStep:
     outputs: tuple[TensorSpec, ...]
     sizes: tuple[str, ...]
     at: str = ""
+    zeroed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,14 +116,24 @@ class InterpretStep:
     outputs: tuple[TensorSpec, ...]
 
 
-Step = CallStep | ReorderStep | LaunchStep | InterpretStep
-_STEPS: dict[str, type] = {"call": CallStep, "reorder": ReorderStep, "launch": LaunchStep, "interpret": InterpretStep}
+Step = CallStep | CallGradientStep | ReorderStep | ScatterStep | LaunchStep | InterpretStep
+_STEPS: dict[str, type] = {
+    "call": CallStep,
+    "call gradient": CallGradientStep,
+    "reorder": ReorderStep,
+    "scatter": ScatterStep,
+    "launch": LaunchStep,
+    "interpret": InterpretStep,
+}
 _KINDS = {cls: kind for kind, cls in _STEPS.items()}
 
 
 @dataclass
 class Plan:
-    """A compiled function.  ``run`` may be called from several threads at once."""
+    """A compiled function.  ``run`` may be called from several threads at once.
+
+    ``saved`` are what the gradient needs besides the arguments: for each attention its output and log-sum-exp.
+    """
 
     name: str
     backend: str
@@ -100,11 +142,12 @@ class Plan:
     guards: tuple[str, ...]
     steps: tuple[Step, ...]
     results: tuple[str, ...]
+    saved: tuple[str, ...] = ()
     device_type: str | None = None  # "cpu", "cuda"; None takes any
     notes: tuple[Note, ...] = ()  # from the frontend, so that a plan from a cache is as loud as a new one
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     load: Callable[[Artifact], Launch] | None = None  # the backend's loader
-    _run: Callable[..., list[torch.Tensor] | None] | None = field(default=None, repr=False)
+    _run: Callable[..., Any] | None = field(default=None, repr=False)
     _guards: Callable[[Mapping[str, int | float]], bool] | None = field(default=None, repr=False)
 
     @property
@@ -146,6 +189,12 @@ class Plan:
         assert run is not None
         return run(tensors, False)
 
+    def attempt_saving(self, tensors: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]] | None:
+        """The same with the values of :attr:`saved`."""
+        run = self._run or self.prepare()._run
+        assert run is not None
+        return run(tensors, False, True)
+
     @property
     def source(self) -> str:
         """The Python function that the plan runs as."""
@@ -164,6 +213,7 @@ class Plan:
             "guards": self.guards,
             "steps": [{"kind": _KINDS[type(s)], **asdict(s)} for s in self.steps],
             "results": self.results,
+            "saved": self.saved,
             "device_type": self.device_type,
             "notes": [asdict(n) for n in self.notes],
         }
@@ -185,6 +235,7 @@ class Plan:
             guards=tuple(data["guards"]),
             steps=tuple(_step(s) for s in data["steps"]),
             results=tuple(data["results"]),
+            saved=tuple(data["saved"]),
             device_type=data["device_type"],
             notes=tuple(Note(**n) for n in data["notes"]),
             artifacts=dict(artifacts),
@@ -197,9 +248,13 @@ def _spec(data: Mapping[str, Any]) -> TensorSpec:
 
 
 def _step(data: Mapping[str, Any]) -> Step:
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k != "kind"}
+    values: dict[str, Any] = {k: _tuples(v) for k, v in data.items() if k != "kind"}
     if "outputs" in values:
         values["outputs"] = tuple(_spec(o) for o in values["outputs"])
     if "output" in values:
         values["output"] = _spec(values["output"])
     return _STEPS[data["kind"]](**values)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

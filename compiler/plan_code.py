@@ -2,14 +2,14 @@
 
 ::
 
-    def run(tensors, strict=True):
+    def run(tensors, strict=True, saving=False):
         q, k, v = tensors
         B, H, N, q_3 = q.shape
         ...argument checks; where they fail an error if strict, else None...
         o = empty((B, H, N, 64), dtype=float32, device=device)
         lse = empty((B, H, N), dtype=float32, device=device)
         _launch_0((q, k, v, o, lse), {"B": B, "H": H, "N": N})
-        return [o]
+        return ([o], [o, lse]) if saving else [o]
 
 All names and expressions come from parsed text, never from raw strings, so a plan read from disk can hold no
 code of its own.
@@ -22,19 +22,20 @@ import keyword
 import linecache
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from ..ir.calls import parse_call
+from ..ir.calls import call_gradient, parse_call
 from ..ir.expr import OPS, Expr, Load, Op, Var, free_vars, loads, parse, rewrite
+from ..ir.tensors import scatter
 from .errors import InputError
-from .plan import CallStep, InterpretStep, LaunchStep, Plan, ReorderStep, TensorSpec
+from .plan import CallGradientStep, CallStep, InterpretStep, LaunchStep, Plan, ReorderStep, ScatterStep, TensorSpec
 from .plan_check import check_inputs, check_value
 from .plan_reorder import HELPERS, reorder_lines
 
 # Names of the generated function that are neither sizes nor tensors.
-RESERVED = frozenset({"torch", "device", "tensors", "empty", "inf", "nan", "strict", "plan", *OPS, *HELPERS})
+RESERVED = frozenset({"torch", "device", "tensors", "empty", "zeros", "inf", "nan", "strict", "saving", *OPS, *HELPERS})
 
 
 _FUNCTIONS: dict[str, Any] = {
@@ -56,13 +57,13 @@ def compile_guards(plan: Plan) -> Callable[[Mapping[str, int | float]], bool]:
     return lambda values: bool(eval(code, names, values))
 
 
-def compile_plan(plan: Plan) -> Callable[..., list[torch.Tensor] | None]:
-    """The plan as a function of tensors and ``strict``; kernels are loaded here."""
+def compile_plan(plan: Plan) -> Callable[..., Any]:
+    """The plan as a function of tensors, ``strict`` and ``saving``; kernels are loaded here."""
     source = plan_source(plan)
     filename = f"<attnc plan {plan.name}>"
     # Tracebacks through a call step show the line.
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-    names: dict[str, Any] = {"torch": torch, "empty": torch.empty, **_FUNCTIONS, **HELPERS}
+    names: dict[str, Any] = {"torch": torch, "empty": torch.empty, "zeros": torch.zeros, **_FUNCTIONS, **HELPERS}
     names |= {d: getattr(torch, d) for d in _dtypes(plan)}
     names["check_inputs"] = lambda tensors: check_inputs(plan, tensors)
     names["check_value"] = check_value
@@ -73,6 +74,10 @@ def compile_plan(plan: Plan) -> Callable[..., list[torch.Tensor] | None]:
             names[f"_launch_{n}"] = plan.load(plan.artifacts[step.artifact])
         elif isinstance(step, InterpretStep):
             names[f"_interpret_{n}"] = _interpreter(step.module)
+        elif isinstance(step, CallGradientStep):
+            names[f"_gradient_{n}"] = _call_gradient(step)
+        elif isinstance(step, ScatterStep):
+            names[f"_scatter_{n}"] = _scatter(step)
     exec(compile(source, filename, "exec"), names)
     return names["run"]
 
@@ -91,10 +96,34 @@ def _interpreter(text: str) -> Callable[[Sequence[torch.Tensor]], list[torch.Ten
     return run
 
 
+def _call_gradient(step: CallGradientStep) -> Callable[..., list[torch.Tensor]]:
+    def run(inputs: Sequence[Any], gradients: Sequence[Any], sizes: Mapping[str, int], device: Any) -> list[Any]:
+        return call_gradient(step.text, inputs, step.given, gradients, step.wanted, sizes, device)
+
+    return run
+
+
+class _Dim(NamedTuple):
+    name: str
+    extent: Expr
+
+
+def _scatter(step: ScatterStep) -> Callable[..., torch.Tensor]:
+    dims = [_Dim(name, parse(extent)) for name, extent in step.dims]
+    index = [parse(e) for e in step.index]
+    names = [name for name, _ in step.captures]
+
+    def run(source: Any, shape: Sequence[int], captures: Sequence[Any], sizes: Mapping[str, int]) -> torch.Tensor:
+        tensors = dict(zip(names, captures, strict=True))
+        return scatter(source, dims, index, shape, tensors, sizes)  # type: ignore[arg-type]  # dims without xDSL
+
+    return run
+
+
 def _dtypes(plan: Plan) -> set[str]:
     specs = list(plan.inputs)
     for step in plan.steps:
-        specs += [step.output] if isinstance(step, ReorderStep) else step.outputs
+        specs += [step.output] if isinstance(step, ReorderStep | ScatterStep) else step.outputs
     strange = sorted({s.dtype for s in specs if not isinstance(getattr(torch, s.dtype, None), torch.dtype)})
     if strange:
         raise InputError(f"the plan {plan.name} names dtypes that this PyTorch lacks: {', '.join(strange)}")
@@ -127,17 +156,24 @@ class _Writer:
                     self.read([step.input])
                     self.lines += reorder_lines(step, self.expr)
                     self.define(step.output)
+                case CallGradientStep():
+                    self.call_gradient(n, step)
+                case ScatterStep():
+                    self.scatter(n, step)
                 case LaunchStep():
                     self.launch(n, step)
                 case InterpretStep():
                     self.lines.append(f"{self.targets(step.outputs)} = _interpret_{n}(tensors)")
             dead = sorted(name for name, at in last_use.items() if at == n and name in self.known)
-            if dead:
-                self.lines.append(f"del {', '.join(dead)}")
-                self.known -= set(dead)
-        self.read(plan.results)
-        self.lines.append(f"return [{', '.join(plan.results)}]")
-        return "def run(tensors, strict=True):\n" + "".join(f"    {line}\n" for line in self.lines)
+            saved = [name for name in dead if name in plan.saved]
+            gone = [name for name in dead if name not in plan.saved]
+            self.lines += [f"del {', '.join(gone)}"] if gone else []
+            self.lines += ["if not saving:", f"    del {', '.join(saved)}"] if saved else []
+            self.known -= set(gone)
+        self.read([*plan.results, *plan.saved])
+        results, saved = f"[{', '.join(plan.results)}]", f"[{', '.join(plan.saved)}]"
+        self.lines.append(f"return ({results}, {saved}) if saving else {results}")
+        return "def run(tensors, strict=True, saving=False):\n" + "".join(f"    {line}\n" for line in self.lines)
 
     def last_uses(self) -> dict[str, int]:
         """Temporary -> the step after which nobody reads it.  Arguments belong to the caller."""
@@ -146,6 +182,10 @@ class _Writer:
             match step:
                 case ReorderStep():
                     names = [step.input, step.output.name]
+                case ScatterStep():
+                    names = [step.input, *(tensor for _, tensor in step.captures), step.output.name]
+                case CallGradientStep():
+                    names = [*step.inputs, *step.gradients, *(s.name for s in step.outputs)]
                 case InterpretStep():
                     names = []
                 case _:
@@ -186,7 +226,7 @@ class _Writer:
         return python_text(e)
 
     def shape(self, shape: Sequence[str]) -> str:
-        return "(" + "".join(self.expr(s) + ", " for s in shape) + ")"
+        return _tuple(map(self.expr, shape))
 
     # ---- steps
 
@@ -234,16 +274,11 @@ class _Writer:
         self.lines += [f"if {' or '.join(tests)}:", *_indented(mismatch)]
 
     def call(self, n: int, step: CallStep, launched: set[str]) -> None:
-        self.read(step.inputs)
+        tree = self.tree(step)
         operands = {f"x{k}": name for k, name in enumerate(step.inputs)}
-        tree = parse_call(step.text)
-        allowed = operands.keys() | self.bound | {"torch", "device", "inf", "nan"}
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Name):
-                if node.id not in allowed:
-                    raise InputError(f"the call {step.text!r} uses {node.id}, which has no value there")
-                node.id = operands.get(node.id, node.id)
-        comment = f"  # {step.at}".replace("\n", " ") if step.at else ""
+        for node in _names(tree):
+            node.id = operands.get(node.id, node.id)
+        comment = _comment(step.at)
         one = len(step.outputs) == 1
         value = ast.unparse(tree)
         self.lines.append(f"{step.outputs[0].name if one else self.targets(step.outputs)} = {value}{comment}")
@@ -262,17 +297,59 @@ class _Writer:
                 self.lines.append(f"if {spec.name}.dtype is not {spec.dtype} or {spec.name}.shape != {shape}:")
                 self.lines.append(f"    check_value({spec.name}, {spec.dtype}, {shape}, {step.text!r}, {step.at!r})")
 
+    def tree(self, step: CallStep | CallGradientStep) -> ast.Expression:
+        """The call, read; all that it uses has a value."""
+        self.read(step.inputs)
+        tree = parse_call(step.text)
+        allowed = {f"x{k}" for k in range(len(step.inputs))} | self.bound | {"torch", "device", "inf", "nan"}
+        for node in _names(tree):
+            if node.id not in allowed:
+                raise InputError(f"the call {step.text!r} uses {node.id}, which has no value there")
+        return tree
+
+    def call_gradient(self, n: int, step: CallGradientStep) -> None:
+        sizes = self.sizes(sorted({node.id for node in _names(self.tree(step))} & self.bound))
+        self.read(step.gradients)
+        inputs, gradients = (_tuple(x) for x in (step.inputs, step.gradients))
+        value = f"_gradient_{n}({inputs}, {gradients}, {sizes}, device)"
+        self.lines.append(f"{self.targets(step.outputs)} = {value}  # gradient of {step.text}".replace("\n", " "))
+
+    def scatter(self, n: int, step: ScatterStep) -> None:
+        self.read([step.input, *(tensor for _, tensor in step.captures)])
+        exprs = [parse(e) for e in (*step.index, *(extent for _, extent in step.dims))]
+        sizes = self.sizes(sorted(set().union(*map(free_vars, exprs)) & self.bound))
+        captures = _tuple(tensor for _, tensor in step.captures)
+        value = f"_scatter_{n}({step.input}, {self.shape(step.output.shape)}, {captures}, {sizes})"
+        self.define(step.output)
+        self.lines.append(f"{step.output.name} = {value}.to({step.output.dtype}){_comment(step.at)}")
+
+    def sizes(self, names: Iterable[str]) -> str:
+        return "{" + ", ".join(f"{s!r}: {self.expr(s)}" for s in names) + "}"
+
     def launch(self, n: int, step: LaunchStep) -> None:
         self.read(step.inputs)
         for spec in step.outputs:
-            self.lines.append(f"{spec.name} = empty({self.shape(spec.shape)}, dtype={spec.dtype}, device=device)")
+            new = "zeros" if spec.name in step.zeroed else "empty"
+            self.lines.append(f"{spec.name} = {new}({self.shape(spec.shape)}, dtype={spec.dtype}, device=device)")
             self.define(spec)
         tensors = ", ".join([*step.inputs, *(s.name for s in step.outputs)])
-        sizes = ", ".join(f"{s!r}: {self.expr(s)}" for s in step.sizes)
+        sizes = self.sizes(step.sizes)
         some = " or ".join(f"{s.name}.numel()" for s in step.outputs)
         comment = f"  # {step.kernel}" + (f" ({step.at})" if step.at else "")
         self.lines.append(f"if {some}:")
-        self.lines.append(f"    _launch_{n}(({tensors},), {{{sizes}}}){comment}")
+        self.lines.append(f"    _launch_{n}(({tensors},), {sizes}){comment}")
+
+
+def _names(tree: ast.AST) -> list[ast.Name]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+
+
+def _tuple(parts: Iterable[str]) -> str:
+    return "(" + "".join(f"{p}, " for p in parts) + ")"
+
+
+def _comment(at: str) -> str:
+    return f"  # {at}".replace("\n", " ") if at else ""
 
 
 def _indented(lines: Iterable[str]) -> list[str]:

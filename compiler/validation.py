@@ -31,6 +31,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from ..ir.errors import AttncError
+from .gradcheck import GradientCheck, check_gradients
 from .oracle import EagerMode
 
 ULPS = 4
@@ -63,10 +64,17 @@ class ValidationReport:
     dtype: str
     entries: list[Entry] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    gradcheck: list[GradientCheck] = field(default_factory=list)
+    fallbacks: list[str] = field(default_factory=list)  # what ran eager in place of a kernel, and why
 
     @property
     def ok(self) -> bool:
-        return all(e.ok for e in self.entries)
+        return all(e.ok for e in self.entries) and all(g.ok for g in self.gradcheck)
+
+    @property
+    def fused(self) -> bool:
+        """Did everything compared run in kernels?"""
+        return not self.fallbacks
 
     def __bool__(self) -> bool:
         return self.ok
@@ -81,15 +89,21 @@ class ValidationReport:
         for row in rows:
             cells = (cell.rjust(w) for cell, w in zip(row[1:4], widths[1:4], strict=True))
             lines.append(f"  {row[0].ljust(widths[0])}  {'  '.join(cells)}  {row[4]}".rstrip())
-        return "\n".join(lines + [f"  note: {n}" for n in self.notes])
+        if self.gradcheck:
+            lines.append(f"gradcheck (float64, {'fused' if self.fused else 'NOT fused'})")
+            lines += [f"  {check}" for check in self.gradcheck]
+        return "\n".join(lines + [f"  note: {n}" for n in [*self.notes, *self.fallbacks]])
 
 
-def validate(fn: Callable[..., Any], *args: Any, backward: bool = True, **kwargs: Any) -> ValidationReport:
+def validate(
+    fn: Callable[..., Any], *args: Any, backward: bool = True, gradcheck: bool = False, **kwargs: Any
+) -> ValidationReport:
     """Compare ``fn`` compiled with ``fn`` as written, outputs and gradients, and report every error.
 
     ``fn`` may be compiled or plain.  Gradients are those of the floating-point tensors among the arguments,
-    for one random cotangent.  Raises :class:`~.oracle.EagerTooLargeError` rather than fill the memory with
-    eager scores.
+    for one random cotangent.  With ``gradcheck`` they are also compared with finite differences in float64, as
+    ``torch.autograd.gradcheck`` does: in every entry if the inputs are small.  Raises
+    :class:`~.oracle.EagerTooLargeError` rather than fill the memory with eager scores.
     """
     compiled, eager = _pair(fn)
     name = getattr(eager, "__name__", type(eager).__name__)
@@ -103,7 +117,9 @@ def validate(fn: Callable[..., Any], *args: Any, backward: bool = True, **kwargs
     if torch.float64 in dtypes:
         single_args, single_kwargs = pytree.tree_map(_single, (args, kwargs))
         singles = list(_run(eager, single_args, single_kwargs, backward, double=False).tensors)
-    result, notes = _run_compiled(compiled, args, kwargs, backward)
+    with _fallbacks() as fallbacks:
+        result, notes = _run_compiled(compiled, args, kwargs, backward)
+        checks = _gradcheck(compiled, args, kwargs, name) if gradcheck else []
     if result.names != oracle.names[: len(result.names)]:
         raise ValidationError(f"validate({name}): compiled gives {result.names}, eager {oracle.names}")
     clean = all(t.isfinite().all() for t in _tensors((args, kwargs)) if t.is_floating_point())
@@ -114,16 +130,53 @@ def validate(fn: Callable[..., Any], *args: Any, backward: bool = True, **kwargs
             result.names, result.tensors, plain.tensors[:count], oracle.tensors[:count], singles[:count], strict=True
         )
     ]
-    return ValidationReport(name, ", ".join(sorted(str(d).removeprefix("torch.") for d in dtypes)), entries, notes)
+    names = ", ".join(sorted(str(d).removeprefix("torch.") for d in dtypes))
+    return ValidationReport(name, names, entries, notes, checks, list(dict.fromkeys(fallbacks)))
 
 
 def _pair(fn: Callable[..., Any]) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """The compiled and the eager form of ``fn``."""
-    if callable(eager := getattr(fn, "eager", None)):
-        return fn, eager
     # The decorator is a frontend's, and the compiler may not import those when it is itself imported.
     package = importlib.import_module((__package__ or "").rpartition(".")[0])
-    return package.compile(fn), fn
+    if not callable(eager := getattr(fn, "eager", None)):
+        return package.compile(fn), fn
+    if isinstance(fn, package.CompiledAttention) and fn.fallback != "error":
+        # anew, because what stays eager is told once
+        return package.compile(eager, backend=fn.backend, fallback="warn", options=fn.options), eager
+    return fn, eager
+
+
+@contextmanager
+def _fallbacks() -> Iterator[list[str]]:
+    """Collects what is said to stay eager; other warnings pass."""
+    found: list[str] = []
+    with warnings.catch_warnings(record=True) as raised:
+        warnings.simplefilter("always")
+        yield found
+    for w in raised:
+        if type(w.message).__name__ == "FallbackWarning":
+            found.append(str(w.message))
+        else:
+            warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
+
+
+def _gradcheck(
+    compiled: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], name: str
+) -> list[GradientCheck]:
+    """The compiled function's gradients against finite differences."""
+    paths, spec = pytree.tree_flatten_with_path((args, kwargs))
+    leaves = [_leaf(value, True, True) for _, value in paths]
+    at = [n for n, x in enumerate(leaves) if _is_tensor(x) and x.requires_grad]
+
+    def floats(*inputs: torch.Tensor) -> list[torch.Tensor]:
+        filled = dict(zip(at, inputs, strict=True))
+        call_args, call_kwargs = pytree.tree_unflatten([filled.get(n, x) for n, x in enumerate(leaves)], spec)
+        return [t for t in _tensors(compiled(*call_args, **call_kwargs)) if t.is_floating_point()]
+
+    try:
+        return check_gradients(floats, [leaves[n] for n in at], [_argument(paths[n][0], compiled) for n in at])
+    except RuntimeError as error:
+        raise ValidationError(f"validate({name}): gradcheck cannot run the function in float64: {error}") from error
 
 
 @dataclass
@@ -166,19 +219,13 @@ def _run_compiled(
     compiled: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], backward: bool
 ) -> tuple[_Run, list[str]]:
     """The compiled run, and what the reader should know about it."""
-    with warnings.catch_warnings():
-        # that the gradient runs eager is said below
-        warnings.filterwarnings("ignore", message=".*gradient of .* is computed by eager PyTorch")
-        try:
-            result = _run(compiled, args, kwargs, backward, mode=False)
-        except AttncError as error:
-            if not backward or type(error).__name__ != "GradientNotAvailable":
-                raise
-            result = _run(compiled, args, kwargs, False, mode=False)
-            return result, ["gradients are not compared: with fallback='error' the function gives none"]
-    if not result.gradients:
-        return result, []
-    return result, ["gradients of the compiled function come from running the eager one again, in its memory and time"]
+    try:
+        return _run(compiled, args, kwargs, backward, mode=False), []
+    except AttncError as error:
+        if not backward or type(error).__name__ != "GradientNotAvailable":
+            raise
+        result = _run(compiled, args, kwargs, False, mode=False)
+        return result, ["gradients are not compared: with fallback='error' the function gives none"]
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+ORDINARY = frozenset({torch.Tensor, torch.nn.Parameter})
 _STATIC = (int, bool, str, bytes, type(None), torch.dtype, torch.device, torch.Size, Enum, range, slice)
 
 
@@ -71,7 +72,8 @@ class Identity:
 def describe(value: Any, key: list[Any], leaves: list[Any]) -> None:
     """Append what compilation depends on to ``key``, and tensors and floats to ``leaves``."""
     if isinstance(value, torch.Tensor):
-        key.append((value.dtype, value.dim(), value.device))
+        one = (value.dtype, value.dim(), value.device)
+        key.append(one if type(value) in ORDINARY else (*one, type(value)))
         leaves.append(value)
     elif type(value) is float:
         key.append(float)

@@ -10,14 +10,14 @@ import dis
 import functools
 import types
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 _PLAIN = (int, float, bool, str, bytes, type(None), torch.dtype, torch.device)
 _LIMIT = 20_000  # objects looked at for one tensor
-Path = tuple[str, tuple[Any, ...]]  # root, then ("attr", name) / ("item", key) steps
 _MISSING = object()
+Getter = Callable[[Mapping[str, Any]], Any]
 
 
 def plain(value: Any) -> bool:
@@ -27,13 +27,39 @@ def plain(value: Any) -> bool:
     return isinstance(value, _PLAIN)
 
 
+class Place(NamedTuple):
+    """Where a value is: by a getter, and as an expression in the scope of a function (None: no code reads it)."""
+
+    path: str
+    owner: Any
+    code: str | None
+    getter: Getter
+
+    def child(self, path: str, code: str | None, getter: Getter) -> Place:
+        """What ``code`` (``.bias``) leads to from here; ``path`` is how a user would write it."""
+        known = self.code is not None and code is not None
+        return Place(self.path + path, self.owner, f"{self.code}{code}" if known else None, getter)
+
+
+class Fact(NamedTuple):
+    """Something that the code reads from outside: ``code`` in the scope of ``owner`` gives ``value``.
+
+    ``kind`` says what must stay as it is: ``value``, the ``type`` or the object (``same``).
+    """
+
+    owner: Any
+    code: str
+    kind: str
+    value: Any
+
+
 class Finder:
     """What one function can reach.  ``arguments`` are its non-tensor arguments by name, such as ``self``."""
 
     def __init__(self, fn: Callable[..., Any], arguments: Mapping[str, Any]):
         self.fn, self.arguments = fn, dict(arguments)
         self._paths: dict[int, str] | None = None
-        self._getters: dict[str, Callable[[Mapping[str, Any]], Any]] = {}
+        self._places: dict[str, Place] = {}
 
     # ---- tensors
 
@@ -41,67 +67,81 @@ class Finder:
         """A path to this very tensor, or None."""
         if self._paths is None or id(tensor) not in self._paths:
             self._paths = {}
-            for path, value, getter in self._reach():
+            for place, value in self._reach():
                 if isinstance(value, torch.Tensor) and id(value) not in self._paths:
-                    self._paths[id(value)] = path
-                    self._getters[path] = getter
+                    self._paths[id(value)] = place.path
+                    self._places[place.path] = place
         return self._paths.get(id(tensor))
 
-    def getter(self, path: str) -> Callable[[Mapping[str, Any]], Any]:
+    def getter(self, path: str) -> Getter:
         """How to fetch what ``path`` names, from the arguments of a call."""
-        return self._getters[path]
+        return self._places[path].getter
 
-    def _reach(self) -> Iterator[tuple[str, Any, Callable[[Mapping[str, Any]], Any]]]:
+    def place(self, path: str) -> Place:
+        """Where a tensor that :meth:`find` found is."""
+        return self._places[path]
+
+    def _reach(self) -> Iterator[tuple[Place, Any]]:
         """Everything reachable, nearest first."""
-        queue: list[tuple[str, Any, Callable[[Mapping[str, Any]], Any]]] = list(self._roots())
+        queue: list[tuple[Place, Any]] = list(self._roots())
         seen: set[int] = set()
         count = 0
         while queue and count < _LIMIT:
-            path, value, getter = queue.pop(0)
+            place, value = queue.pop(0)
             if id(value) in seen:
                 continue
             count += 1
-            yield path, value, getter
+            yield place, value
             seen.add(id(value))
-            queue.extend(_children(path, value, getter))
+            queue.extend(_children(place, value))
 
-    def _roots(self) -> Iterator[tuple[str, Any, Callable[[Mapping[str, Any]], Any]]]:
+    def _roots(self) -> Iterator[tuple[Place, Any]]:
         for name, value in self.arguments.items():
-            yield name, value, (lambda args, name=name: args[name])
+            yield Place(name, self.fn, name, lambda args, name=name: args[name]), value
         yield from _function_roots("", self.fn, lambda args: self.fn)
 
     # ---- numbers
 
-    def watched(self) -> list[tuple[str, Callable[[Mapping[str, Any]], Any], Any]]:
+    def watched(self) -> list[tuple[str, Getter, Any]]:
         """Plain values that the code reads from outside, each as (path, getter, value now)."""
-        found: dict[str, tuple[Callable[[Mapping[str, Any]], Any], Any]] = {}
-        _scan(self.fn, self.arguments, lambda args, name: args[name], "", found, set())
-        return [(path, getter, value) for path, (getter, value) in found.items()]
+        return [(path, getter, value) for path, (getter, value) in self._scanned().plain.items()]
+
+    def facts(self) -> list[Fact]:
+        """All that the code reads from outside, tensors apart."""
+        return self._scanned().facts
+
+    def _scanned(self) -> _Scan:
+        scan = _Scan()
+        roots = {name: (value, Place(name, self.fn, name, _argument(name))) for name, value in self.arguments.items()}
+        scan.function(self.fn, roots, "")
+        return scan
 
 
-Getter = Callable[[Mapping[str, Any]], Any]
+def _argument(name: str) -> Getter:
+    return lambda args: args[name]
 
 
-def _function_roots(prefix: str, fn: Any, getter: Getter) -> Iterator[tuple[str, Any, Getter]]:
+def _function_roots(prefix: str, fn: Any, getter: Getter) -> Iterator[tuple[Place, Any]]:
     """Closure cells, globals and defaults that a Python function uses."""
-    fn = _unwrapped(fn)
+    fn = unwrapped(fn)
     code = getattr(fn, "__code__", None)
     if code is None:
         return
     for name, cell in zip(code.co_freevars, fn.__closure__ or (), strict=True):
         try:
-            yield prefix + name, cell.cell_contents, (lambda args, cell=cell: cell.cell_contents)
+            yield Place(prefix + name, fn, name, lambda args, cell=cell: cell.cell_contents), cell.cell_contents
         except ValueError:  # an empty cell: not yet assigned
             continue
     names = sorted(_names(code))
     space = fn.__globals__
     for name in names:
         if name in space:
-            yield prefix + name, space[name], (lambda args, name=name, space=space: space[name])
+            yield Place(prefix + name, fn, name, lambda args, name=name, space=space: space[name]), space[name]
     for n, value in enumerate(fn.__defaults__ or ()):
-        yield f"{prefix}defaults[{n}]", value, (lambda args, n=n, fn=fn: fn.__defaults__[n])
+        path = f"{prefix}defaults[{n}]"
+        yield Place(path, fn, None, lambda args, n=n, fn=fn: fn.__defaults__[n]), value
     for key, value in (fn.__kwdefaults__ or {}).items():
-        yield f"{prefix}{key}", value, (lambda args, key=key, fn=fn: fn.__kwdefaults__[key])
+        yield Place(prefix + key, fn, None, lambda args, key=key, fn=fn: fn.__kwdefaults__[key]), value
 
 
 def _names(code: types.CodeType) -> set[str]:
@@ -112,106 +152,155 @@ def _names(code: types.CodeType) -> set[str]:
     return names
 
 
-def _unwrapped(fn: Any) -> Any:
+def unwrapped(fn: Any) -> Any:
+    """The function whose code runs."""
     if isinstance(fn, types.MethodType):
         return fn.__func__
     return getattr(fn, "__wrapped__", fn) if not isinstance(fn, types.FunctionType) else fn
 
 
-def _children(path: str, value: Any, getter: Getter) -> Iterator[tuple[str, Any, Getter]]:
+def _children(place: Place, value: Any) -> Iterator[tuple[Place, Any]]:
     if isinstance(value, (torch.Tensor, types.ModuleType, type, *_PLAIN)):
         return
+    getter = place.getter
     if isinstance(value, torch.nn.Module):
         for kind in ("_parameters", "_buffers", "_modules"):
             for name, child in value.__dict__[kind].items():
-                yield f"{path}.{name}", child, (lambda args, g=getter, k=kind, n=name: g(args).__dict__[k][n])
+                code = f".{name}" if name.isidentifier() else f".{kind}[{name!r}]"
+                yield place.child(f".{name}", code, lambda args, k=kind, n=name: getter(args).__dict__[k][n]), child
     if isinstance(value, dict):
         if len(value) <= 1000:
             for key, child in value.items():
-                yield f"{path}[{key!r}]", child, (lambda args, g=getter, k=key: g(args)[k])
+                yield place.child(f"[{key!r}]", f"[{key!r}]", lambda args, k=key: getter(args)[k]), child
     elif isinstance(value, list | tuple):
         for n, child in enumerate(value[:1000]):
-            yield f"{path}[{n}]", child, (lambda args, g=getter, n=n: g(args)[n])
+            yield place.child(f"[{n}]", f"[{n}]", lambda args, n=n: getter(args)[n]), child
     elif isinstance(value, functools.partial):
-        yield f"{path}.func", value.func, (lambda args, g=getter: g(args).func)
-        yield f"{path}.args", value.args, (lambda args, g=getter: g(args).args)
-        yield f"{path}.keywords", value.keywords, (lambda args, g=getter: g(args).keywords)
+        for name in ("func", "args", "keywords"):
+            yield (
+                place.child(f".{name}", f".{name}", lambda args, n=name: getattr(getter(args), n)),
+                getattr(value, name),
+            )
     elif isinstance(value, types.FunctionType | types.MethodType):
         if not (value.__module__ or "").startswith(("torch", "attnc")):
             if isinstance(value, types.MethodType):
-                yield f"{path}.__self__", value.__self__, (lambda args, g=getter: g(args).__self__)
-            yield from _function_roots(f"{path}.", value, getter)
+                yield place.child(".__self__", ".__self__", lambda args: getter(args).__self__), value.__self__
+            yield from _function_roots(f"{place.path}.", value, getter)
     elif (hasattr(value, "__dict__") and not (type(value).__module__ or "").startswith("torch.")) or isinstance(
         value, torch.nn.Module
     ):
         for name, child in list(vars(value).items()):
             if not name.startswith("_") or not isinstance(value, torch.nn.Module):
-                yield f"{path}.{name}", child, (lambda args, g=getter, n=name: getattr(g(args), n))
+                yield place.child(f".{name}", f".{name}", lambda args, n=name: getattr(getter(args), n)), child
 
 
-def _scan(
-    fn: Any,
-    arguments: Mapping[str, Any],
-    argument: Callable[[Mapping[str, Any], str], Any],
-    prefix: str,
-    found: dict[str, tuple[Getter, Any]],
-    seen: set[Any],
-) -> None:
-    """Add the plain values at the ends of name.attr[const] chains in the code of ``fn`` and of what it calls."""
-    fn = _unwrapped(fn)
-    code = getattr(fn, "__code__", None)
-    mark = (code, tuple(id(v) for v in arguments.values()))
-    if code is None or mark in seen or len(seen) > 300 or (fn.__module__ or "").startswith(("torch.", "attnc.")):
-        return
-    seen.add(mark)
-    cells = dict(zip(code.co_freevars, fn.__closure__ or (), strict=True))
+class _Scan:
+    """The values at the ends of name.attr[const] chains in the code of a function and of what it calls."""
 
-    def root(name: str, op: str) -> tuple[Any, Getter | None]:
-        if op in ("LOAD_FAST", "LOAD_DEREF") and name in arguments:
-            return arguments[name], lambda args: argument(args, name)
-        if op == "LOAD_DEREF" and name in cells:
-            cell = cells[name]
-            try:
-                return cell.cell_contents, lambda args: cell.cell_contents
-            except ValueError:
-                return _MISSING, None
-        if op in ("LOAD_GLOBAL", "LOAD_NAME") and name in fn.__globals__:
-            space = fn.__globals__
-            return space[name], lambda args: space[name]
-        return _MISSING, None
+    def __init__(self) -> None:
+        self.plain: dict[str, tuple[Getter, Any]] = {}
+        self.facts: list[Fact] = []
+        self.seen: set[Any] = set()
 
-    for chain in _chains(code):
+    def function(self, fn: Any, arguments: Mapping[str, tuple[Any, Place]], prefix: str, called: bool = True) -> None:
+        """Look at ``fn``, which ``called`` says surely runs; ``arguments`` are the objects known for its parameters."""
+        fn = unwrapped(fn)
+        code = getattr(fn, "__code__", None)
+        mark = (code, tuple(id(v) for v, _ in arguments.values()))
+        if (
+            code is None
+            or mark in self.seen
+            or len(self.seen) > 300
+            or (fn.__module__ or "").startswith(("torch.", "attnc."))
+        ):
+            return
+        self.seen.add(mark)
+        whole = _whole_chains(code)
+        for chain in (*whole, *(c for c in _chains(code) if c not in whole)):
+            found = self._follow(fn, arguments, prefix, chain)
+            if found is None:
+                continue
+            if called and chain in whole:
+                self._state(*found, chain[-1][0] == "call")
+            self._note(*found, called and chain in whole)
+
+    def _follow(
+        self, fn: Any, arguments: Mapping[str, tuple[Any, Place]], prefix: str, chain: tuple[tuple[str, Any], ...]
+    ) -> tuple[Any, Place] | None:
+        """What a chain leads to, as far as it does."""
         (op, name), *steps = chain
-        value, getter = root(name, op)
-        path = prefix + name
+        value, place = _root(fn, arguments, prefix, op, name)
+        if place is None:
+            return None
         for kind, key in steps:
-            if getter is None or (isinstance(value, torch.Tensor | types.ModuleType) and kind == "item"):
+            if isinstance(value, torch.Tensor | types.ModuleType) and kind == "item":
                 break
             try:
-                child = getattr(value, key) if kind == "attr" else value[key]
+                child = value[key] if kind == "item" else getattr(value, key)
             except Exception:
                 break
-            value, path = child, f"{path}.{key}" if kind == "attr" else f"{path}[{key!r}]"
-            getter = _step(getter, kind, key)
-        if getter is None or value is _MISSING or path in found:
-            continue
+            # made at each look, so that there is nothing to come back to
+            fresh = kind != "item" and getattr(value, key) is not child and not isinstance(child, types.MethodType)
+            value, text = child, f"[{key!r}]" if kind == "item" else f".{key}"
+            place = place.child(text, None if fresh else text, _step(place.getter, kind, key))
+        return value, place
+
+    def _note(self, value: Any, place: Place, called: bool) -> None:
+        """Watch a plain value; look into a function or module that is called."""
+        if place.path in self.plain:
+            return
+        inner = f"{place.path}:"
         if plain(value):
-            found[path] = (getter, value)
+            self.plain[place.path] = (place.getter, value)
         elif isinstance(value, types.FunctionType):
-            _scan(value, {}, argument, f"{path}:", found, seen)
+            self.function(value, {}, inner, called)
         elif isinstance(value, types.MethodType):
-            found_self = getter
-            _scan(
-                value.__func__,
-                {_first(value.__func__): value.__self__},
-                lambda args, _, g=found_self: g(args).__self__,
-                f"{path}:",
-                found,
-                seen,
-            )
+            place = place.child("", ".__self__", lambda args, g=place.getter: g(args).__self__)
+            self.function(value.__func__, {_first(value.__func__): (value.__self__, place)}, inner, called)
         elif isinstance(value, torch.nn.Module):
             forward = type(value).forward
-            _scan(forward, {_first(forward): value}, lambda args, _, g=getter: g(args), f"{path}:", found, seen)
+            self.function(forward, {_first(forward): (value, place)}, inner, called)
+
+    def _state(self, value: Any, place: Place, called: bool) -> None:
+        """What must stay as it is, so that another object with the same facts runs the same program."""
+        if isinstance(value, torch.Tensor | types.ModuleType | type | types.BuiltinFunctionType | types.MethodType):
+            return  # methods are those of a type, and Dynamo guards on that where it meets the object
+        theirs = isinstance(value, torch.nn.Module) and (type(value).__module__ or "").startswith("torch.")
+        if plain(value):
+            self._fact(place, "value", value)
+        elif theirs and not value._modules:  # one of PyTorch's layers: its code is not looked at
+            self._fact(place, "type", value)
+            for name, child in vars(value).items():
+                if plain(child) and (not name.startswith("_") or name == "training"):
+                    self._fact(place.child("", f".{name}", place.getter), "value", child)
+            for name, child in {**value._parameters, **value._buffers}.items():
+                self._fact(place.child("", f".{name}", place.getter), "none", child is None)
+        elif isinstance(value, torch.nn.Module) and called and not theirs:
+            self._fact(place, "type", value)  # what its code reads is looked at
+        else:
+            self._fact(place, "same", value)
+
+    def _fact(self, place: Place, kind: str, value: Any) -> None:
+        if place.code is not None:
+            self.facts.append(Fact(place.owner, place.code, kind, value))
+
+
+def _root(
+    fn: Any, arguments: Mapping[str, tuple[Any, Place]], prefix: str, op: str, name: str
+) -> tuple[Any, Place | None]:
+    if op in ("LOAD_FAST", "LOAD_DEREF") and name in arguments:
+        return arguments[name]
+    cells = dict(zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True))
+    if op == "LOAD_DEREF" and name in cells:
+        cell = cells[name]
+        try:
+            return cell.cell_contents, Place(prefix + name, fn, name, lambda args: cell.cell_contents)
+        except ValueError:
+            return None, None
+    if op in ("LOAD_GLOBAL", "LOAD_NAME") and name in fn.__globals__:
+        space = fn.__globals__
+        return space[name], Place(prefix + name, fn, name, lambda args: space[name])
+    return None, None
 
 
 def _first(fn: Any) -> str:
@@ -220,14 +309,21 @@ def _first(fn: Any) -> str:
 
 
 def _step(getter: Getter, kind: str, key: Any) -> Getter:
-    if kind == "attr":
-        return lambda args: getattr(getter(args), key)
-    return lambda args: getter(args)[key]
+    if kind == "item":
+        return lambda args: getter(args)[key]
+    return lambda args: getattr(getter(args), key)
 
 
 @functools.lru_cache(maxsize=1024)
 def _chains(code: types.CodeType) -> tuple[tuple[tuple[str, Any], ...], ...]:
-    """Chains ``name.attr["key"]`` in a code object, as ((load op, name), ("attr", a), ("item", k), ...)."""
+    """The chains in a code object and every prefix of them: ``cfg.window.bit_length()`` reads ``cfg.window``."""
+    return tuple(dict.fromkeys(c[:n] for c in _whole_chains(code) for n in range(1, len(c) + 1)))
+
+
+@functools.lru_cache(maxsize=1024)
+def _whole_chains(code: types.CodeType) -> tuple[tuple[tuple[str, Any], ...], ...]:
+    """Chains ``name.attr["key"]`` in a code object, as ((load op, name), ("attr", a), ("item", k), ...); a
+    method that is called is a step ("call", method)."""
     chains: list[tuple[tuple[str, Any], ...]] = []
     current: list[tuple[str, Any]] = []
     const: Any = _MISSING
@@ -237,7 +333,8 @@ def _chains(code: types.CodeType) -> tuple[tuple[tuple[str, Any], ...], ...]:
                 chains.append(tuple(current))
             current, const = [(ins.opname, ins.argval)], _MISSING
         elif ins.opname in ("LOAD_ATTR", "LOAD_METHOD") and current and const is _MISSING:
-            current.append(("attr", ins.argval))
+            method = ins.opname == "LOAD_METHOD" or ins.argrepr.startswith("NULL|self")  # as Python 3.12 writes it
+            current.append(("call" if method else "attr", ins.argval))
         elif ins.opname == "LOAD_CONST" and current and plain(ins.argval) and const is _MISSING:
             const = ins.argval
         elif ins.opname == "BINARY_SUBSCR" and current and const is not _MISSING:
@@ -253,6 +350,5 @@ def _chains(code: types.CodeType) -> tuple[tuple[tuple[str, Any], ...], ...]:
         chains.append(tuple(current))
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            chains.extend(_chains(constant))
-    # every prefix too: cfg.window.bit_length() reads cfg.window
-    return tuple(dict.fromkeys(c[:n] for c in chains for n in range(1, len(c) + 1)))
+            chains.extend(_whole_chains(constant))
+    return tuple(dict.fromkeys(chains))

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import threading
-import types
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
+from torch.autograd import forward_ad
 
 from ..compiler import driver
 from ..compiler.errors import nearest
-from ..compiler.plan import Note
+from ..compiler.plan import Note, Plan
 from ..ir.errors import AttncError
 from . import autocast
-from .bind import Binder, describe, replace_leaves
+from .bind import ORDINARY, Binder, describe
 from .capture import Finder, plain
 from .errors import NotAFunctionError, UsageError
-from .fallback import MODES, report, report_backward
-from .gradient import with_gradient
+from .fallback import MODES, report
+from .gradient import run_with_gradient
 from .graph import Graph
-from .graph import leaves as tree_leaves
+from .recompute import Call, has_tangents, run_as_written
 from .specialise import Specialisation, call_values
-from .substitute import substituted
 from .table import Table
 from .trace import trace
 
@@ -50,8 +51,13 @@ class CompiledAttention:
         self._binder = Binder(fn)
         self._table = Table()
         self._lock = threading.RLock()
+        _ALL.add(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if _observed():
+            from .observed import call_observed
+
+            return call_observed(self, args, kwargs)
         values = self._binder.values(args, kwargs)
         parts: list[Any] = []
         leaves: list[Any] = []
@@ -67,6 +73,11 @@ class CompiledAttention:
                 results = self._run(found, values, leaves, inputs, low)
                 if results is not None:
                     return found.pick(results, inputs)
+        tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
+        if any(type(x) not in ORDINARY for x in tensors) or (tensors and all(x.is_meta for x in tensors)):
+            from .observed import call_through_op
+
+            return call_through_op(self, values)
         try:
             found, inputs = self._specialise(key, values, arguments, leaves)
         except AttncError as error:  # the message says all; the frames between the user's and ours do not help
@@ -84,41 +95,15 @@ class CompiledAttention:
         low: torch.dtype | None,
     ) -> list[torch.Tensor] | None:
         """The resulting tensors, or None if a guard does not hold."""
+        if forward_ad._current_level >= 0 and has_tangents(inputs):
+            return run_as_written(found, Call.of(self, found, values, len(leaves), inputs, low), inputs)
         if torch.is_grad_enabled() and any(isinstance(x, torch.Tensor) and x.requires_grad for x in inputs):
-            return self._run_with_gradient(found, values, leaves, inputs, low) if found.holds(inputs) else None
+            call = Call.of(self, found, values, len(leaves), inputs, low)
+            return run_with_gradient(found, call, inputs)
         if low is None:
             return found.run(inputs)
-        with autocast.switched(_device(inputs).type, None):  # the plan holds the casts
+        with autocast.switched(found.device.type, None):  # the plan holds the casts
             return found.run(inputs)
-
-    def _run_with_gradient(
-        self,
-        found: Specialisation,
-        values: tuple[Any, ...],
-        leaves: list[Any],
-        inputs: list[Any],
-        low: torch.dtype | None,
-    ) -> list[torch.Tensor]:
-        device_type = _device(inputs).type
-
-        def forward(new: Sequence[Any]) -> list[torch.Tensor]:
-            with autocast.switched(device_type, None):
-                results = found.run(new)
-            assert results is not None
-            return results
-
-        def eager(new: Sequence[Any]) -> list[torch.Tensor]:
-            replaced = replace_leaves(values, list(new[: len(leaves)]))
-            with autocast.switched(device_type, low), substituted(inputs[len(leaves) :], new[len(leaves) :]):
-                out = self._binder.call(self.eager, replaced)
-            return [x for x in tree_leaves(out) if isinstance(x, torch.Tensor)]
-
-        def warn() -> None:
-            if not found.backward_reported:
-                report_backward(self.fallback, found.graph, found.sizes(inputs))
-                found.backward_reported = True
-
-        return with_gradient(forward, eager, warn, inputs)
 
     def _specialise(
         self, key: tuple[Any, ...], values: tuple[Any, ...], arguments: Mapping[str, Any], leaves: list[Any]
@@ -139,25 +124,29 @@ class CompiledAttention:
                 from .raising import raise_graph
 
                 raised = raise_graph(graph)
-                notes.extend(Note(n.op, str(n.location), n.reason, str(n.bytes), n.quadratic) for n in raised.notes)
+                notes[:] = [Note(n.op, str(n.location), n.reason, str(n.bytes), n.quadratic) for n in raised.notes]
                 return raised.module
 
-            plan = driver.build(
-                graph.text(),
-                make_module,
-                backend=self.backend,
-                dtype=element_type(graph),
-                device=_device(inputs),
-                options=self.options,
-                hints=graph.hints,
-                notes=lambda: notes,
-            )
+            program: dict[str, Any] = {
+                "key": graph.text(),
+                "make_module": make_module,
+                "backend": self.backend,
+                "dtype": element_type(graph),
+                "device": (device := _device(inputs)),
+                "options": self.options,
+                "hints": graph.hints,
+            }
+            plan = driver.build(**program, notes=lambda: notes)
+
+            def build_gradient(wanted: Sequence[int], given: Sequence[int]) -> Plan:
+                return driver.build_gradient(**program, wanted=wanted, given=given, forward=plan)
+
             report(self.fallback, graph, plan.notes, call_values(graph, inputs))
             captures = [
                 (finder.getter(path), x.dtype, x.dim(), x.device) for path, x in zip(captured, tensors, strict=True)
             ]
             kinds = {name: _kind(value) for name, value in arguments.items()}
-            found = Specialisation(graph, plan, captures, finder.watched(), kinds)
+            found = Specialisation(graph, plan, captures, finder.watched(), kinds, device, build_gradient)
             self._table.add(key, found, arguments, inputs)
             return found, inputs
 
@@ -209,17 +198,17 @@ class CompiledAttention:
         name = getattr(self.eager, "__qualname__", "")
         if "<" in name or not name:
             raise TypeError(f"cannot pickle {self!r}: {name or 'it'} cannot be imported by name; define it in a module")
-        return _by_name, (self.eager.__module__, name)
+        return _by_name, (self.eager.__module__, name, self.backend, self.fallback, self.options)
 
     def __repr__(self) -> str:
         return f"<attnc.compile of {getattr(self.eager, '__qualname__', self.eager)}>"
 
 
-class BoundCompiled(types.SimpleNamespace):
+class BoundCompiled:
     """A compiled method of one object."""
 
     def __init__(self, compiled: CompiledAttention, instance: Any):
-        super().__init__(compiled=compiled, instance=instance)
+        self.compiled, self.instance = compiled, instance
         self.__name__, self.__doc__ = getattr(compiled, "__name__", "method"), compiled.__doc__
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -238,13 +227,40 @@ class BoundCompiled(types.SimpleNamespace):
         return self.compiled.trace(self.instance, *args, **kwargs)
 
 
-def _by_name(module: str, qualname: str) -> Any:
+def _by_name(module: str, qualname: str, *options: Any) -> Any:
+    """The compiled function of this name: the name is that of a decorated function, or of the plain one."""
     import importlib
 
     value: Any = importlib.import_module(module)
     for part in qualname.split("."):
-        value = getattr(value, part)
-    return value
+        value = inspect.getattr_static(value, part)
+    if isinstance(value, CompiledAttention):
+        if (value.backend, value.fallback, value.options) == options:
+            return value
+        value = value.eager
+    return CompiledAttention(value, *options)
+
+
+def _observed() -> bool:
+    """Does PyTorch trace, transform or intercept what runs now?  Asked by each call."""
+    return bool(
+        torch.compiler.is_dynamo_compiling()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._get_tracing_state() is not None
+    )
+
+
+_ALL: weakref.WeakSet[CompiledAttention] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    # Another thread of the parent may have held a lock, and nobody here would release it.
+    for compiled in _ALL:
+        compiled._lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _flat(values: Any) -> list[torch.Tensor]:

@@ -77,3 +77,11 @@ class FallbackError(AttncError):
 
 class GradientNotAvailable(FallbackError):
     """A gradient that only eager PyTorch can compute."""
+
+
+class ProgramError(AttncError):
+    """A compiled program that is called by name is not there, or is given other tensors than it takes."""
+
+
+class TransformError(AttncError):
+    """A transformation of PyTorch that a compiled function cannot take part in."""

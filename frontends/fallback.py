@@ -40,16 +40,15 @@ def report(mode: str, graph: Graph, notes: Sequence[Note], values: Mapping[str, 
         raise FallbackError("\n".join(texts) + " (fallback='error')")
 
 
-def report_backward(mode: str, graph: Graph, values: Mapping[str, Any]) -> None:
-    """The same for a gradient, which this version computes by running the function as written."""
+def report_backward(mode: str, graph: Graph, values: Mapping[str, Any], why: str) -> None:
+    """The same for a gradient that is computed by running the function as written."""
     if mode == "silent":
         return
     size, node = largest_bytes(graph, values)
     where = node.location if node is not None else graph.location
     text = (
-        f"{with_text(where)}: the gradient of {graph.name} is computed by eager PyTorch, which this version of attnc "
-        f"does not replace; it allocates {readable(size)} for the result of {node.op if node else 'an op'} alone, and "
-        "keeps several of that size"
+        f"{with_text(where)}: the gradient of {graph.name} is computed by eager PyTorch: {why}; it allocates "
+        f"{readable(size)} for the result of {node.op if node else 'an op'} alone, and keeps several of that size"
     )
     if mode == "error":
         raise GradientNotAvailable(f"{text} (fallback='error'); call it under torch.no_grad(), or use fallback='warn'")

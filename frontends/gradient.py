@@ -1,63 +1,62 @@
-"""Gradients, by running the function as written once more: correct, and loud about the memory it takes."""
+"""Gradients of a compiled function: compiled, too, or, loudly, by running the function as written once more."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..compiler.oracle import EagerMode
+from . import autocast
+from .recompute import Call, recomputed
 
-Forward = Callable[[Sequence[Any]], list[torch.Tensor]]
-Eager = Callable[[Sequence[Any]], list[torch.Tensor]]  # the outputs of the function as written
+if TYPE_CHECKING:
+    from .specialise import Specialisation
 
 
-class _Recompute(torch.autograd.Function):
+class _Refused(Exception):
+    """The call breaks a guard."""
+
+
+class _Compiled(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, forward: Forward, eager: Eager, warn: Callable[[], None], others: list[Any], *tensors: torch.Tensor
-    ) -> Any:
-        ctx.eager, ctx.warn, ctx.others = eager, warn, others
-        ctx.save_for_backward(*tensors)
-        results = forward(_merged(others, tensors))
-        results = [r.clone() if any(r is t for t in tensors) else r for r in results]
+    def forward(ctx: Any, found: Specialisation, call: Call, *inputs: Any) -> Any:
+        tensors = found.tensors(inputs)
+        if autocast.active():
+            with autocast.switched(found.device.type, None):  # the plan holds the casts
+                done = found.run_saving(inputs, tensors)
+        else:
+            done = found.run_saving(inputs, tensors)
+        if done is None:
+            raise _Refused
+        results, saved = done
+        ctx.found, ctx.call, ctx.count = found, call, len(tensors)
+        # Views, and arguments handed back, are for autograd as if the function had made them.
+        results = [r.detach() if r._is_view() or any(r is x for x in tensors) else r for r in results]
+        ctx.save_for_backward(*tensors, *saved)
         ctx.mark_non_differentiable(*(r for r in results if not r.is_floating_point()))
+        ctx.set_materialize_grads(False)
         return tuple(results)
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor | None) -> Any:
-        ctx.warn()
-        tensors = ctx.saved_tensors
-        wanted = [n for n, need in enumerate(ctx.needs_input_grad[4:]) if need]
-        # an empty row has gradient zero, where PyTorch's own softmax would spread NaN
-        with torch.enable_grad(), EagerMode(double=False):
-            copies = [x.detach().requires_grad_(n in wanted) for n, x in enumerate(tensors)]
-            outputs = ctx.eager(_merged(ctx.others, copies))
-        pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None and o.requires_grad]
-        found = torch.autograd.grad(
-            [o for o, _ in pairs], [copies[n] for n in wanted], [g for _, g in pairs], allow_unused=True,
-            create_graph=torch.is_grad_enabled(),
-        )  # fmt: skip
-        result: list[Any] = [None] * len(tensors)
-        for n, g in zip(wanted, found, strict=True):
-            result[n] = g
-        return None, None, None, None, *result
+    def backward(ctx: Any, *gradients: torch.Tensor | None) -> Any:
+        found, call, kept = ctx.found, ctx.call, ctx.saved_tensors
+        needs = ctx.needs_input_grad[2:]
+        tensors, saved = kept[: ctx.count], kept[ctx.count :]
+        if torch.is_grad_enabled():
+            why = "it is itself differentiated (create_graph=True), and compiled gradients are not"
+            return None, None, *recomputed(found, call, tensors, needs, gradients, why)
+        if all(g is None for g in gradients):
+            return (None,) * len(ctx.needs_input_grad)
+        results, why = found.differentiate(needs, [*tensors, *saved], gradients)
+        if results is None:
+            return None, None, *recomputed(found, call, tensors, needs, gradients, why)
+        return None, None, *results
 
 
-class _Hole:
-    """Where a tensor goes."""
-
-
-def _merged(others: list[Any], tensors: Sequence[torch.Tensor]) -> list[Any]:
-    rest = iter(tensors)
-    return [next(rest) if x is _Hole else x for x in others]
-
-
-def with_gradient(
-    forward: Forward, eager: Eager, warn: Callable[[], None], leaves: Sequence[Any]
-) -> list[torch.Tensor]:
-    """Run ``forward`` so that its results can be differentiated through ``eager``."""
-    others = [_Hole if isinstance(x, torch.Tensor) else x for x in leaves]
-    tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
-    return list(_Recompute.apply(forward, eager, warn, others, *tensors))
+def run_with_gradient(found: Specialisation, call: Call, inputs: Sequence[Any]) -> list[torch.Tensor] | None:
+    """The resulting tensors, ready to be differentiated, or None if a guard does not hold."""
+    try:
+        return list(_Compiled.apply(found, call, *inputs))
+    except _Refused:
+        return None

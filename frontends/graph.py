@@ -145,6 +145,8 @@ class Graph:
     hints: dict[str, Number] = field(default_factory=dict)
     bindings: dict[str, tuple[int, int]] = field(default_factory=dict)  # size symbol -> (input, axis)
     late: set[str] = field(default_factory=set)  # sizes that are known only after a call to PyTorch inside
+    cut: Location | None = None  # a line where the function keeps gradients out, by detach() or torch.no_grad()
+    peak: Location | None = None  # a line where it does so for a maximum only
     aliases: dict[str, Expr] = field(default_factory=dict)
     traced: int = 0  # how many of the guards come from the trace, and so are part of :meth:`text`
     exact: set[tuple[Expr, Expr]] = field(default_factory=set)  # (N, 128) where N % 128 == 0 is a guard

@@ -8,8 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..compiler.errors import InternalError
+from ..ir.calls import draws_random
+from ..ir.errors import AttncError
 from ..ir.expr import OPS, Expr, Load, Var, evaluate, free_vars, parse, rewrite
-from .graph import Graph, Node, map_arg
+from . import autocast
+from .graph import Graph, Location, Node, map_arg
+from .locate import with_text
 
 if TYPE_CHECKING:
     from ..compiler.plan import Plan
@@ -32,7 +37,9 @@ class Specialisation:
     captures: list[tuple[Getter, torch.dtype, int, torch.device]]
     watched: list[tuple[str, Getter, Any]]
     kinds: Mapping[str, Hashable]
-    backward_reported: bool = False
+    device: torch.device
+    build_gradient: Callable[[Sequence[int], Sequence[int]], Plan]
+    reported: set[str] = field(default_factory=set)  # why gradients are eager
     holds: Callable[[Sequence[Any]], bool] = field(init=False)
     pick: Callable[[list[torch.Tensor], Sequence[Any]], Any] = field(init=False)
 
@@ -44,6 +51,9 @@ class Specialisation:
         self.pick = _picker(self.graph)
         self.scalars = [(n, node.dtype) for n, node in enumerate(self.graph.inputs) if not node.shape]
         self.outside = bool(self.watched or self.captures)
+        self.random = any(n.call and draws_random(n.call) for n in self.graph.nodes)
+        # by inputs that need a gradient and outputs that have one: the plan, or why there is none
+        self.gradients: dict[tuple[tuple[bool, ...], tuple[int, ...]], Plan | str] = {}
 
     def inputs(self, arguments: Mapping[str, Any], leaves: list[Any]) -> list[Any] | None:
         """Arguments and captured tensors of a call, or None if other values are captured than this was made for."""
@@ -69,10 +79,61 @@ class Specialisation:
         """The tensors that the function returns, or None if a guard does not hold."""
         if self.values_hold is not None and not self.values_hold(inputs):
             return None
-        return self.plan.attempt(self._tensors(inputs) if self.scalars else inputs)
+        return self.plan.attempt(self.tensors(inputs))
 
-    def _tensors(self, inputs: Sequence[Any]) -> list[torch.Tensor]:
+    def run_saving(
+        self, inputs: Sequence[Any], tensors: Sequence[torch.Tensor]
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]] | None:
+        """The same, and what the gradient needs besides the inputs; ``tensors`` are the inputs as tensors."""
+        if self.values_hold is not None and not self.values_hold(inputs):
+            return None
+        return self.plan.attempt_saving(tensors)
+
+    def differentiate(
+        self,
+        needs: tuple[bool, ...],
+        tensors: Sequence[torch.Tensor],
+        gradients: Sequence[torch.Tensor | None],
+    ) -> tuple[list[torch.Tensor | None] | None, str]:
+        """The gradients of the inputs that need one; if only PyTorch can tell them, None and the reason.
+
+        ``tensors`` are the inputs and what :meth:`run_saving` gave besides the results.
+        """
+        given = tuple([n for n, g in enumerate(gradients) if g is not None])
+        plan = self.gradients.get((needs, given)) or self._gradient(needs, given)
+        if isinstance(plan, str):
+            return None, plan
+        inputs = [*tensors, *[g for g in gradients if g is not None]]
+        if autocast.active():
+            with autocast.switched(self.device.type, None):
+                found = iter(plan.run(inputs))
+        else:
+            found = iter(plan.run(inputs))
+        return [next(found) if need else None for need in needs], ""
+
+    def _gradient(self, needs: tuple[bool, ...], given: tuple[int, ...]) -> Plan | str:
+        found: Plan | str
+        try:
+            if cut := self.cut():
+                found = f"{with_text(cut)}: keeps gradients out, which only PyTorch follows"
+            else:
+                found = self.build_gradient([n for n, need in enumerate(needs) if need], given)
+        except InternalError:
+            raise
+        except AttncError as error:
+            found = str(error)
+        self.gradients[needs, given] = found
+        return found
+
+    def cut(self) -> Location | None:
+        """Where the function keeps gradients out that there would be."""
+        # a maximum that was subtracted before a softmax is gone, and one that is left is more than that
+        return self.graph.cut or (self.graph.peak if "amax" in self.plan.to_json() else None)
+
+    def tensors(self, inputs: Sequence[Any]) -> Sequence[torch.Tensor]:
         """Python floats as tensors."""
+        if not self.scalars:
+            return inputs
         tensors = list(inputs)
         device = next(x.device for x in tensors if isinstance(x, torch.Tensor) and x.dim())
         for n, dtype in self.scalars:

@@ -36,7 +36,7 @@ def trace(fn: Callable[..., Any], binder: Binder, values: tuple[Any, ...], finde
     plain = [str(e) for n, x in zip(graph.inputs, leaves, strict=True) if x is lead for e in n.shape]
     graph.hints = {name: graph.hints[name] for name in plain} | graph.hints  # the first of two equal sizes names both
     try:
-        with tracer:
+        with tracer, torch.enable_grad():  # so that the function's own no_grad() is seen
             out = binder.call(fn, traced)
             graph.outputs = map_arg(out, lambda x: _output(tracer, x))
     finally:

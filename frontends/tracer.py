@@ -168,7 +168,25 @@ class Tracer(TorchFunctionMode):
         shape = tuple(self.graph.canon(e) for e in shape)
         node = Node(len(self.graph.nodes), op, args, shape, dtype, self.location, text, inputs)
         self.graph.nodes.append(node)
+        if not torch.is_grad_enabled():
+            self.cut(node)
         return Traced(self, node)
+
+    def cut(self, node: Node) -> None:
+        """No gradient passes this value; notes it if one would."""
+        waiting = [node] if self.graph.cut is None and node.dtype.is_floating_point else []
+        seen = set(waiting)
+        while waiting:
+            node = waiting.pop()
+            if isinstance(node, Input):
+                self.graph.cut = self.location
+                return
+            if node.op == "amax":  # what a softmax spelled by hand subtracts: no gradient would come of it anyway
+                self.graph.peak = self.graph.peak or self.location
+                continue
+            more = {x for x in node.inputs if x.dtype.is_floating_point} - seen
+            seen |= more
+            waiting += more
 
     def view(self, base: Traced, result: Traced, shares: bool = True) -> Traced:
         """Mark ``result`` as sharing memory with ``base``, or as doing so for some layouts only."""

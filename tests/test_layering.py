@@ -149,14 +149,13 @@ def causal(q, k, v):
     i, j = torch.arange(q.shape[-2])[:, None], torch.arange(k.shape[-2])[None, :]
     return (q @ k.mT).masked_fill(j > i, -torch.inf).softmax(-1) @ v
 causal(*torch.randn(3, 1, 2, 40, 16))
-print([m for m in ("xdsl", "torch_mlir", "triton", "islpy") if m in sys.modules])
 """
 
 
-def first_call(backend: str, tmp_path: Path, blocked: tuple[str, ...]) -> str:
+def first_call(backend: str, tmp_path: Path, blocked: tuple[str, ...]) -> None:
     # A string, not a file: the tracer must not need the source either.
     code = f"import os; os.environ['ATTNC_CACHE_DIR'] = {str(tmp_path)!r}\n" + FIRST_CALL
-    return run(code, backend, blocked=blocked).strip()
+    run(code, backend, blocked=blocked)
 
 
 def test_cpu_needs_no_triton(tmp_path: Path) -> None:
@@ -165,11 +164,6 @@ def test_cpu_needs_no_triton(tmp_path: Path) -> None:
 
 def test_reference_needs_only_torch(tmp_path: Path) -> None:
     first_call("reference", tmp_path, blocked=("triton", "torch_mlir"))
-
-
-def test_a_warm_process_imports_no_compiler(tmp_path: Path) -> None:
-    assert "xdsl" in first_call("cpu", tmp_path, blocked=())
-    assert first_call("cpu", tmp_path, blocked=()) == "[]"
 
 
 def test_triton_needs_no_torch_mlir() -> None:

@@ -6,8 +6,11 @@ accepted anywhere, shows the traceback as well.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 from typing import Annotated
@@ -17,7 +20,7 @@ import typer
 from ...ir.errors import AttncError
 from ..errors import OptionError, PipelineError, StageError
 from ..targets import UsageError
-from . import doctor, dump, explain, opt, passes, validate
+from . import bench, doctor, dump, explain, opt, passes, validate
 
 app = typer.Typer(
     name="attnc",
@@ -27,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (dump, explain, validate, opt, passes, doctor):
+for _module in (dump, explain, validate, bench, opt, passes, doctor):
     app.command()(getattr(_module, _module.__name__.rsplit(".", 1)[-1]))
 
 _WRONG_USAGE = (UsageError, StageError, PipelineError, OptionError)
@@ -40,18 +43,40 @@ def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its status."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    if argv is not None:
+        sys.exit(_run(list(argv)))
+    gc.set_threshold(100_000, 50, 100)  # what is imported stays: looking through it again and again is in vain
+    status = _run(sys.argv[1:])
+    _leave(status)
+    sys.exit(status)
+
+
+def _run(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     warnings.showwarning = _show_warning
     try:
-        app(args=[a for a in arguments if a != "--debug"], prog_name="attnc")
+        try:
+            app(args=[a for a in arguments if a != "--debug"], prog_name="attnc")
+        except SystemExit as end:
+            sys.stdout.flush()
+            return end.code if isinstance(end.code, int) else int(bool(end.code))
     except BrokenPipeError:  # the reader of the pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except Exception as error:
         if debug:
             raise
-        sys.exit(_report(error))
+        return _report(error)
+    return 0
+
+
+def _leave(status: int) -> None:
+    """End the process here: to free what PyTorch holds, object by object, takes longer than most commands."""
+    if any(not t.daemon for t in threading.enumerate() if t is not threading.main_thread()):
+        return  # somebody's threads are still at work
+    atexit._run_exitfuncs()
+    sys.stderr.flush()
+    sys.stdout.flush()
+    os._exit(status)
 
 
 def _report(error: Exception) -> int:

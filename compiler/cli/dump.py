@@ -23,6 +23,7 @@ def dump(
     device: options.DeviceOption = "cpu",
     backend: options.BackendOption = "auto",
     machine: options.MachineOption = None,
+    backward: options.BackwardOption = False,
     output: Annotated[str | None, typer.Option("-o", "--output", metavar="FILE", help="Where to write it.")] = None,
 ) -> None:
     """Print a function's IR or generated code after a stage: what attnc saw, decided and wrote.
@@ -37,4 +38,6 @@ def dump(
     if stage not in STAGES:
         raise StageError(f"unknown --stage {stage!r}{nearest(stage, STAGES)}")
     lowered = lower(target, shape, arg, dtype, device, backend, machine)
+    if backward:
+        lowered = lowered.backward()
     console.write(lowered.ir(stage), output, python=stage in console.PYTHON_STAGES)

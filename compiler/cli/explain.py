@@ -17,6 +17,7 @@ def explain(
     device: options.DeviceOption = "cpu",
     backend: options.BackendOption = "auto",
     machine: options.MachineOption = None,
+    backward: options.BackwardOption = False,
     picture: Annotated[
         str | None, typer.Option("--picture", metavar="FILE", help="Also draw the tile map (.png or .svg).")
     ] = None,
@@ -28,7 +29,10 @@ def explain(
     from .lowering import lower
 
     lowered = lower(target, shape, arg, dtype, device, backend, machine)
-    print(lowered.explain())
+    page = lowered.explain()
+    print(page)
+    if backward:
+        print(f"\n{page.backward}")
     if picture is not None:
         from ..pictures import tile_map
 

@@ -44,3 +44,4 @@ MachineOption = Annotated[
         show_default=False,
     ),
 ]
+BackwardOption = Annotated[bool, typer.Option("--backward", help="Show the program that computes the gradients.")]

@@ -17,6 +17,14 @@ def validate(
     device: options.DeviceOption = "cpu",
     backend: options.BackendOption = "auto",
     backward: Annotated[bool, typer.Option(help="Compare gradients too.")] = True,
+    gradcheck: Annotated[
+        bool,
+        typer.Option(
+            "--gradcheck",
+            help="Also compare gradients with finite differences in float64; in every entry where inputs and outputs "
+            "have at most 512 elements, such as --shape B=1,H=2,N=32,D=8.",
+        ),
+    ] = False,
 ) -> None:
     """Run a function compiled and eagerly, and compare both with eager in float64.
 
@@ -29,7 +37,7 @@ def validate(
 
     found = load_target(target)
     args, kwargs = derive(found, shape, arg, dtype, device, data=True)
-    report = run(compiled(found, backend), *args, backward=backward, **kwargs)
+    report = run(compiled(found, backend), *args, backward=backward, gradcheck=gradcheck, **kwargs)
     print(report)
     if not report.ok:
         raise typer.Exit(1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...ir.expr import Const, Expr, free_vars
@@ -25,33 +27,39 @@ class EagerNote:
 
 
 class TokenSizes:
-    """Which sizes count tokens: those of the dimensions that a softmax normalises over, and of the one before."""
+    """Which sizes count tokens: for each softmax those of the dimension that it normalises over, and of the one before.
+
+    Sizes of two attentions are no pair: with attention by rows and by columns of a grid, the grid is not quadratic.
+    """
 
     def __init__(self, values: Values, graph: Graph):
         self.values = values
-        self.sizes: set[str] = set()
+        self.pairs: set[tuple[frozenset[str], frozenset[str]]] = set()
         for node in graph.nodes:
-            found: list[Expr] = []
             if node.op in ("softmax", "log_softmax", "logsumexp"):
-                found = list(node["input"].shape[-2:])
+                self._add(node["input"].shape[-2:])
             elif node.op == "scaled_dot_product_attention":
-                found = [node["query"].shape[-2], node["key"].shape[-2]]
-            for size in found:
-                self.sizes |= free_vars(values.simplify(size))
+                self._add((node["query"].shape[-2], node["key"].shape[-2]))
+
+    def _add(self, shape: Sequence[Expr]) -> None:
+        if len(shape) == 2:
+            queries, keys = (free_vars(self.values.simplify(size)) for size in shape)
+            self.pairs.add((queries, keys))
 
     def add_operands(self, node: Node) -> None:
         """Count in the sizes of the weights that a failed attention multiplies: its operand that is not the values."""
         for x in node.inputs:
-            if not isinstance(x, Input) and x.rank >= 2 and x.op not in VIEWS:
-                for size in x.shape[-2:]:
-                    self.sizes |= free_vars(self.values.simplify(size))
+            if not isinstance(x, Input) and x.op not in VIEWS:
+                self._add(x.shape[-2:])
 
     def quadratic(self, node: Node) -> bool:
-        """Does the size of ``node`` grow with the product of two token counts?"""
-        if node.op in VIEWS or not self.sizes:
+        """Does the size of ``node`` grow with the product of an attention's two token counts?"""
+        if node.op in VIEWS or not self.pairs:
             return False
-        terms = of_expr(elements(self.values, node))
-        return any(sum(bool(free_vars(x) & self.sizes) for x in m) >= 2 for m in terms)
+        products = [
+            p for m in of_expr(elements(self.values, node)) for p in itertools.permutations(map(free_vars, m), 2)
+        ]
+        return any(a & queries and b & keys for queries, keys in self.pairs for a, b in products)
 
 
 def elements(values: Values, node: Node) -> Expr:

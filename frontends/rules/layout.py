@@ -301,6 +301,8 @@ def unbind(t: Tracer, input: Traced, dim: int = 0) -> Any:
 @rule("clone", "contiguous", "detach", "alias", "lift_fresh", "positive")
 def same(t: Tracer, input: Traced, **options: Any) -> Traced:
     result = Traced(t, input.node)
+    if t.op == "detach" and input.dtype.is_floating_point:
+        t.cut(input.node)
     if t.op == "clone":
         result.packed = _dense(input)
         return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import torch
 
 from attnc.backends.api import Artifact
 from attnc.compiler import driver, lowering
-from attnc.compiler.driver import build, forget, lower, select_backend
+from attnc.compiler.driver import build, build_gradient, forget, lower, select_backend
 from attnc.compiler.errors import BackendError, InternalError, OptionError, PipelineError, StageError
 from attnc.compiler.passes import load_pass
 from attnc.ir.errors import AttncError
@@ -61,7 +62,7 @@ class Fake:
         return self.version
 
     def pipeline_options(self, dtype, device):
-        return {"narrow": False, "target": "reference"}
+        return {"narrow": False, "target": "reference", "fused": False}
 
     def compile(self, kernel, *, stages=(), target=None):
         if self.broken:
@@ -275,6 +276,55 @@ def test_verify_each_and_dump_are_not_cached_away(fake, tmp_path):
     make(options={"dump": tmp_path / "dump", "verify": "each"})
     (folder,) = (tmp_path / "dump").iterdir()
     assert [p.name for p in sorted(folder.iterdir())] == ["00-input.mlir", "01-online-softmax.mlir"]
+
+
+# ---- gradients ------------------------------------------------------------------------------------------
+
+
+def gradient(forward, module=CAUSAL, backend="cpu", wanted=(0, 1, 2), given=(0,)):
+    maker = module if isinstance(module, Maker) else Maker(module)
+    return build_gradient(
+        maker.module, maker, wanted=wanted, given=given, forward=forward, backend=backend, dtype="f32", device=CPU
+    )
+
+
+def test_gradients_by_kernels_and_by_the_interpreter(fake):
+    tensors, seed = qkv(), torch.randn(2, 2, 19, 8)
+    found = []
+    for backend in ("cpu", "reference"):
+        if backend == "reference":
+            fake.name = "reference"
+        forward = build(CAUSAL, Maker(CAUSAL), backend=backend, dtype="f32", device=CPU)
+        results, saved = forward.attempt_saving(tensors)
+        assert len(saved) == 2
+        torch.testing.assert_close(results, reference(CAUSAL, *tensors))
+        plan = gradient(forward, backend=backend)
+        assert [i.name for i in plan.inputs[:3]] == ["q", "k", "v"]
+        found.append(plan.run([*tensors, *saved, seed]))
+        only = gradient(forward, backend=backend, wanted=(2,)).run([*tensors, *saved, seed])
+        torch.testing.assert_close(only, found[-1][2:])
+    torch.testing.assert_close(*found)
+
+
+def test_a_gradient_is_cached_by_what_it_is_of(fake):
+    maker = Maker(CAUSAL)
+    forward = make(maker)
+    first = gradient(forward, maker)
+    assert gradient(forward, maker) is first
+    assert gradient(forward, maker, wanted=(1,)) is not first
+    assert maker.calls == 3
+    forget()
+    assert gradient(make(maker), maker).to_json() == first.to_json()
+    assert maker.calls == 3
+    other = dataclasses.replace(forward, guards=("N % 2 == 0",))
+    gradient(other, maker)
+    assert maker.calls == 4
+
+
+def test_a_function_without_a_gradient(fake):
+    module = CAUSAL.replace("torch.relu(x0)", "torch.nn.functional.dropout(x0, 0.5, True)")
+    with pytest.raises(AttncError, match=r"draws random numbers"):
+        gradient(make(module), module)
 
 
 # ---- choosing a backend, wrong options ------------------------------------------------------------------

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
+import attnc
+from attnc.compiler.analysis import cost, live_area
 from attnc.compiler.coverage import coverage, loops_of
+from attnc.compiler.errors import StageError
 from attnc.compiler.explain import MissingSizeError
 from attnc.compiler.lowered import Lowered
 from attnc.compiler.wording import in_words
 from attnc.ir import tile
+from attnc.ir.errors import AttncError
 from attnc.ir.expr import evaluate, parse
 from attnc.ir.text import parse_module
 
@@ -85,6 +91,87 @@ def test_quadratic_calls_are_named() -> None:
     (op,) = page.eager_ops
     assert (op.at, op.bytes) == ("model.py:13", 4 * 2 * 1000 * 1000)
     assert "NOT fused" in str(page)
+
+
+def axial(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Attention along the rows of a grid plus attention along its columns."""
+
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return (q @ k.mT).softmax(-1) @ v
+
+    rows = attend(q, k, v)
+    columns = attend(*(x.transpose(-3, -2) for x in (q, k, v))).transpose(-3, -2)
+    return (rows + columns).relu() @ torch.ones(8, 8)
+
+
+def test_a_grid_is_not_quadratic() -> None:
+    page = attnc.compile(axial).lower(*torch.zeros(3, 2, 6, 10, 8).unbind()).explain()
+    assert (len(page.kernels), page.fused) == (2, True)
+    assert page.eager_ops
+    assert not any(op.quadratic for op in page.eager_ops)
+
+
+def test_the_length_is_not_walked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_area, "MOST_ROWS", 0)  # division by zero where rows are evaluated one by one
+    n = 2**40
+    (kernel,) = lowered("abs(i - j) <= 160 and (i - j) % 8 == 0", N=n).explain().kernels
+    assert kernel.exact
+    assert kernel.live_pairs == 2 * (41 * n - 2 * 8 * sum(range(1, 21)))
+
+
+def test_tiles_are_costed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[object] = []
+
+    def count(domain: object, *args: Any, **options: Any) -> list[int]:
+        counted.append((domain, options["rows"], tuple(args[1].items())))
+        return live_area.computed_pairs(domain, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cost, "computed_pairs", count)
+    cost.timings.cache_clear()
+    page = lowered("abs(i - j) <= 160 and (i - j) % 8 == 0").explain()
+    assert "best of 8 sizes" in page.kernels[0].why
+    # with the residues and without, for two lengths and two heights of tiles
+    assert len(counted) == len(set(counted)) == 8
+
+
+# ---- gradients -------------------------------------------------------------------------------------------
+
+
+def test_the_gradient() -> None:
+    backward = lowered("abs(i - j) <= 40").explain().backward
+    assert backward.compiled
+    assert not backward.eager
+    delta, query, key = backward.kernels
+    assert [k.name for k in backward.kernels] == ["f_delta", "f_query", "f_key0"]
+    assert (delta.coverage.computed_pairs, delta.flops) == (0, 0)
+    assert (query.order, key.order) == ("queries x keys", "keys x queries")
+    for kernel, products in ((query, 3), (key, 4)):
+        rows, _ = kernel.tiles
+        # as far as the band reaches from a tile of rows
+        walked = sum(
+            (min(1000, t + rows) - t) * (min(1000, t + rows + 40) - max(0, t - 40)) for t in range(0, 1000, rows)
+        )
+        assert kernel.coverage.computed_pairs == 2 * walked
+        assert kernel.flops == 2 * walked * products * 2 * 16
+    text = str(backward)
+    assert text.startswith("gradient: 3 kernels, ")
+    assert f"{query.tiles[0]} queries x {query.tiles[1]} keys" in text
+
+
+def test_the_gradient_is_lowered_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Lowered) -> Lowered:
+        raise AttncError("not today")
+
+    monkeypatch.setattr(Lowered, "backward", refuse)
+    page = lowered("j <= i").explain()
+    assert page.fused
+    assert not page.backward.compiled
+    assert str(page.backward).splitlines() == ["gradient: by PyTorch", " " * 14 + "not today"]
+
+
+def test_the_page_of_a_gradient() -> None:
+    with pytest.raises(StageError, match=r"page's \.backward"):
+        lowered("j <= i").backward().explain()
 
 
 def test_other_sizes() -> None:

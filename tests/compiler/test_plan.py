@@ -11,7 +11,7 @@ import torch
 
 from attnc.backends.api import Artifact
 from attnc.compiler.errors import InputError
-from attnc.compiler.plan import CallStep, LaunchStep, Plan, ReorderStep, TensorSpec
+from attnc.compiler.plan import CallGradientStep, CallStep, LaunchStep, Plan, ReorderStep, ScatterStep, TensorSpec
 from attnc.compiler.plan_reorder import affine
 from attnc.ir.errors import IRSyntaxError
 from attnc.ir.expr import parse
@@ -120,6 +120,68 @@ def test_sizes_bound_by_a_call():
     assert p.run([torch.tensor([[1.0, 1.0, 2.0, 3.0]])])[0].shape == (3, 1)
 
 
+def test_gradients_of_calls():
+    step = CallGradientStep(
+        "(x0 * x1, x1 * N)", ("x", "w"), (1, 0), ("b", "a"), (1, 0),
+        (spec("dw", "N"), spec("dx", "B", "N")),
+    )  # fmt: skip
+    p = plan(
+        CallStep("x0.relu()", ("v",), (spec("w", "N"),)),
+        step,
+        inputs=(spec("x", "B", "N"), spec("a", "B", "N"), spec("b", "N"), spec("v", "N")),
+        results=("dx", "dw"),
+    )
+    again = Plan.from_json(p.to_json(), ARTIFACTS, load)
+    assert again.steps == p.steps
+    x, a = torch.randn(2, 2, 4)
+    b, v = torch.randn(2, 4)
+    w = v.relu()
+    dx, dw = again.run([x, a, b, v])
+    torch.testing.assert_close(dx, a * w)
+    torch.testing.assert_close(dw, (a * x).sum(0) + b * 4)
+
+
+def test_scatter():
+    step = ScatterStep(
+        "x",
+        (("i", "B"), ("j", "min(i + 1, N)")),
+        ("table.int[j]", "i % 2"),
+        (("table", "t"),),
+        spec("y", "N + 1", "2"),
+    )
+    p = plan(step, inputs=(spec("x", "B", "N"), spec("t", "N", dtype="int64")))
+    again = Plan.from_json(p.to_json(), ARTIFACTS, load)
+    assert again.steps == p.steps
+    x, t = torch.randn(5, 3), torch.tensor([3, 0, 3])
+    expected = torch.zeros(4, 2)
+    for i in range(5):
+        for j in range(min(i + 1, 3)):
+            expected[t[j], i % 2] += x[i, j]
+    torch.testing.assert_close(again.run([x, t])[0], expected)
+
+
+def test_outputs_that_are_added_to_start_at_zero():
+    def adding(artifact):
+        return lambda tensors, sizes: tensors[1].add_(tensors[0])
+
+    step = LaunchStep("add", "double", ("x",), (spec("y", "B", "N"),), (), zeroed=("y",))
+    x = torch.randn(4, 5)
+    p = plan(step)
+    p.load = adding
+    assert torch.equal(p.run([x])[0], x)
+
+
+def test_saved_values_are_kept_when_asked_for():
+    p = plan(launch("x", "a"), launch("a", "b"), launch("b", "y"), saved=("a", "y"))
+    x = torch.randn(2, 3)
+    results, saved = p.attempt_saving([x])
+    assert saved[1] is results[0]
+    assert torch.equal(saved[0], 2 * x)
+    assert torch.equal(p.run([x])[0], 8 * x)
+    assert p.attempt_saving([x.double()]) is None
+    assert Plan.from_json(p.to_json(), ARTIFACTS, load).saved == p.saved
+
+
 def test_empty_outputs_are_not_launched():
     p = plan(LaunchStep("double", "double", ("x",), (spec("y", "B", "N"),), ()))  # a launch would fail
     assert p.run([torch.zeros(0, 5)])[0].shape == (0, 5)
@@ -173,6 +235,9 @@ def test_threads():
         (LaunchStep("double", "double", ("x",), (spec("y", "B", "K"),), ()), "uses K, but K has no value"),
         (CallStep("x0", ("x",), (spec("y", "B", "N", dtype="os"),)), "names dtypes that this PyTorch lacks: os"),
         (CallStep("x0", ("x",), (spec("device", "B", "N"),)), "uses 'device' as a name"),
+        (CallGradientStep("x0 * K", ("x",), (0,), ("x",), (0,), (spec("y", "B", "N"),)), "uses K, which has no value"),
+        (CallGradientStep("x0", ("x",), (0,), ("g",), (0,), (spec("y", "B", "N"),)), "reads g before it is computed"),
+        (ScatterStep("x", (("i", "B"),), ("i",), (("t", "t"),), spec("y", "B")), "reads t before it is computed"),
     ],
 )
 def test_a_damaged_plan_runs_no_code(step, message):

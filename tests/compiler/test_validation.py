@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
+import attnc
 from attnc.compiler import oracle
 from attnc.compiler.validation import ValidationError, validate
 
@@ -49,7 +51,8 @@ def test_right(dtype: torch.dtype) -> None:
     report = validate(Pretend(strictly_causal, with_zero_rows), *inputs(dtype))
     assert report.ok, report
     assert [e.name for e in report.entries] == ["output", "grad q", "grad k", "grad v"]
-    assert report.notes
+    assert report.fused
+    assert not report.notes
 
 
 def test_nan_where_no_key_is_live_is_wrong() -> None:
@@ -142,6 +145,76 @@ def test_what_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     long = torch.zeros(()).expand(1, 8, 1 << 20, 64)
     with pytest.raises(oracle.EagerTooLargeError, match=r"\(1, 8, 1048576, 1048576\).*slices are enough"):
         validate(Pretend(strictly_causal), long, long, long)
+
+
+# ---- finite differences ----------------------------------------------------------------------------------
+
+
+class Doubled(torch.autograd.Function):
+    """The identity with the gradient of something else."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return 2 * gradient
+
+
+def dense(q, k, v):
+    return (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v
+
+
+def sized(*shape: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    return [torch.randn(shape, generator=generator) for _ in range(3)]
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 7, 3), (2, 60, 8)])
+def test_gradcheck_finds_a_wrong_gradient(shape: tuple[int, ...]) -> None:
+    report = validate(
+        Pretend(dense, lambda q, k, v: dense(q, Doubled.apply(k), v)), *sized(*shape), backward=False, gradcheck=True
+    )
+    assert [(g.name, g.ok) for g in report.gradcheck] == [("q", True), ("k", False), ("v", True)]
+    assert [g.deviation < 1e-6 for g in report.gradcheck] == [True, False, True]
+    assert not report.ok
+    assert "gradcheck (float64, fused)" in str(report)
+
+
+def test_gradcheck_of_kernels() -> None:
+    compiled = attnc.compile(strictly_causal, backend="cpu", fallback="error")
+    report = validate(compiled, *sized(1, 5, 2), gradcheck=True)
+    assert report.ok, report
+    assert report.fused
+    assert {g.method for g in report.gradcheck} == {"every entry"}
+
+
+def test_what_ran_eagerly_is_said() -> None:
+    def run(*args: torch.Tensor) -> torch.Tensor:
+        warnings.warn(
+            "the gradient of dense is computed by eager PyTorch: why not", attnc.FallbackWarning, stacklevel=1
+        )
+        return dense(*args)
+
+    report = validate(Pretend(dense, run), *sized(1, 3, 2), gradcheck=True)
+    assert report.ok
+    assert not report.fused
+    text = str(report)
+    assert "NOT fused" in text
+    assert text.count("note: the gradient of dense is computed by eager PyTorch: why not") == 1
+
+
+def test_a_function_is_looked_at_anew() -> None:
+    """What it stays eager for was told at its first call."""
+
+    def hidden(q, k, v):
+        return (q @ k.mT).exp() @ v
+
+    compiled = attnc.compile(hidden, backend="reference", fallback="silent")
+    args = sized(1, 2, 7, 3)
+    compiled(*args)
+    assert not validate(compiled, *args, backward=False).fused
 
 
 @pytest.mark.parametrize(

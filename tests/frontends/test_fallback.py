@@ -77,14 +77,6 @@ def test_a_plan_from_disk_is_as_loud(tmp_path: Path, monkeypatch: pytest.MonkeyP
     call()
 
 
-def test_backward_warns_once() -> None:
-    compiled = attnc.compile(lambda q, k, v: (q @ k.mT).softmax(-1) @ v, backend="reference")
-    inputs = [x.requires_grad_() for x in qkv()]
-    with pytest.warns(attnc.FallbackWarning, match="gradient of"):
-        compiled(*inputs).sum().backward()
-    compiled(*inputs).sum().backward()  # a warning would be an error here
-
-
 def test_table_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table, "PER_KEY", 3)
 

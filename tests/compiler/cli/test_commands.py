@@ -57,6 +57,11 @@ def test_explain_a_million_tokens_at_once(attnc, window_py: Path) -> None:
     assert "every 8th key" in done.out
 
 
+def test_explain_for_the_interpreter(attnc, window_py: Path) -> None:
+    done = attnc("explain", f"{window_py}:window", "--backend", "reference", *SHAPE)
+    assert "window: fused, 1 kernel for reference" in done.out
+
+
 def test_explain_draws(attnc, window_py: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     picture = tmp_path / "map.svg"
@@ -69,6 +74,21 @@ def test_validate(attnc, window_py: Path) -> None:
     assert done.status == 0, done.out + done.err
     assert "output" in done.out
     assert "grad q" in done.out
+
+
+def test_backward(attnc, window_py: Path) -> None:
+    assert "attn.attend_gradient" in attnc("dump", f"{window_py}:window", "--backward", "--stage", "attn", *SHAPE).out
+    done = attnc("explain", f"{window_py}:window", "--backward", *SHAPE)
+    assert done.status == 0
+    assert "gradient: 2 kernels" in done.out
+    assert "gradient" not in attnc("explain", f"{window_py}:window", *SHAPE).out
+
+
+def test_gradcheck(attnc, window_py: Path) -> None:
+    done = attnc("validate", f"{window_py}:window", "--gradcheck", "--shape", "B=1,H=1,N=9,D=2")
+    assert done.status == 0, done.out + done.err
+    assert "gradcheck (float64, fused)" in done.out
+    assert done.out.count("every entry") == 3
 
 
 def test_passes(attnc) -> None:

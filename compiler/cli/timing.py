@@ -1,0 +1,141 @@
+"""Fair comparisons: contenders take turns in one process, medians decide, and the ratio comes first."""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("attnc", "torch", "torch-mlir", "triton", "xdsl")
+Call = Callable[[], Any]
+
+
+@dataclass
+class Comparison:
+    """One case: seconds of every call, by contender; the first contender is ours."""
+
+    case: str
+    seconds: dict[str, list[float]]
+    error: dict[str, float] = field(default_factory=dict)  # largest difference from float64, where it was checked
+    goal: float | None = None  # our speed over the first opponent's that is aimed at
+
+    @property
+    def medians(self) -> dict[str, float]:
+        return {name: statistics.median(times) for name, times in self.seconds.items()}
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """How much faster ours is than each opponent."""
+        ours, *others = self.medians.items()
+        return {name: other / ours[1] for name, other in others}
+
+    def to_json(self) -> dict[str, Any]:
+        """Ratio first, and every single time."""
+        return {
+            "case": self.case,
+            "ratio": _rounded(self.ratios),
+            "goal": self.goal,
+            "median_s": _rounded(self.medians),
+            "error": self.error,
+            "seconds": self.seconds,
+        }
+
+
+def compare(case: str, calls: Mapping[str, Call], rounds: int, goal: float | None = None) -> Comparison:
+    """Time the calls in turns, under a progress bar.  Each has one warm-up, which also compiles it."""
+    from rich.progress import track
+
+    for call in calls.values():
+        call()
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in track(range(rounds), case, transient=True):
+            for name, call in calls.items():
+                start = time.perf_counter()
+                call()
+                seconds[name].append(time.perf_counter() - start)
+    finally:
+        gc.enable()
+    return Comparison(case, seconds, goal=goal)
+
+
+def show(comparisons: Sequence[Comparison], title: str) -> None:
+    """A table, ratios first."""
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = [row for c in comparisons for row in _rows(c)]
+    table = Table(title=title, title_justify="left", title_style="")
+    heads = ("case", "faster than", "ratio", "goal", "ours ms", "theirs ms", "spread", "our error", "their error")
+    shown = [n for n in range(len(heads)) if n < 3 or any(row[n] for row in rows)]
+    for n in shown:
+        table.add_column(heads[n], justify="left" if n < 2 else "right")
+    for row in rows:
+        table.add_row(*(row[n] for n in shown))
+    (Console() if Console().is_terminal else Console(width=140)).print(table)
+
+
+def _rows(c: Comparison) -> Iterator[tuple[str, ...]]:
+    ours, *others = c.medians
+    for n, name in enumerate(others):
+        goal = f"{c.goal:g}" if c.goal is not None and n == 0 else ""
+        times = (f"{c.medians[who] * 1e3:.4g}" for who in (ours, name))
+        errors = (f"{c.error[who]:.1e}" if who in c.error else "" for who in (ours, name))
+        yield (
+            c.case if n == 0 else "",
+            name,
+            f"{c.ratios[name]:.2f}x",
+            goal,
+            *times,
+            f"{_spread(c.seconds[ours]):.0%}",
+            *errors,
+        )
+
+
+def _spread(times: Sequence[float]) -> float:
+    """Half the distance between the quartiles, over the median."""
+    if len(times) < 4:
+        return (max(times) - min(times)) / 2 / statistics.median(times)
+    low, middle, high = statistics.quantiles(times, n=4)
+    return (high - low) / 2 / middle
+
+
+def _rounded(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: float(f"{value:.4g}") for name, value in values.items()}
+
+
+def machine() -> dict[str, Any]:
+    """Processor, system and versions."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "versions": {name: found for name in PACKAGES if (found := _version(name))},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown"
