@@ -45,6 +45,7 @@ format: $(INSTALLED) ## rewrite the sources in the project's format
 
 bench: $(INSTALLED) ## run the benchmarks and write benchmarks/results/ (BENCH_ARGS=--quick for a short run)
 	$(BIN)/python benchmarks/cpu.py $(BENCH_ARGS)
+	$(BIN)/python benchmarks/training.py $(BENCH_ARGS)
 	$(BIN)/python benchmarks/startup.py $(BENCH_ARGS)
 
 clean: ## remove .venv and everything that the targets made

@@ -43,9 +43,9 @@ def median_seconds(calls: Mapping[str, Call], rounds: int = 5) -> dict[str, floa
     return {name: statistics.median(t) for name, t in times.items()}
 
 
-def peak_bytes(call: Call) -> int:
+def peak_bytes(call: Call, device: str = "cpu") -> int:
     """The most memory that ``call`` held beyond what was in use before it: its result and its temporaries."""
-    if torch.cuda.is_available():
+    if device == "cuda":
         synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

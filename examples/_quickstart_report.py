@@ -84,7 +84,7 @@ def measure(name: str, inputs: tuple[Tensor, Tensor, Tensor], rounds: int) -> Ro
         explanation.live_fraction or 0.0,  # None only where a mask depends on data
         explanation.computed_fraction,
         median_seconds(calls, rounds),
-        {who: peak_bytes(call) for who, call in calls.items()},
+        {who: peak_bytes(call, inputs[0].device.type) for who, call in calls.items()},
     )
 
 

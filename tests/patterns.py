@@ -186,6 +186,67 @@ def heads_last(q, k, v):
     return causal(q, k, v).transpose(1, 2).flatten(2)
 
 
+# ---- captured tensors, one pattern for each way in which a score reads one
+
+
+def t5_bias(q, k, v, table):
+    """Causal buckets of distance that widen, shared by the batch (T5)."""
+    i, j = positions(q, k)
+    distance = (i - j).clamp(min=0)
+    far = 4 + (torch.log(distance.clamp(min=1) / 4) * (4 / math.log(17))).long()  # no distance sits on a border
+    bucket = torch.where(distance < 4, distance, far.clamp(max=7))
+    scores = q @ k.mT + table[bucket].permute(2, 0, 1)
+    return scores.masked_fill(j > i, -INF).softmax(-1) @ v
+
+
+def grid_bias(q, k, v, table):
+    """The offset on a grid of 6 columns, read from one flat table (Swin)."""
+    i, j = positions(q, k)
+    down, right = (i // 6 - j // 6).clamp(-3, 3) + 3, i % 6 - j % 6 + 5
+    return (q @ k.mT / q.shape[-1] ** 0.5 + table[down * 11 + right].permute(2, 0, 1)).softmax(-1) @ v
+
+
+def table_twice(q, k, v, table):
+    """One table read at two places of one score."""
+    i, j = positions(q, k)
+    scores = q @ k.mT / q.shape[-1] ** 0.5 * (1 + table[:, (i - j).clamp(-4, 4) + 4]) + table[:, (i + j) % 9]
+    return scores.softmax(-1) @ v
+
+
+def learned_slopes(q, k, v, slopes):
+    i, j = positions(q, k)
+    scores = q @ k.mT / q.shape[-1] ** 0.5 - slopes[:, None, None] * (i - j).abs()
+    return scores.masked_fill((i - j).abs() > 12, -INF).softmax(-1) @ v
+
+
+def temperature(q, k, v, scale):
+    return (q @ k.mT * scale).softmax(-1) @ v
+
+
+def learned_cap(q, k, v, cap):
+    cap = cap[:, None, None]
+    return (cap * torch.tanh(q @ k.mT / q.shape[-1] ** 0.5 / cap)).softmax(-1) @ v
+
+
+def sink(q, k, v, sinks):
+    """A key that every query sees, with a learned score per head and the value 0."""
+    i, j = positions(q, k)
+    scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill((j > i) | (i - j >= 16), -INF)
+    scores = torch.cat([sinks[:, None, None].expand(*scores.shape[:-1], 1), scores], -1)
+    return scores.softmax(-1)[..., 1:] @ v
+
+
+def row_and_key_gates(q, k, v, gate, bias):
+    """A factor for each query and a summand for each key."""
+    return (q @ k.mT / q.shape[-1] ** 0.5 * gate[..., None] + bias[:, None, None, :]).softmax(-1) @ v
+
+
+def pair_gate(q, k, v, gate):
+    i, j = positions(q, k)
+    scores = q @ k.mT / q.shape[-1] ** 0.5 * torch.sigmoid(gate)
+    return scores.masked_fill(j > i, -INF).softmax(-1) @ v
+
+
 @dataclass(frozen=True)
 class Pattern:
     """One row: a function, the tensors beyond q, k, v that it takes, and the lengths it accepts."""
@@ -216,8 +277,15 @@ class Pattern:
         return (*tensors, *self.extra(b, h, n, m, dtype))
 
 
-def _bias(b, h, n, m, dtype):
-    return (torch.linspace(-2, 2, h * n * m, dtype=torch.float64).reshape(h, n, m).sin().to(dtype),)
+def _wave(*shape, low=-1.0, high=1.0):
+    """Smooth values that no two neighbours share."""
+    count = math.prod(shape)
+    return (low + (high - low) * (torch.arange(count, dtype=torch.float64) * 0.7 + 0.1).sin() ** 2).reshape(shape)
+
+
+def _captured(*makers):
+    """Captured tensors from functions of the sizes."""
+    return lambda b, h, n, m, dtype: tuple(make(b, h, n, m).to(dtype) for make in makers)
 
 
 PATTERNS = [
@@ -239,8 +307,8 @@ PATTERNS = [
     Pattern(two_stages, multiple=8, square=True),
     Pattern(alibi),
     Pattern(soft_cap),
-    Pattern(dense_bias, extra=_bias),
-    Pattern(relative_bias, extra=lambda b, h, n, m, dtype: (torch.linspace(-1, 1, h * 17).reshape(h, 17).to(dtype),)),
+    Pattern(dense_bias, extra=_captured(lambda b, h, n, m: _wave(h, n, m, low=-2, high=2))),
+    Pattern(relative_bias, extra=_captured(lambda b, h, n, m: _wave(h, 17))),
     Pattern(gqa, kv_heads=2),
     Pattern(documents, extra=lambda b, h, n, m, dtype: ((torch.arange(n) // 11).expand(b, n),), square=True),
     Pattern(empty_rows),
@@ -248,4 +316,18 @@ PATTERNS = [
     Pattern(rolled_windows, multiple=8, square=True),
     Pattern(heads_last, layout="BNHD"),
 ]
-BY_NAME = {p.name: p for p in PATTERNS}
+CAPTURED = [
+    Pattern(t5_bias, extra=_captured(lambda b, h, n, m: _wave(8, h))),
+    Pattern(grid_bias, extra=_captured(lambda b, h, n, m: _wave(77, h))),
+    Pattern(table_twice, extra=_captured(lambda b, h, n, m: _wave(h, 9))),
+    Pattern(learned_slopes, extra=_captured(lambda b, h, n, m: _wave(h, low=0.1, high=0.4))),
+    Pattern(temperature, extra=_captured(lambda b, h, n, m: torch.tensor(0.3, dtype=torch.float64))),
+    Pattern(learned_cap, extra=_captured(lambda b, h, n, m: _wave(h, low=2, high=5))),
+    Pattern(sink, extra=_captured(lambda b, h, n, m: _wave(h))),
+    Pattern(
+        row_and_key_gates,
+        extra=_captured(lambda b, h, n, m: _wave(b, h, n, low=0.5, high=2), lambda b, h, n, m: _wave(b, m)),
+    ),
+    Pattern(pair_gate, extra=_captured(lambda b, h, n, m: _wave(b, h, n, m, low=-2, high=2))),
+]
+BY_NAME = {p.name: p for p in [*PATTERNS, *CAPTURED]}

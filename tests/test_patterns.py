@@ -9,7 +9,7 @@ import attnc
 from attnc.compiler import driver
 
 from .numerics import assert_matches
-from .patterns import BY_NAME, PATTERNS, Pattern
+from .patterns import BY_NAME, CAPTURED, PATTERNS, Pattern
 
 # (batch, heads, queries, keys, head width, value width)
 SIZES = {
@@ -54,6 +54,13 @@ def test_cpu_dtypes(pattern, dtype):
         run(pattern, size, "cpu", dtype)
 
 
+@pytest.mark.parametrize("backend", ["reference", "cpu", "triton"])
+@pytest.mark.parametrize("pattern", CAPTURED, ids=lambda p: p.name)
+def test_captured_tensors(pattern, backend):
+    for size in ("one", "prime", "more queries", "no keys"):
+        run(pattern, size, backend)
+
+
 @pytest.mark.parametrize("pattern", PATTERNS, ids=lambda p: p.name)
 def test_cpu_without_optimisations(pattern):
     for size in ("prime", "blocks"):
@@ -72,7 +79,7 @@ def test_triton_dtypes(name, dtype):
     run(BY_NAME[name], "blocks", "triton", dtype)
 
 
-@pytest.mark.parametrize("pattern", PATTERNS, ids=lambda p: p.name)
+@pytest.mark.parametrize("pattern", [*PATTERNS, *CAPTURED], ids=lambda p: p.name)
 def test_everything_fuses(pattern):
     inputs = pattern.inputs(*SIZES["blocks"])
     explanation = attnc.compile(pattern.fn, backend="cpu", fallback="error").lower(*inputs).explain()

@@ -52,6 +52,24 @@ def test_real_model() -> None:
     assert "WRONG" not in out
 
 
+@pytest.mark.slow
+def test_train_bytes(tmp_path: Path) -> None:
+    out = run(ROOT / "examples/train_bytes.py", "--steps", "4", "--context", "256", "--out", tmp_path)
+    assert "attnc against float64: ok in all 4 steps" in out
+    assert "attnc's float64 against eager's: ok in all 2 steps" in out
+    assert (tmp_path / "curves.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("option", [("--steps", "0"), ("--context", "5")], ids=lambda o: o[0])
+def test_train_bytes_rejects_what_it_cannot_train_on(option: tuple[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "examples/train_bytes.py", *option], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert option[0] in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_quickstart_rejects_a_length_it_cannot_pool() -> None:
     command = [sys.executable, ROOT / "examples/quickstart.py", "--length", "100"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
