@@ -108,6 +108,8 @@ def scatter(
     The index of a dead point (one outside the extents, or a value of zero) may lie outside the output.  The same bits
     every time, on every device.
     """
+    if not math.prod(shape) or not source.numel():
+        return source.new_zeros(list(shape))
     names = [d.name for d in dims]
     points = {n: along(torch.arange(size, device=source.device), k, len(dims))
               for k, (n, size) in enumerate(zip(names, source.shape, strict=True))}  # fmt: skip
@@ -130,8 +132,6 @@ def scatter(
     at = at.expand([*source.shape[:-1], 1] if row else source.shape).reshape(-1)
     result = source.new_zeros(math.prod(shape[: len(shape) - row]), columns)
     values = source.reshape(-1, columns)
-    if not result.numel():
-        return result.reshape(list(shape))
     if source.device.type == "cpu":
         return result.index_add_(0, at, values).reshape(list(shape))
     return result.index_put_((at,), values, accumulate=True).reshape(list(shape))  # sorts; index_add_ would be atomic

@@ -67,11 +67,12 @@ def emit_loop(emitter: Emitter, op: ForOp) -> None:
 
 
 def _continues(op: ForOp) -> bool:
-    """Is the op after a full loop the partial one over the rest of its axis?"""
+    """Is the op after a full loop the one over the rest of the same keys, whose masks hold for the full loop's too?"""
     after = op.next_op
     return (
         isinstance(after, ForOp)
-        and (after.axis, after.step, after.kind.data) == (op.axis, op.step, "partial")
+        and "rest" in after.attributes
+        and (after.axis, after.step) == (op.axis, op.step)
         and list(after.initial) == list(op.results_)
     )
 

@@ -21,7 +21,7 @@ import math
 from dataclasses import dataclass
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import ModuleOp, UnitAttr
 from xdsl.ir import SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
@@ -62,7 +62,7 @@ class KeyRanges(ModulePass):
         state: list[SSAValue] = list(loop.initial)
         for kind, chosen in (("full", ranges.full), ("partial", ranges.partial)):
             if chosen:
-                state = _copy(loop, kind, chosen, state)
+                state = _copy(loop, kind, chosen, state, rest=kind == "partial" and bool(ranges.full))
         for result, value in zip(loop.results_, state, strict=True):
             result.replace_all_uses_with(value)
         Rewriter.erase_op(loop)
@@ -90,14 +90,21 @@ def _only_where_rows_are(ranges: Ranges, alive: Expr) -> Ranges:
     return Ranges(limit(ranges.full), limit(ranges.partial))
 
 
-def _copy(loop: tile.ForOp, kind: str, ranges: tuple[tile.Range, ...], state: list[SSAValue]) -> list[SSAValue]:
-    """A copy of ``loop`` over ``ranges``, starting from ``state``; full ones lose their masks."""
+def _copy(
+    loop: tile.ForOp, kind: str, ranges: tuple[tile.Range, ...], state: list[SSAValue], rest: bool
+) -> list[SSAValue]:
+    """A copy of ``loop`` over ``ranges``, starting from ``state``; full ones lose their masks.
+
+    ``rest`` marks a loop over what the loop before it, over the same keys, leaves: its masks hold there, too.
+    """
     body = loop.body.clone()
     if kind == "full":
         for mask in [o for o in body.block.ops if isinstance(o, tile.MaskOp)]:
             mask.result.replace_all_uses_with(mask.input)
             Rewriter.erase_op(mask)
     attributes: dict[str, object] = dict(loop.attributes)
+    if rest:
+        attributes["rest"] = UnitAttr()
     copy = tile.ForOp(loop.axis.data, kind, loop.step.data, ranges, state, body, attributes)  # type: ignore[arg-type]
     block = loop.parent_block()
     assert block is not None
