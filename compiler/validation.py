@@ -3,10 +3,14 @@
 The oracle is the user's function run eagerly in float64.  For every output tensor, with the max norm::
 
     error(x) = max |x - oracle|            over all elements
-    limit    = 2 * error(eager) + 4 * ulp  where ulp = eps(dtype) * 2 ** floor(log2(max |oracle|))
+    limit    = 2 * error(eager) + 4 * ulp  where ulp = eps(dtype) * 2 ** floor(log2(scale))
+    scale    = max |oracle|                of that output; for a gradient, of the largest gradient
 
 and the compiled result is right when ``error(compiled) <= limit``; ``eager`` is the user's function in the
 dtype of the inputs.  The limit follows from the data; nothing in it was tuned.
+
+Gradients share a scale because they cancel: a query with one key has gradient zero, as the difference of two equal
+sums of the size of the values' gradient, which no backward that starts from the saved output rounds alike.
 
 In float64 the eager run is the oracle, so its error cannot be measured there.  It is measured in float32 and
 scaled by the ratio of the two roundings; the oracle errs as much, so the limit is ``3 * error(eager) + 4 * ulp``.
@@ -124,8 +128,9 @@ def validate(
         raise ValidationError(f"validate({name}): compiled gives {result.names}, eager {oracle.names}")
     clean = all(t.isfinite().all() for t in _tensors((args, kwargs)) if t.is_floating_point())
     count = len(result.names)
+    shared = max((_scale(t) for n, t in zip(oracle.names, oracle.tensors, strict=True) if _is_gradient(n)), default=0.0)
     entries = [
-        _compare(label, value, narrow, wide, single, clean=clean, gradient=label.startswith("grad "))
+        _compare(label, value, narrow, wide, single, clean=clean, shared=shared if _is_gradient(label) else None)
         for label, value, narrow, wide, single in zip(
             result.names, result.tensors, plain.tensors[:count], oracle.tensors[:count], singles[:count], strict=True
         )
@@ -259,7 +264,7 @@ def _compare(
     single: torch.Tensor | None,
     *,
     clean: bool,
-    gradient: bool,
+    shared: float | None,  # the scale of all gradients, if this is one
 ) -> Entry:
     if value.shape != oracle.shape:
         return Entry(name, math.inf, 0.0, 0.0, f"shape {tuple(value.shape)}, eager {tuple(oracle.shape)}")
@@ -270,7 +275,7 @@ def _compare(
         return Entry(name, float(differing), 0.0, 0.0, "count of differing elements")
     oracle, note = oracle.double(), ""
     if clean and (spoiled := oracle.isnan()).any():
-        if gradient:
+        if shared is not None:
             return Entry(name, 0.0, 0.0, 0.0, "not judged: eager's gradient is NaN")
         oracle, eager = oracle.masked_fill(spoiled, 0.0), eager.masked_fill(spoiled, 0.0)
         note = "NaN of eager, where no key is live, taken as 0"
@@ -279,7 +284,7 @@ def _compare(
     if single is not None and eager.dtype == torch.float64:
         ratio = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
         eager_error, factor = _distance(single.nan_to_num(0.0), oracle) * ratio, 3
-    limit = factor * eager_error + ULPS * _ulp(oracle, eager.dtype)
+    limit = factor * eager_error + ULPS * _ulp(max(_scale(oracle), shared or 0.0), eager.dtype)
     return Entry(name, error, eager_error, limit, note)
 
 
@@ -291,12 +296,20 @@ def _distance(value: torch.Tensor, oracle: torch.Tensor) -> float:
     return float(gap.nan_to_num(nan=math.inf, posinf=math.inf).max()) if gap.numel() else 0.0
 
 
-def _ulp(oracle: torch.Tensor, dtype: torch.dtype) -> float:
-    """The distance of neighbouring numbers of ``dtype`` at the tensor's scale."""
+def _scale(oracle: torch.Tensor) -> float:
+    """The largest finite magnitude."""
     finite = oracle[oracle.isfinite()].abs()
-    scale = float(finite.max()) if finite.numel() else 0.0
+    return float(finite.max()) if finite.numel() else 0.0
+
+
+def _ulp(scale: float, dtype: torch.dtype) -> float:
+    """The distance of neighbouring numbers of ``dtype`` at a scale."""
     info = torch.finfo(dtype)
     return info.eps * 2.0 ** math.floor(math.log2(max(scale, info.tiny)))
+
+
+def _is_gradient(label: str) -> bool:
+    return label.startswith("grad ")
 
 
 def _is_tensor(value: Any) -> bool:
