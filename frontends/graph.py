@@ -232,7 +232,14 @@ class Graph:
 
     def news(self) -> list[Expr]:
         """Guards for a reader of the settled graph: without those of the trace that only say how a size is written."""
-        return [g for n, g in enumerate(self.guards) if n >= self.traced or not free_vars(g) & self.aliases.keys()]
+        found = []
+        for n, guard in enumerate(self.guards):
+            match guard:
+                case Op("==", (Var(name), _)) if n < self.traced and name in self.aliases:
+                    continue
+            if (settled := self._settled(guard) if n < self.traced else guard) != TRUE:
+                found.append(settled)
+        return found
 
     def _settled(self, guard: Expr) -> Expr:
         match guard:

@@ -128,8 +128,19 @@ def reshape(graph: Graph, shape: Shape, wanted: Sequence[Expr]) -> Shape:
     else:
         left = quotient(graph, shape, known)
         if left != ONE and graph.hint(product(shape)):
-            graph.assume(op("==", product(shape), product(known)))
+            graph.assume(op("==", *_cancelled(graph, shape, known)))
     return tuple(graph.canon(e) for e in wanted)
+
+
+def _cancelled(graph: Graph, a: Sequence[Expr], b: Sequence[Expr]) -> tuple[Expr, Expr]:
+    """Two products without the factors that they share, none of which is zero: ``B * N`` and ``B * 14``, N and 14."""
+    (n, xs), (m, ys) = _split([graph.canon(e) for e in a]), _split([graph.canon(e) for e in b])
+    for x in list(xs):
+        if x in ys:
+            xs.remove(x)
+            ys.remove(x)
+    shared = math.gcd(n, m)
+    return product([*xs, const(n // shared)]), product([*ys, const(m // shared)])
 
 
 def _align(graph: Graph, shape: Shape, wanted: Sequence[Expr]) -> None:

@@ -189,6 +189,18 @@ def test_threads_share_one_trace() -> None:
     assert traces(f) == 1
 
 
+def test_sizes_that_a_reshape_names_are_guarded() -> None:
+    def windows(q, k, v):
+        b, h, n, d = q.shape
+        q, k, v = (x.reshape(b, h, 2, 7, d) for x in (q, k, v))
+        return ((q @ k.mT).softmax(-1) @ v).reshape(b, h, n, d)
+
+    f = reference(windows)
+    assert f(*torch.randn(3, 1, 2, 14, 8)).shape == (1, 2, 14, 8)
+    with pytest.raises(attnc.AttncError, match="elements"):
+        f(*torch.randn(3, 1, 2, 28, 8))  # not 2 windows of 7
+
+
 def test_wraps_and_copies() -> None:
     f = reference(windowed)
     assert f.__name__ == "windowed"
