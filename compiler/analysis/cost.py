@@ -183,10 +183,10 @@ def choose_tiles(work: Work, target: str) -> tuple[int, int]:
 
 # The largest tiles whose four products stay in registers, by what the assemblers say: widths up to 64, up to 128.
 _HALF_GRADIENT = {
-    "sm_80": ((64, 64), (64, 64)),
+    "sm_80": ((32, 32), (32, 32)),
     "sm_90": ((128, 32), (128, 32)),
-    "sm_100": ((64, 64), (64, 64)),
-    "gfx942": ((64, 32), (32, 32)),
+    "sm_100": ((64, 64), (64, 32)),
+    "gfx942": ((64, 32), (32, 16)),
 }
 
 
