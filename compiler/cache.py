@@ -18,7 +18,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -195,8 +195,3 @@ def _decode(body: bytes) -> Entry | None:
         return Entry(data["plan"], artifacts) if start == len(payloads) else None
     except (ValueError, KeyError, TypeError):
         return None  # a checksum of something else: another attnc's format
-
-
-def stored_form(artifact: Artifact) -> Artifact:
-    """The artifact as the disk gives it back: without the texts of its stages."""
-    return replace(artifact, stages={})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,6 @@ from .lowering import Gradient, Request
 if TYPE_CHECKING:
     import torch
     from xdsl.dialects.builtin import ModuleOp
-    from xdsl.ir import SSAValue
 
     from .explain import Explanation
 
@@ -123,25 +122,15 @@ class Lowered:
         Its results are the gradients of the arguments called ``wanted``, from those of the outputs numbered
         ``given``; None stands for all that are floating.  The stage ``attn`` is the function differentiated.
         """
-        from ..ir.attn import func_of, tensor_type
-        from ..ir.dtypes import FLOATS, name_of
+        from ..ir.attn import func_of
 
         if self.gradient:
             raise StageError("this is the program of gradients already; what it computes has none")
         func = func_of(self._fresh())
-
-        def floating(values: Iterable[SSAValue]) -> list[bool]:
-            return [name_of(tensor_type(v).element) in FLOATS for v in values]
-
-        last = func.body.block.last_op
-        assert last is not None
-        if wanted is None:
-            wanted = [name for name, yes in zip(func.names, floating(func.args), strict=True) if yes]
+        wanted = tuple(wanted or ())
         if strange := [name for name in wanted if name not in func.names]:
             raise StageError(f"{func.sym_name.data} has no argument {strange[0]!r}{nearest(strange[0], func.names)}")
-        if given is None:
-            given = [n for n, yes in enumerate(floating(last.operands)) if yes]
-        return self._with(gradient=Gradient(tuple(wanted), tuple(given)))
+        return self._with(gradient=Gradient(wanted, tuple(given or ())))
 
     def _with(self, **changes: Any) -> Lowered:
         return dataclasses.replace(self, **changes, _artifacts={})

@@ -7,6 +7,7 @@ checks the arguments, computes sizes, allocates results, launches kernels and dr
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -154,6 +155,17 @@ class Plan:
     def kernels(self) -> list[str]:
         """Names of the kernels launched, in order."""
         return [s.kernel for s in self.steps if isinstance(s, LaunchStep)]
+
+    @property
+    def calls(self) -> list[str]:
+        """What PyTorch is called for: the text of each call, in order."""
+        texts: list[str] = []
+        for step in self.steps:
+            if isinstance(step, CallStep):
+                texts.append(step.text)
+            elif isinstance(step, InterpretStep):
+                texts += re.findall(r'attn\.call "((?:[^"\\]|\\.)*)"', step.module)
+        return texts
 
     def sizes_of(self, tensors: Sequence[torch.Tensor]) -> dict[str, int]:
         """The value of each size symbol that the arguments bind."""

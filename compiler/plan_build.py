@@ -33,8 +33,7 @@ def interpret_plan(module: ModuleOp, saving: bool = False) -> Plan:
     module = module.clone()
     func = attn.func_of(module)
     names = _Names(module)
-    last = func.body.block.last_op
-    assert isinstance(last, attn.ReturnOp)
+    last = func.last
     # The same value may be returned twice, so results have names of their own.
     outputs = tuple(_spec(names.fresh("out"), v) for v in last.values)
     more = func.residuals() if saving else []

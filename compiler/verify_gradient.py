@@ -10,7 +10,7 @@ from xdsl.dialects.builtin import ModuleOp
 from ..ir import attn
 from ..ir.calls import vector_jacobian
 from ..ir.interpret import interpret
-from .passes.differentiate import Differentiate, results_of
+from .passes.differentiate import Differentiate
 
 Tensor = torch.Tensor
 
@@ -25,7 +25,7 @@ def by_autograd(forward: ModuleOp, pass_: Differentiate, inputs: Sequence[Tensor
     with torch.enable_grad():
         leaves = [x.detach().clone().requires_grad_(n in wanted) for n, x in enumerate(inputs)]
         outs = interpret(returning_residuals(forward), leaves)
-        count = len(results_of(func))
+        count = len(func.last.values)
         results, residuals = [outs[n] for n in given], [x.detach() for x in outs[count:]]
         generator = torch.Generator().manual_seed(1)
         seeds = [torch.randn(x.shape, dtype=x.dtype, generator=generator) for x in results]
@@ -38,7 +38,5 @@ def returning_residuals(module: ModuleOp) -> ModuleOp:
     """A copy whose function also returns what its gradient needs, after its results."""
     module = module.clone()
     func = attn.func_of(module)
-    last = func.body.block.last_op
-    assert last is not None
-    last.operands = [*last.operands, *func.residuals()]
+    func.last.operands = [*func.last.operands, *func.residuals()]
     return module

@@ -8,7 +8,7 @@ for the device at hand; what happens to them is said here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,11 @@ def switched(device_type: str, to: torch.dtype | None) -> Iterator[None]:
     finally:
         torch.set_autocast_enabled(device_type, before)
         torch.set_autocast_dtype(device_type, dtype)
+
+
+def off(device_type: str) -> AbstractContextManager[None]:
+    """Autocast off, for a plan, which holds its casts."""
+    return switched(device_type, None) if active() else nullcontext()
 
 
 def cast(t: Tracer, func: Any, low: torch.dtype, args: Any, kwargs: Any) -> tuple[Any, Any]:

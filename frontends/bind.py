@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
 import torch
+
+from . import autocast
 
 ORDINARY = frozenset({torch.Tensor, torch.nn.Parameter})
 _STATIC = (int, bool, str, bytes, type(None), torch.dtype, torch.device, torch.Size, Enum, range, slice)
@@ -90,6 +92,23 @@ def describe(value: Any, key: list[Any], leaves: list[Any]) -> None:
             describe(x, key, leaves)
     else:
         key.append(Identity(value))
+
+
+def key_of(values: tuple[Any, ...]) -> tuple[tuple[Any, ...], list[Any], torch.dtype | None]:
+    """What the compilation of a call depends on, its tensors and floats, and what autocast computes in."""
+    parts: list[Any] = []
+    leaves: list[Any] = []
+    for value in values:
+        describe(value, parts, leaves)
+    low = autocast.state(device.type) if autocast.active() and (device := device_of(leaves)) else None
+    parts.append((low, torch.get_default_dtype()))
+    return tuple(parts), leaves, low
+
+
+def device_of(leaves: Sequence[Any]) -> torch.device | None:
+    """Where a call computes: numbers may lie elsewhere."""
+    tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
+    return next((x.device for x in tensors if x.dim()), tensors[0].device if tensors else None)
 
 
 def leaf_paths(path: str, value: Any) -> list[str]:

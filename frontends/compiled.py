@@ -18,7 +18,7 @@ from ..compiler.errors import nearest
 from ..compiler.plan import Note, Plan
 from ..ir.errors import AttncError
 from . import autocast
-from .bind import ORDINARY, Binder, describe
+from .bind import ORDINARY, Binder, describe, device_of, key_of
 from .capture import Finder, plain
 from .errors import NotAFunctionError, UsageError
 from .fallback import MODES, report
@@ -59,13 +59,7 @@ class CompiledAttention:
 
             return call_observed(self, args, kwargs)
         values = self._binder.values(args, kwargs)
-        parts: list[Any] = []
-        leaves: list[Any] = []
-        for value in values:
-            describe(value, parts, leaves)
-        low = autocast.state(_device(leaves).type) if autocast.active() and leaves else None
-        parts.append((low, torch.get_default_dtype()))
-        key = tuple(parts)
+        key, leaves, low = key_of(values)
         arguments = dict(zip(self._binder.names, values, strict=True))
         for found in self._table.of(key):
             inputs = found.inputs(arguments, leaves)
@@ -102,7 +96,7 @@ class CompiledAttention:
             return run_with_gradient(found, call, inputs)
         if low is None:
             return found.run(inputs)
-        with autocast.switched(found.device.type, None):  # the plan holds the casts
+        with autocast.off(found.device.type):
             return found.run(inputs)
 
     def _specialise(
@@ -127,12 +121,14 @@ class CompiledAttention:
                 notes[:] = [Note(n.op, str(n.location), n.reason, str(n.bytes), n.quadratic) for n in raised.notes]
                 return raised.module
 
+            device = device_of(inputs)
+            assert device is not None, "a function without tensors is not traced"
             program: dict[str, Any] = {
                 "key": graph.text(),
                 "make_module": make_module,
                 "backend": self.backend,
                 "dtype": element_type(graph),
-                "device": (device := _device(inputs)),
+                "device": device,
                 "options": self.options,
                 "hints": graph.hints,
             }
@@ -267,11 +263,6 @@ def _flat(values: Any) -> list[torch.Tensor]:
     found: list[Any] = []
     describe(values, [], found)
     return [x for x in found if isinstance(x, torch.Tensor)]
-
-
-def _device(leaves: list[Any]) -> torch.device:
-    tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
-    return next((x.device for x in tensors if x.dim()), tensors[0].device)
 
 
 def _kind(value: Any) -> tuple[Any, ...]:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..ir.expr import evaluate, parse
 from .errors import FallbackError, FallbackWarning, GradientNotAvailable
-from .graph import Graph
+from .graph import Graph, Node
 from .locate import with_text
-from .specialise import largest_bytes
 
 if TYPE_CHECKING:
     from ..compiler.plan import Note
@@ -44,7 +43,7 @@ def report_backward(mode: str, graph: Graph, values: Mapping[str, Any], why: str
     """The same for a gradient that is computed by running the function as written."""
     if mode == "silent":
         return
-    size, node = largest_bytes(graph, values)
+    size, node = _largest(graph, values)
     where = node.location if node is not None else graph.location
     text = (
         f"{with_text(where)}: the gradient of {graph.name} is computed by eager PyTorch: {why}; it allocates "
@@ -53,6 +52,24 @@ def report_backward(mode: str, graph: Graph, values: Mapping[str, Any], why: str
     if mode == "error":
         raise GradientNotAvailable(f"{text} (fallback='error'); call it under torch.no_grad(), or use fallback='warn'")
     warnings.warn_explicit(text, FallbackWarning, where.file, where.line)
+
+
+def _largest(graph: Graph, values: Mapping[str, Any]) -> tuple[int, Node | None]:
+    """The biggest value that eager PyTorch makes in this call."""
+    best: tuple[int, Node | None] = (0, None)
+    for node in graph.nodes:
+        try:
+            size = node.dtype.itemsize
+            for e in node.shape:
+                size *= int(evaluate(e, values))
+        except (KeyError, TypeError):
+            continue
+        if (
+            node.op not in ("expand", "permute", "reshape", "unsqueeze", "squeeze", "slice", "select")
+            and size > best[0]
+        ):
+            best = (size, node)
+    return best
 
 
 def _memory(notes: Sequence[Note], values: Mapping[str, Any]) -> str:

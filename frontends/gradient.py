@@ -22,10 +22,7 @@ class _Compiled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, found: Specialisation, call: Call, *inputs: Any) -> Any:
         tensors = found.tensors(inputs)
-        if autocast.active():
-            with autocast.switched(found.device.type, None):  # the plan holds the casts
-                done = found.run_saving(inputs, tensors)
-        else:
+        with autocast.off(found.device.type):
             done = found.run_saving(inputs, tensors)
         if done is None:
             raise _Refused

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..compiler.oracle import EagerMode
-from . import autocast
-from .bind import describe, replace_leaves
+from .bind import describe, key_of, replace_leaves
 from .errors import TransformError
 from .locate import with_text
 from .programs import Program, program_of
@@ -72,16 +71,10 @@ def run(program: Program, inputs: list[Any]) -> list[torch.Tensor]:
 
 def specialised(compiled: CompiledAttention, values: tuple[Any, ...]) -> Specialisation:
     """What is compiled for these arguments, without running it."""
-    parts: list[Any] = []
-    leaves: list[Any] = []
-    for value in values:
-        describe(value, parts, leaves)
-    device = next((x.device for x in leaves if isinstance(x, torch.Tensor)), None)
-    low = autocast.state(device.type) if device is not None else None
-    parts.append((low, torch.get_default_dtype()))
+    key, leaves, _ = key_of(values)
     arguments = dict(zip(compiled._binder.names, values, strict=True))
     with ordinary():
-        return compiled._specialise(tuple(parts), values, arguments, leaves)[0]
+        return compiled._specialise(key, values, arguments, leaves)[0]
 
 
 def refuse_random(found: Specialisation) -> None:

@@ -19,7 +19,6 @@ from ..compiler.plan import TensorSpec
 from ..ir.expr import evaluate, loads, parse
 from . import autocast
 from .errors import ProgramError, TransformError
-from .fallback import report_backward
 from .locate import with_text
 from .replay import replay
 from .specialise import Specialisation
@@ -60,7 +59,7 @@ class Program:
     def forward(self, inputs: Tensors, saving: bool) -> list[torch.Tensor]:
         """The results; if ``saving`` the residuals too."""
         inputs = self._typed(inputs)
-        with autocast.switched(inputs[0].device.type, None):  # the plan holds the casts
+        with autocast.off(inputs[0].device.type):
             if saving:
                 done = self.found.run_saving(inputs, inputs)
                 outputs = None if done is None else [*done[0], *self._unsaved(done[1])]
@@ -122,11 +121,9 @@ class Program:
 
     def warn(self, inputs: Tensors, why: str) -> None:
         """Report once that a gradient is eager, and why."""
-        if why not in self.found.reported:
-            graph = self.found.graph
-            sizes = {name: size_hint(inputs[n].shape[axis]) for name, (n, axis) in graph.bindings.items()}
-            report_backward(self.fallback, graph, sizes, why)
-            self.found.reported.add(why)
+        bindings = self.found.graph.bindings.items()
+        sizes = {name: size_hint(inputs[n].shape[axis]) for name, (n, axis) in bindings}
+        self.found.report_backward(self.fallback, sizes, why)
 
     def _typed(self, inputs: Tensors) -> list[torch.Tensor]:
         """Numbers in the type and on the device that the plan expects."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import is_
@@ -14,7 +14,6 @@ from torch.autograd import forward_ad
 from ..compiler.oracle import EagerMode
 from . import autocast
 from .bind import replace_leaves
-from .fallback import report_backward
 from .graph import leaves as tree_leaves
 from .substitute import substituted
 
@@ -65,12 +64,8 @@ class Call:
 
     def warn(self, found: Specialisation, tensors: Tensors, why: str) -> None:
         """Report once that this function's gradient is eager, and why."""
-        if why not in found.reported:
-            report_backward(self.compiled.fallback, found.graph, self._sizes(found, tensors), why)
-            found.reported.add(why)
-
-    def _sizes(self, found: Specialisation, tensors: Tensors) -> Mapping[str, Any]:
-        return found.sizes([self.floats.get(n, x) for n, x in enumerate(tensors)])
+        sizes = found.sizes([self.floats.get(n, x) for n, x in enumerate(tensors)])
+        found.report_backward(self.compiled.fallback, sizes, why)
 
 
 def recomputed(

@@ -13,6 +13,7 @@ from ..ir.calls import draws_random
 from ..ir.errors import AttncError
 from ..ir.expr import OPS, Expr, Load, Var, evaluate, free_vars, parse, rewrite
 from . import autocast
+from .fallback import report_backward
 from .graph import Graph, Location, Node, map_arg
 from .locate import with_text
 
@@ -104,10 +105,7 @@ class Specialisation:
         if isinstance(plan, str):
             return None, plan
         inputs = [*tensors, *[g for g in gradients if g is not None]]
-        if autocast.active():
-            with autocast.switched(self.device.type, None):
-                found = iter(plan.run(inputs))
-        else:
+        with autocast.off(self.device.type):
             found = iter(plan.run(inputs))
         return [next(found) if need else None for need in needs], ""
 
@@ -125,10 +123,16 @@ class Specialisation:
         self.gradients[needs, given] = found
         return found
 
+    def report_backward(self, fallback: str, sizes: Mapping[str, Any], why: str) -> None:
+        """Report once that gradients are eager, and why."""
+        if why not in self.reported:
+            report_backward(fallback, self.graph, sizes, why)
+            self.reported.add(why)
+
     def cut(self) -> Location | None:
         """Where the function keeps gradients out that there would be."""
         # a maximum that was subtracted before a softmax is gone, and one that is left is more than that
-        return self.graph.cut or (self.graph.peak if "amax" in self.plan.to_json() else None)
+        return self.graph.cut or (self.graph.peak if any("amax(" in text for text in self.plan.calls) else None)
 
     def tensors(self, inputs: Sequence[Any]) -> Sequence[torch.Tensor]:
         """Python floats as tensors."""
@@ -218,21 +222,3 @@ def _picker(graph: Graph) -> Callable[[list[torch.Tensor], Sequence[Any]], Any]:
         return map_arg(outputs, leaf)
 
     return pick
-
-
-def largest_bytes(graph: Graph, values: Mapping[str, Any]) -> tuple[int, Node | None]:
-    """The biggest value that eager PyTorch makes in this call."""
-    best: tuple[int, Node | None] = (0, None)
-    for node in graph.nodes:
-        try:
-            size = node.dtype.itemsize
-            for e in node.shape:
-                size *= int(evaluate(e, values))
-        except (KeyError, TypeError):
-            continue
-        if (
-            node.op not in ("expand", "permute", "reshape", "unsqueeze", "squeeze", "slice", "select")
-            and size > best[0]
-        ):
-            best = (size, node)
-    return best

@@ -92,6 +92,18 @@ class Attention(IRDLOperation):
         }
 
     @property
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments that make another op like this one, results aside."""
+        return {
+            "query": self.query,
+            "keys": self.keys,
+            "values": self.values,
+            "captures": self.captured,
+            "attributes": dict(self.attributes),
+            **self.shape,
+        }
+
+    @property
     def shape(self) -> dict[str, Any]:
         """Keyword arguments that make another op of the same domain, maps and sources."""
         return {
@@ -291,17 +303,8 @@ class AttendOp(Attention):
 
     def rebuilt(self, **changes: object) -> AttendOp:
         """A new op with some of ``__init__``'s arguments changed; the user's line is kept."""
-        args: dict[str, Any] = {
-            "query": self.query,
-            "keys": self.keys,
-            "values": self.values,
-            "captures": self.captured,
-            "out_type": self.out.type,
-            "lse_type": self.lse.type,
-            "attributes": dict(self.attributes),
-            **self.shape,
-        }
-        new = AttendOp(**{**args, **changes})
+        types = {"out_type": self.out.type, "lse_type": self.lse.type}
+        new = AttendOp(**{**self.arguments, **types, **changes})
         new.out.name_hint, new.lse.name_hint = self.out.name_hint, self.lse.name_hint
         return new
 

@@ -120,6 +120,13 @@ class FuncOp(IRDLOperation):
                     bound |= new
         return binding
 
+    @property
+    def last(self) -> ReturnOp:
+        """What the function ends in."""
+        last = self.body.block.last_op
+        assert isinstance(last, ReturnOp)
+        return last
+
     def residuals(self) -> list[SSAValue]:
         """What a gradient needs besides the arguments: ``out`` and ``lse`` of every needed attention, in order."""
         return [r for op in self.needed() if isinstance(op, AttendOp) for r in op.results]

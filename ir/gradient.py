@@ -112,20 +112,8 @@ class AttendGradientOp(Attention):
 
     def rebuilt(self, **changes: object) -> AttendGradientOp:
         """A new op with some of ``__init__``'s arguments changed; the user's line is kept."""
-        args: dict[str, Any] = {
-            "query": self.query,
-            "keys": self.keys,
-            "values": self.values,
-            "captures": self.captured,
-            "out": self.out,
-            "lse": self.lse,
-            "d_out": self.d_out,
-            "d_lse": self.d_lse,
-            "wanted": self.wanted_list,
-            "attributes": dict(self.attributes),
-            **self.shape,
-        }
-        new = AttendGradientOp(**{**args, **changes})
+        more = {"out": self.out, "lse": self.lse, "d_out": self.d_out, "d_lse": self.d_lse, "wanted": self.wanted_list}
+        new = AttendGradientOp(**{**self.arguments, **more, **changes})
         for old, result in zip(self.gradients, new.gradients, strict=False):
             result.name_hint = old.name_hint
         return new

@@ -86,13 +86,11 @@ def points(dims: Sequence[Dim], sizes: Mapping[str, int]) -> list[dict[str, int]
     return result
 
 
-def indices(
-    index: Sequence[Expr], env: Env, axes: Mapping[str, Tensor], tensors: Mapping[str, Tensor] | None = None
-) -> list[Tensor]:
-    """An index map at all points of ``axes``, which may read ``tensors``."""
+def indices(index: Sequence[Expr], env: Env, axes: Mapping[str, Tensor]) -> list[Tensor]:
+    """An index map at all points of ``axes``."""
     names = {n: along(x, k, len(axes)) for k, (n, x) in enumerate(axes.items())}
     shape = [len(x) for x in axes.values()]
-    return [tensor_value(x, env | names, tensors or {}, torch.float64).expand(shape) for x in index]
+    return [tensor_value(x, env | names, {}, torch.float64).expand(shape) for x in index]
 
 
 def scatter(
@@ -128,7 +126,7 @@ def scatter(
     columns = shape[-1] if row else 1
     at = torch.zeros((), dtype=torch.int64, device=source.device)
     for e, size in zip(index[: len(index) - row], shape, strict=False):
-        at = at * size + tensor_value(e, env, tensors, torch.float64).to(source.device).clamp(0, max(size - 1, 0))
+        at = at * size + tensor_value(e, env, tensors, torch.float64).to(source.device).clamp(0, size - 1)
     at = at.expand([*source.shape[:-1], 1] if row else source.shape).reshape(-1)
     result = source.new_zeros(math.prod(shape[: len(shape) - row]), columns)
     values = source.reshape(-1, columns)

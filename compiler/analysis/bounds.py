@@ -26,11 +26,6 @@ def max_over(e: Expr, dims: Sequence[Dim]) -> Expr:
     return _bound(e, dims, 1)
 
 
-def min_over(e: Expr, dims: Sequence[Dim]) -> Expr:
-    """A lower bound of ``e`` over all points of ``dims``, free of their names."""
-    return _bound(e, dims, 0)
-
-
 def _bound(e: Expr, dims: Sequence[Dim], side: int) -> Expr:
     # Innermost first: an extent may use the dimensions before it.
     for dim in reversed(dims):

@@ -74,7 +74,7 @@ class Differentiate(ModulePass):
 
     def given_of(self, func: attn.FuncOp) -> list[int]:
         """Positions of the given results.  Raises :class:`DifferentiationError`."""
-        results = results_of(func)
+        results = func.last.values
         for n in self.given:
             if not 0 <= n < len(results):
                 raise DifferentiationError(f"{func.sym_name.data} has no result {n}; it has {len(results)}")
@@ -92,20 +92,13 @@ def _check_float(value: SSAValue, what: str) -> None:
         raise DifferentiationError(f"{what} holds {name_of(tensor_type(value).element)}, which has no gradient")
 
 
-def results_of(func: attn.FuncOp) -> Sequence[SSAValue]:
-    """What the function returns."""
-    last = func.body.block.last_op
-    assert isinstance(last, attn.ReturnOp)
-    return last.operands
-
-
 class _Gradient:
     """Builds the gradient function; ``old`` names what belongs to the given one."""
 
     def __init__(self, old: attn.FuncOp, wanted: Sequence[SSAValue], given: Sequence[int]):
         self.old, self.wanted = old, wanted
         self.ops = old.needed()
-        residuals, seeds = old.residuals(), [results_of(old)[n] for n in given]
+        residuals, seeds = old.residuals(), [old.last.values[n] for n in given]
         names = _fresh([*_numbered(("out", "lse"), len(residuals) // 2), *_result_names(old, given)], old)
         types = [tensor_type(v) for v in (*old.args, *residuals, *seeds)]
         self.new = attn.FuncOp(
@@ -298,7 +291,7 @@ def _numbered(stems: Sequence[str], count: int) -> list[str]:
 
 
 def _result_names(func: attn.FuncOp, given: Sequence[int]) -> list[str]:
-    return [f"d_result{n}" if len(results_of(func)) > 1 else "d_result" for n in given]
+    return [f"d_result{n}" if len(func.last.values) > 1 else "d_result" for n in given]
 
 
 def _fresh(names: Iterable[str], func: attn.FuncOp) -> list[str]:
