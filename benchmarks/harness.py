@@ -15,12 +15,12 @@ __all__ = ["Call", "Comparison", "arguments", "compare", "save", "show"]
 RESULTS = Path(__file__).parent / "results"
 
 
-def arguments(description: str, **defaults: int) -> argparse.Namespace:
-    """The options that every benchmark takes, and ``defaults`` as integer options of its own."""
+def arguments(description: str, **defaults: int | str) -> argparse.Namespace:
+    """The options that every benchmark takes, and ``defaults`` as options of its own."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="few rounds, and no file is written")
     for name, value in defaults.items():
-        parser.add_argument(f"--{name}", type=int, default=value, help="default: %(default)s")
+        parser.add_argument(f"--{name}", type=type(value), default=value, help="default: %(default)s")
     return parser.parse_args()
 
 

@@ -32,7 +32,7 @@ def main() -> None:
         train_bytes.Run("eager", model, train_bytes.EAGER),
     )
     calls: dict[str, Call] = {run.name: partial(run.step, text) for run in runs}
-    found = compare("training step", calls, 3 if args.quick else args.rounds, 5.0)
+    found = compare("training step", calls, 3 if args.quick else args.rounds, {"eager": 5.0})
     sizes = f"B=1 N={args.context}, {train_bytes.LAYERS} layers of {3 * train_bytes.HEADS} heads, width"
     sizes += f" {train_bytes.WIDTH}, float32, {args.threads} threads"
     show([found], sizes)

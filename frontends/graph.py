@@ -65,6 +65,7 @@ from typing import Any
 import torch
 
 from ..ir.expr import TRUE, Const, Expr, Number, Op, Var, conjuncts, evaluate, free_vars, loads, op, rewrite, substitute
+from ..ir.simplify import simplify
 from .errors import Mismatch, UnsupportedOpError
 
 Source = tuple[str, str]  # ("arg", "q") or ("capture", "self.bias"): where a call finds the tensor
@@ -212,6 +213,11 @@ class Graph:
         a, b = self.canon(a), self.canon(b)
         if self.hint(a) != self.hint(b):
             raise Mismatch(f"sizes {self._shown(a)} and {self._shown(b)} must be equal")
+        only_a, only_b = sorted(free_vars(a) - free_vars(b)), sorted(free_vars(b) - free_vars(a))
+        if len(only_a) == len(only_b) == 1:
+            x, y = Var(only_a[0]), Var(only_b[0])
+            if self.hint(x) == self.hint(y) and simplify(substitute(a, {x.name: y})) == simplify(b):
+                self.assume(op("==", x, y))  # M + M // 8 and N + N // 8: as M is N, nearly always
         self.assume(op("==", a, b))
         return self.canon(a)
 

@@ -115,6 +115,15 @@ def hierarchical(q, k, v):
     return p @ torch.cat([coarse_v, v], -2)
 
 
+def summary_and_window(q, k, v):
+    """The mean of all keys as one more key that every query sees, put before them."""
+    i, j = positions(q, k)
+    near = (i - j).abs() < 5
+    k, v = (torch.cat([x.mean(-2, keepdim=True), x], -2) for x in (k, v))
+    keep = torch.cat([torch.ones_like(i, dtype=torch.bool), near], -1)
+    return (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~keep, -INF).softmax(-1) @ v
+
+
 def two_stages(q, k, v):
     """Attention inside blocks, then over the block means."""
     b, h, n, d = q.shape
@@ -304,6 +313,7 @@ PATTERNS = [
     Pattern(block_or_strided),
     Pattern(window_2d),
     Pattern(hierarchical, multiple=8, square=True),
+    Pattern(summary_and_window, some_keys=True),
     Pattern(two_stages, multiple=8, square=True),
     Pattern(alibi),
     Pattern(soft_cap),

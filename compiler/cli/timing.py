@@ -25,7 +25,8 @@ class Comparison:
     case: str
     seconds: dict[str, list[float]]
     error: dict[str, float] = field(default_factory=dict)  # largest difference from float64, where it was checked
-    goal: float | None = None  # our speed over the first opponent's that is aimed at
+    goals: Mapping[str, float] = field(default_factory=dict)  # our speed over an opponent's that is aimed at
+    gflops: float | None = None  # useful arithmetic a second, ours, in 1e9
 
     @property
     def medians(self) -> dict[str, float]:
@@ -42,14 +43,15 @@ class Comparison:
         return {
             "case": self.case,
             "ratio": _rounded(self.ratios),
-            "goal": self.goal,
+            "goals": dict(self.goals),
+            "gflops": self.gflops,
             "median_s": _rounded(self.medians),
             "error": self.error,
             "seconds": self.seconds,
         }
 
 
-def compare(case: str, calls: Mapping[str, Call], rounds: int, goal: float | None = None) -> Comparison:
+def compare(case: str, calls: Mapping[str, Call], rounds: int, goals: Mapping[str, float] | None = None) -> Comparison:
     """Time the calls in turns, under a progress bar.  Each has one warm-up, which also compiles it."""
     from rich.progress import track
 
@@ -66,7 +68,7 @@ def compare(case: str, calls: Mapping[str, Call], rounds: int, goal: float | Non
                 seconds[name].append(time.perf_counter() - start)
     finally:
         gc.enable()
-    return Comparison(case, seconds, goal=goal)
+    return Comparison(case, seconds, goals=goals or {})
 
 
 def show(comparisons: Sequence[Comparison], title: str) -> None:
@@ -76,7 +78,7 @@ def show(comparisons: Sequence[Comparison], title: str) -> None:
 
     rows = [row for c in comparisons for row in _rows(c)]
     table = Table(title=title, title_justify="left", title_style="")
-    heads = ("case", "faster than", "ratio", "goal", "ours ms", "theirs ms", "spread", "our error", "their error")
+    heads = ("case", "faster than", "ratio", "goal", "ours ms", "theirs ms", "spread", "GF/s", "our error")
     shown = [n for n in range(len(heads)) if n < 3 or any(row[n] for row in rows)]
     for n in shown:
         table.add_column(heads[n], justify="left" if n < 2 else "right")
@@ -88,9 +90,8 @@ def show(comparisons: Sequence[Comparison], title: str) -> None:
 def _rows(c: Comparison) -> Iterator[tuple[str, ...]]:
     ours, *others = c.medians
     for n, name in enumerate(others):
-        goal = f"{c.goal:g}" if c.goal is not None and n == 0 else ""
+        goal = f"{c.goals[name]:g}" if name in c.goals else ""
         times = (f"{c.medians[who] * 1e3:.4g}" for who in (ours, name))
-        errors = (f"{c.error[who]:.1e}" if who in c.error else "" for who in (ours, name))
         yield (
             c.case if n == 0 else "",
             name,
@@ -98,7 +99,8 @@ def _rows(c: Comparison) -> Iterator[tuple[str, ...]]:
             goal,
             *times,
             f"{_spread(c.seconds[ours]):.0%}",
-            *errors,
+            f"{c.gflops:.0f}" if c.gflops and n == 0 else "",
+            f"{c.error[ours]:.1e}" if ours in c.error and n == 0 else "",
         )
 
 

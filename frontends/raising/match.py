@@ -17,7 +17,7 @@ from .elementwise import ELEMENTWISE
 from .finish import Candidate, CandidateSource, finish
 from .gates import placed, ungated
 from .normaliser import Part, cover
-from .peel import Peeled, peel
+from .peel import Peeled, joint, peel
 from .plan import AttendPlan, Gate
 from .score import Score, drop_common_shift, read_score
 from .terms import NoMatch, addends, factors, load, uses
@@ -207,6 +207,7 @@ class Matcher:
             try:
                 weights = read_weights(values, term, piece.var.name)
                 self._split_scores(piece, weights)
+                self._split_operands(piece, weights)
             except SplitError as split:
                 todo[:0] = self._split(piece, split.at)
                 continue
@@ -217,7 +218,7 @@ class Matcher:
     def _split_scores(self, piece: _Piece, weights: Weights) -> None:
         terms = list(weights.scores)
         if weights.softmax is not None:
-            terms.append(self._softmax_score(weights.softmax, weights.softmax.index))
+            terms.append(self._softmax_score(weights.softmax))
         for term in terms:
             for e in walk(self.values.simplify(term)):
                 match e:
@@ -225,15 +226,29 @@ class Matcher:
                         if uses(x, piece.var.name) and any(self._has_product(y) for y in (a, b)):
                             raise SplitError(boundary(self.values, x, end, piece.var.name))
 
+    def _split_operands(self, piece: _Piece, weights: Weights) -> None:
+        """Keys or values that a ``cat`` would copy are sources of their own."""
+        terms = [*weights.scores, *([] if weights.softmax is None else [self._softmax_score(weights.softmax)])]
+        products = [self.contractions.of(x) for term in terms for x in walk(term) if isinstance(x, Load)]
+        operands = [side for c in products if c is not None for side in (c.left, c.right)]
+        for element in [*operands, piece.values]:
+            end = element and joint(self.values, element, piece.var.name)
+            if end is not None and self._has_inside(piece, end):
+                raise SplitError(end)
+
+    def _has_inside(self, piece: _Piece, at: Expr) -> bool:
+        """Are there keys on both sides in this call?"""
+        return 0 < self.values.hint(at) < self.values.hint(piece.extent)
+
     def _has_product(self, e: Expr) -> bool:
         return any(isinstance(x, Load) and self.contractions.of(x) is not None for x in walk(e))
 
-    def _softmax_score(self, e: Load, index: tuple[Expr, ...]) -> Expr:
-        return self.values.at(self.values.node_of(e)["input"], index)
+    def _softmax_score(self, e: Load) -> Expr:
+        return self.values.at(self.values.node_of(e)["input"], e.index)
 
     def _split(self, piece: _Piece, at: Expr) -> list[_Piece]:
         values = self.values
-        if not 0 < values.hint(at) < values.hint(piece.extent):
+        if not self._has_inside(piece, at):
             raise NoMatch("a piece of the concatenated keys is empty in this call")
         low = values.fresh("j", at)
         high = values.fresh("j", values.simplify(piece.extent - at))
@@ -265,7 +280,7 @@ class Matcher:
             w = part.weights
             terms, masks = list(w.scores), list(w.masks)
             if w.softmax is not None:
-                terms.append(self._softmax_score(w.softmax, w.softmax.index))
+                terms.append(self._softmax_score(w.softmax))
             score = read_score(values, self.contractions, [values.simplify(t) for t in terms], masks)
             read.append((part.var, part.extent, score, by_var.get(part.var.name)))
         scores = [s.score for *_, s, _ in read]

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 import torch
 
-from ...ir.expr import Const, Expr, const, free_vars
+from ...ir.expr import Const, Expr, Var, const, free_vars, op
 from ..graph import Node
 from . import views
 from .elementwise import broadcast
-from .terms import has_loads, kind_of_dtype, product
+from .terms import has_loads, kind_of_dtype, product, uses
 from .values import Values, piece_of
+
+MOST_SOURCES = 4  # every source of keys has a loop of its own, which takes time to compile
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,21 @@ def peel(
         if following is None:
             return best
         node, index = following
+
+
+def joint(values: Values, element: tuple[Node, tuple[Expr, ...]], key: str) -> Expr | None:
+    """The key at which the first of the tensors that ``element`` concatenates along the keys ends, if it does."""
+    operand = peel(values, *element, like=element[0].dtype)
+    if operand.node.op != "cat" or len(operand.node["tensors"]) > MOST_SOURCES:
+        return None
+    x, end = operand.index[operand.node["dim"]], Const(0)
+    for tensor in operand.node["tensors"][:-1]:
+        end = values.simplify(end + tensor.shape[operand.node["dim"]])
+        at = values.simplify(end - (x - Var(key)))
+        inside = not values.facts.always(op("<=", end, x)) and not values.facts.always(op("<", x, end))
+        if inside and uses(x, key) and not uses(at, key):
+            return at
+    return None
 
 
 def _step(

@@ -33,3 +33,12 @@ def test_fused(name: str) -> None:
     result = raised(fn, args)
     assert any(isinstance(op, AttendOp) for op in result.module.walk())
     assert not [n for n in result.notes if n.quadratic]
+
+
+@pytest.mark.parametrize("name", ["registers", "joint_values"])
+def test_concatenated_keys_are_read_where_they_are(name: str) -> None:
+    """Nothing is copied: each tensor that is concatenated is a source of keys."""
+    result = raised(*CASES[name])
+    (attend,) = (op for op in result.module.walk() if isinstance(op, AttendOp))
+    assert len(attend.source_list) == 2
+    assert "torch.cat" not in str(result.module)
