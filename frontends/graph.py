@@ -71,6 +71,10 @@ from .errors import Mismatch, UnsupportedOpError
 Source = tuple[str, str]  # ("arg", "q") or ("capture", "self.bias"): where a call finds the tensor
 
 
+def _loose(a: Expr, b: Expr) -> frozenset[str]:
+    return free_vars(a) - free_vars(b)
+
+
 @dataclass(frozen=True, slots=True)
 class Location:
     """A line of the user's program."""
@@ -213,11 +217,13 @@ class Graph:
         a, b = self.canon(a), self.canon(b)
         if self.hint(a) != self.hint(b):
             raise Mismatch(f"sizes {self._shown(a)} and {self._shown(b)} must be equal")
-        only_a, only_b = sorted(free_vars(a) - free_vars(b)), sorted(free_vars(b) - free_vars(a))
-        if len(only_a) == len(only_b) == 1:
-            x, y = Var(only_a[0]), Var(only_b[0])
-            if self.hint(x) == self.hint(y) and simplify(substitute(a, {x.name: y})) == simplify(b):
-                self.assume(op("==", x, y))  # M + M // 8 and N + N // 8: as M is N, nearly always
+        # M + M // 8 and N + N // 8, or M + 1 and N + 1: as M is N, nearly always
+        left, right = (sorted(x, key=lambda n: (self.hint(Var(n)), n)) for x in (_loose(a, b), _loose(b, a)))
+        pairs = [(Var(x), Var(y)) for x, y in zip(left, right, strict=False) if self.hint(Var(x)) == self.hint(Var(y))]
+        renamed = substitute(a, {x.name: y for x, y in pairs})
+        if pairs and len(pairs) == len(left) == len(right) and simplify(renamed) == simplify(b):
+            for x, y in pairs:
+                self.assume(op("==", x, y))
         self.assume(op("==", a, b))
         return self.canon(a)
 
