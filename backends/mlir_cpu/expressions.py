@@ -64,6 +64,7 @@ class Scope:
 
     names: dict[str, Val | Callable[[], Val]]
     live: Callable[[], Val] | None = None  # lanes that may touch memory
+    first: Callable[[], Val] | None = None  # index of lane 0 along the axis in the lanes
     memo: dict[Expr, Val] = field(default_factory=dict)
 
     def lookup(self, name: str) -> Val:
