@@ -279,6 +279,14 @@ class Builder:
             f"llvm.alloca {self.integer(size).ssa} x i8 {{alignment = 64 : i64}} : (i64) -> {PTR}", PTR, hint
         )
 
+    def room(self, size: int, name: str) -> Val:
+        """Scratch of the whole function: the same for each request of this name."""
+        key = (name, PTR)
+        if key not in self._constants:
+            text = f"llvm.alloca {self.integer(size).ssa} x i8 {{alignment = 64 : i64}} : (i64) -> {PTR}"
+            self._constants[key] = (Val(self.name(name), PTR), text)
+        return self._constants[key][0]
+
     # ---- control --------------------------------------------------------------------------------------
 
     @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from xdsl.ir import SSAValue
@@ -33,6 +34,14 @@ class Span:
     count: Val | int
 
 
+@dataclass(frozen=True)
+class Function:
+    """The text of a function that gives no result."""
+
+    parameters: str
+    body: str
+
+
 @dataclass
 class Frame:
     """Everything that emission needs to know about where it is."""
@@ -50,6 +59,7 @@ class Frame:
     spans: dict[str, Span] = field(default_factory=dict)
     views: dict[SSAValue, KeyView] = field(default_factory=dict)
     pair_views: dict[SSAValue, KeyView] = field(default_factory=dict)  # of dots that multiply pairs
+    functions: dict[str, Function] = field(default_factory=dict)  # by name, those that the kernel calls
 
     @property
     def element(self) -> str:
@@ -75,6 +85,18 @@ class Frame:
     def inside(self, spans: dict[str, Span]) -> Frame:
         """This frame with more axes in scope, for the body of a loop."""
         return replace(self, spans=self.spans | spans, views=dict(self.views), pair_views=dict(self.pair_views))
+
+    def call(self, name: str, arguments: Sequence[Val], emit: Callable[[Frame, Sequence[Val]], None]) -> None:
+        """Call a function of the kernel's own, whose body ``emit`` writes the first time."""
+        if name not in self.functions:
+            b = Builder()
+            args = [Val(f"%arg{n}", v.type) for n, v in enumerate(arguments)]
+            # what is known outside is not known inside
+            inner = replace(self, b=b, expressions=self.expressions.in_another(b), names={}, spans={}, views={})
+            emit(inner, args)
+            self.functions[name] = Function(", ".join(f"{v.ssa}: {v.type}" for v in args), b.body())
+        names, types = ", ".join(v.ssa for v in arguments), ", ".join(v.type for v in arguments)
+        self.b.line(f"llvm.call @{name}({names}) : ({types}) -> ()")
 
     def scalar_scope(self, extra: dict[str, Val] | None = None) -> Scope:
         """Names for expressions that are the same in all lanes."""

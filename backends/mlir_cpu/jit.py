@@ -7,12 +7,9 @@ from pathlib import Path
 
 from .errors import CpuCompileError
 
-# scf first: the later conversions see one function of blocks
-PIPELINE = (
-    "builtin.module(canonicalize,cse,loop-invariant-code-motion,convert-scf-to-cf,convert-vector-to-llvm,"
-    "convert-math-to-llvm,convert-math-to-libm,convert-arith-to-llvm,convert-cf-to-llvm,convert-func-to-llvm,"
-    "canonicalize,cse,reconcile-unrealized-casts)"
-)
+# Emission leaves little to improve: code motion and cse, one conversion for all dialects, and LLVM's code generator.
+# LLVM's own optimiser would take longer than all of that together, and make no kernel faster.
+PIPELINE = "builtin.module(loop-invariant-code-motion,cse,convert-scf-to-cf,convert-to-llvm)"
 
 
 def compile_object(text: str, name: str, *, want_llvm: bool = False) -> tuple[bytes, str]:
@@ -23,13 +20,14 @@ def compile_object(text: str, name: str, *, want_llvm: bool = False) -> tuple[by
         from torch_mlir.passmanager import PassManager
     except ImportError as error:
         raise CpuCompileError(f"compiling for the CPU needs the package torch-mlir: {error}") from None
-    with Context(), tempfile.TemporaryDirectory() as folder:
+    # dialects are loaded as the text names them; all of torch-mlir's would take as long as a small kernel
+    with Context(load_on_create_dialects=[]), tempfile.TemporaryDirectory() as folder:
         try:
             module = Module.parse(text)
             PassManager.parse(PIPELINE).run(module.operation)
         except MLIRError as error:
             raise CpuCompileError(f"kernel {name}: MLIR rejected the generated code: {error}") from None
-        engine = ExecutionEngine(module, opt_level=3)
+        engine = ExecutionEngine(module, opt_level=0)
         engine.raw_lookup(name)  # code is generated on the first lookup
         path = Path(folder, "kernel.o")
         engine.dump_to_object_file(str(path))

@@ -71,8 +71,9 @@ class _KernelLowering:
         return any(isinstance(t.element, Float64Type) for t in tiles)
 
     def run(self) -> Lowered:
-        body, limits = self._function(self._tasks)
+        body, frame = self._function(self._tasks)
         count, _ = self._function(self._task_count)
+        limits = frame.expressions.limits
         grid = ", ".join(f"{d.name} < {d.extent}" for d in self.kernel.grid.data)
         text = "\n".join([
             f"// kernel {self.name} for {self.target.name}: {self.vectors} vectors of {self.element}, rows {self.rows}",
@@ -85,6 +86,10 @@ class _KernelLowering:
             f" llvm.func @{self.name}.tasks(%args: !llvm.ptr) -> i64 {{",
             count,
             " }",
+            *(
+                f" llvm.func internal @{name}({function.parameters}) {{\n{function.body}\n  llvm.return\n }}"
+                for name, function in frame.functions.items()
+            ),
             "}\n",
         ])  # fmt: skip
         if self.scratch_bytes > STACK_LIMIT:
@@ -94,11 +99,11 @@ class _KernelLowering:
             )
         return Lowered(text, self.ranks, self.sizes, self.scratch_bytes, limits)
 
-    def _function(self, emit: Callable[[Builder, Frame], None]) -> tuple[str, Limits]:
+    def _function(self, emit: Callable[[Builder, Frame], None]) -> tuple[str, Frame]:
         b = Builder()
         frame = self._frame(b)
         emit(b, frame)
-        return b.body(), frame.expressions.limits
+        return b.body(), frame
 
     def _frame(self, b: Builder) -> Frame:
         args = Val("%args", "!llvm.ptr")

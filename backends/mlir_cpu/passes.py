@@ -49,7 +49,11 @@ class Chunk:
             if (axis := self.axis) is not None:
                 names[axis] = lambda: f.b.add(f.spans[axis].start, self.row)
             self._names = names
-        return Scope({**self._names, **params}, live=lambda: f.live_lanes(self.lane))
+        return Scope(
+            {**self._names, **params},
+            live=lambda: f.live_lanes(self.lane),
+            first=lambda: f.b.add(f.spans[f.rows].start, self.lane),
+        )
 
     def value(self, v: SSAValue) -> Val:
         f = self.frame
