@@ -95,8 +95,7 @@ class Chunk:
             return value
         if element == "f32" or self.frame.element == "f64":
             return value
-        narrow = b.cast("truncf", value, f"vector<{value.lanes}x{element}>")
-        return b.cast("extf", narrow, value.type)
+        return b.cast("extf", self.frame.expressions.math.narrow(value, element), value.type)
 
 
 def _empty(op: ReduceOp) -> float:
@@ -143,7 +142,8 @@ class PassEmitter:
         if width == self.f.pitch:
             yield self.b.integer(0)
         else:
-            with self.b.loop(0, self.f.pitch, width, hint="lane") as loop:
+            # blocks without a live row are left as they are: nothing reads them
+            with self.b.loop(0, self.f.spans[self.f.rows].count, width, hint="lane") as loop:
                 yield loop.iv
 
     def _count(self) -> Val | int:
