@@ -63,6 +63,7 @@ class CpuBackend:
             "sizes": lowered.sizes,
             "index_factor": lowered.limits.factor,
             "scratch_bytes": lowered.scratch_bytes,
+            "flat": True,  # launched with numbers in place of tensors
         }
         return Artifact("cpu", name, texts, payload, meta)
 
