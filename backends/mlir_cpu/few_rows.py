@@ -231,37 +231,49 @@ class FewRowsEmitter:
         floats = memory.stored in ("bf16", "f16", "f32", "f64")
         self.f.views[op.result] = transfers.view(op, self.packs[op], pairs=affine and floats)
 
-    def _row_of(self, op: LoadOp | StoreOp, value: SSAValue, row: Val) -> tuple[Val, Val | None]:
-        """Where the features of a row start in memory, and how far apart they are."""
-        transfers, memory = Transfers(self.f), self.f.memories[op.memory]
+    def _place(self, op: LoadOp | StoreOp, row: Val, value: SSAValue, column: Val) -> Val:
+        """Where an element of a row is in memory."""
         feature = list(axes(value))[-1]
-        at = {self.rows: self.b.add(self.f.spans[self.rows].start, row), feature: self.b.integer(0)}
-        stride = memory.stride_along(
-            self.f.expressions, op.index.data, feature, self.f.scalar_scope({self.rows: at[self.rows]})
-        )
-        return transfers.address(memory, op.index.data, **at), stride
+        at = {self.rows: self.b.add(self.f.spans[self.rows].start, row), feature: column}
+        return Transfers(self.f).address(self.f.memories[op.memory], op.index.data, **at)
+
+    def _contiguous(self, op: LoadOp | StoreOp, value: SSAValue) -> Val:
+        """Are features neighbours in memory?"""
+        stride = Transfers(self.f).stride(self.f.memories[op.memory], op.index.data, list(axes(value))[-1])
+        return self.b.boolean(False) if stride is None else self.b.cmpi("eq", stride, self.b.integer(1))
 
     def _load(self, op: LoadOp) -> None:
-        """Queries, a row of features each; what a vector has beyond them is 0."""
+        """Queries, a row of features each; what the last vector has beyond them is 0."""
         f, b, memory = self._frame_of(op.result), self.b, self.f.memories[op.memory]
-        feature, width = list(axes(op.result).items())[-1]
+        paired = self._is_paired(op.result)
+        element, step = ("bf16", 2 * f.lanes) if paired else (f.element, f.lanes)
+        width = list(axes(op.result).values())[-1]
+        whole = width // step * step
         with b.loop(0, self.count, hint=self.rows) as loop:
             row = b.least(loop.iv, b.sub(self._live(), 1))
-            for first in range(0, width, f.lanes):
-                mask = b.mask_first(min(width - first, f.lanes), f.lanes)
-                pointer, stride = self._row_of(op, op.result, row)
-                if stride is None:
-                    lane = b.binary("addi", b.iota(vec(f.lanes, "i64")), b.broadcast(b.integer(first), f.lanes))
-                    lane = b.select(mask, lane, b.integer(0, lane.type))
-                    scope = f.scalar_scope({self.rows: b.add(f.spans[self.rows].start, row), feature: lane})
-                    index = [f.expressions.as_int(f.expressions.emit(e, scope), 64) for e in op.index.data]
-                    pointers = memory.address(b, index)
-                else:
-                    steps = b.binary("muli", b.iota(vec(f.lanes, "i64")), b.broadcast(stride, f.lanes))
-                    pointers = b.at(b.at(pointer, b.mul(first, stride), memory.stored), steps, memory.stored)
-                value = b.gather(pointers, mask, vec(f.lanes, memory.stored))
-                target = f.row_pointer(op.result, loop.iv, b.integer(first))
-                b.store(f.expressions.as_float(value), target, f.align)
+            target = f.row_pointer(op.result, loop.iv, b.integer(0))
+
+            def vector(first: Val | int, count: int) -> None:
+                pointer, type = b.at(start, first, memory.stored), vec(step, memory.stored)
+                mask = b.mask_first(count, step)
+                value = b.load(pointer, type) if count == step else b.masked_load(pointer, mask, type)
+                b.store(value if paired else f.expressions.as_float(value), b.at(target, first, element), f.align)
+
+            with b.when(self._contiguous(op, op.result)):
+                start = self._place(op, row, op.result, b.integer(0))
+                if whole:
+                    with b.loop(0, whole, step, hint="feature") as feature:
+                        vector(feature.iv, step)
+                if width > whole:
+                    vector(whole, width - whole)
+            with b.otherwise():
+                if width > whole:
+                    b.store(b.zero(vec(step, element)), b.at(target, whole, element), f.align)
+                with b.loop(0, width, hint="feature") as feature:
+                    value = b.load(self._place(op, row, op.result, feature.iv), memory.stored)
+                    b.store(
+                        value if paired else f.expressions.as_float(value), b.at(target, feature.iv, element)
+                    )
 
     def _store(self, op: StoreOp) -> None:
         b, memory = self.b, self.f.memories[op.memory]
@@ -270,33 +282,48 @@ class FewRowsEmitter:
             return
         f = self._frame_of(op.value)
         transfers = Transfers(f)
-        _, width = list(axes(op.value).items())[-1]
+        width = list(axes(op.value).values())[-1]
+        whole = width // f.lanes * f.lanes
         with b.loop(0, self._live(), hint=self.rows) as row:
-            pointer, stride = self._row_of(op, op.value, row.iv)
-            if stride is None:
-                stride = b.integer(0)  # never taken: an output that is not affine is stored by rows of one element
-            for first in range(0, width, f.lanes):
-                mask = b.mask_first(min(width - first, f.lanes), f.lanes)
-                value = Chunk(f, self.rows, row.iv, b.integer(first), {}).value(op.value)
-                with b.when(b.cmpi("eq", stride, b.integer(1))):
-                    transfers.put(op, b.at(pointer, first, memory.stored), value, mask)
-                with b.otherwise():
-                    target = b.at(pointer, b.mul(first, stride), memory.stored)
-                    transfers.put_strided(op, target, value, stride, mask)
+
+            def vector(first: Val, mask: Val | None) -> None:
+                value = b.load(f.row_pointer(op.value, row.iv, first), f.vector, f.align)
+                transfers.put(op, b.at(start, first, memory.stored), value, mask)
+
+            with b.when(self._contiguous(op, op.value)):
+                start = self._place(op, row.iv, op.value, b.integer(0))
+                if whole:
+                    with b.loop(0, whole, f.lanes, hint="feature") as feature:
+                        vector(feature.iv, None)
+                if width > whole:
+                    vector(b.integer(whole), b.mask_first(width - whole, f.lanes))
+            with b.otherwise(), b.loop(0, width, hint="feature") as feature:
+                value = b.load(f.row_pointer(op.value, row.iv, feature.iv), f.element)
+                transfers.put(op, self._place(op, row.iv, op.value, feature.iv), value)
 
     # ---- products ---------------------------------------------------------------------------------------------
 
     def _sums_keys(self, op: DotOp) -> bool:
         return op.contracted in self.f.spans
 
-    def _features(self, view: KeyView, pointer: Val, first: Val | int, count: int) -> Val:
+    def _is_paired(self, query: SSAValue) -> bool:
+        """Are queries and keys multiplied by the instruction for pairs of bf16?"""
+        if not self.f.target.dots_pairs or self.f.element != "f32":
+            return False
+        dots = [use.operation for use in query.uses]
+        loads = [v.owner for dot in dots if isinstance(dot, DotOp) for v in (dot.lhs, dot.rhs)]
+        return len(loads) == 2 * len(dots) and all(
+            isinstance(op, LoadOp) and self.f.memories[op.memory].stored == "bf16" for op in loads
+        )
+
+    def _features(self, view: KeyView, pointer: Val, first: Val | int, count: int, *, paired: bool = False) -> Val:
         """A vector of features of one key or value."""
         f, b = self.f, self.b
-        type = vec(f.lanes, view.element)
+        lanes = f.lanes * (1 + paired)
+        type = vec(lanes, view.element)
         pointer = b.at(pointer, first, view.element)
-        if count >= f.lanes:
-            return f.expressions.as_float(b.load(pointer, type))
-        return f.expressions.as_float(b.masked_load(pointer, b.mask_first(count, f.lanes), type))
+        value = b.load(pointer, type) if count >= lanes else b.masked_load(pointer, b.mask_first(count, lanes), type)
+        return value if paired else f.expressions.as_float(value)
 
     def _compare(self, op: DotOp) -> None:
         """Pairs of queries and keys, as many at a time as there are lanes."""
@@ -307,6 +334,8 @@ class FewRowsEmitter:
         assert isinstance(count, Val)
         query = self._frame_of(op.lhs)
         zero = b.real(0.0, f.vector)
+        paired = self._is_paired(op.lhs) and view.element == "bf16"
+        step, element = (2 * f.lanes, "bf16") if paired else (f.lanes, f.element)
         with b.loop(0, count, keys, hint=f.rows) as loop:
             pointers = []
             for k in range(keys):
@@ -314,19 +343,24 @@ class FewRowsEmitter:
                 pointers.append(b.at(view.pointer, b.mul(key, view.stride), view.element))
             self._prefetch(view, loop.iv, keys)
 
-            def products(sums: Sequence[Val], first: Val | int, width: int) -> list[Val]:
-                at = first if isinstance(first, Val) else b.integer(first)
-                features = [self._features(view, p, first, width) for p in pointers]
-                queries = [
-                    b.load(query.row_pointer(op.lhs, b.integer(r), at), f.vector, f.align) for r in range(rows)
-                ]
-                return [b.fma(q, x, sums[r * keys + k]) for r, q in enumerate(queries) for k, x in enumerate(features)]
+            def product(total: Val, x: Val, y: Val) -> Val:
+                if paired:
+                    return b.intrinsic("llvm.x86.avx512bf16.dpbf16ps.512", [total, x, y], f.vector)
+                return b.fma(x, y, total)
 
-            whole = view.width // f.lanes * f.lanes
+            def products(sums: Sequence[Val], first: Val | int, width: int) -> list[Val]:
+                features = [self._features(view, p, first, width, paired=paired) for p in pointers]
+                starts = [query.row_pointer(op.lhs, b.integer(r), b.integer(0)) for r in range(rows)]
+                queries = [b.load(b.at(p, first, element), vec(step, element), f.align) for p in starts]
+                return [
+                    product(sums[r * keys + k], q, x) for r, q in enumerate(queries) for k, x in enumerate(features)
+                ]
+
+            whole = view.width // step * step
             sums = [zero] * f.lanes
             if whole:
-                with b.loop(0, whole, f.lanes, sums, hint="feature") as features:
-                    features.yields += products(features.carried, features.iv, f.lanes)
+                with b.loop(0, whole, step, sums, hint="feature") as features:
+                    features.yields += products(features.carried, features.iv, step)
                 sums = features.results
             if view.width > whole:
                 sums = products(sums, whole, view.width - whole)

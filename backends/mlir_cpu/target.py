@@ -17,7 +17,8 @@ class Target:
     accumulators: int
     block_vectors: int  # lane vectors of one register block
     scalef: bool = False  # has 2**n scaling of vectors (vscalefps)
-    pairs: bool = False  # has sums of two products of bf16 (vdpbf16ps)
+    pairs: bool = False  # sums of two products of bf16 (vdpbf16ps) are fast
+    dots_pairs: bool = False  # has them, fast or not: even so they save widening what is used once
 
     def lanes(self, element: str) -> int:
         """Elements of a vector of ``f32`` or ``f64``."""
@@ -32,7 +33,7 @@ class Target:
 TARGETS = {
     # 16 accumulators of 32 registers: with the operands that is enough to hide the latency of fma on two ports
     "avx512": Target("avx512", 64, 16, 4, scalef=True),
-    "avx512bf16": Target("avx512bf16", 64, 16, 4, scalef=True, pairs=True),
+    "avx512bf16": Target("avx512bf16", 64, 16, 4, scalef=True, pairs=True, dots_pairs=True),
     "avx2": Target("avx2", 32, 12, 2),
     "neon": Target("neon", 16, 16, 4),
     "generic": Target("generic", 16, 8, 2),
@@ -64,7 +65,8 @@ def host_target() -> Target:
     features = set(cpu_features())
     if {"avx512f", "avx512dq", "avx512bw", "avx512vl"} <= features:
         # measured: products of bf16 take half the time of fma on Zen 4, twice the time on Sapphire Rapids
-        return replace(TARGETS["avx512"], pairs="avx512_bf16" in features and _cpuinfo("vendor_id") == "AuthenticAMD")
+        has = "avx512_bf16" in features
+        return replace(TARGETS["avx512"], pairs=has and _cpuinfo("vendor_id") == "AuthenticAMD", dots_pairs=has)
     if {"avx2", "fma"} <= features:
         return TARGETS["avx2"]
     if platform.machine() in ("aarch64", "arm64"):
