@@ -82,7 +82,7 @@ def build(
     ``dtype`` is the name of the query's element type (``"f32"``).  ``hints`` are the sizes and scalar arguments
     at hand: a plan whose guards they break is passed over.  ``notes`` is asked after ``make_module``.
     """
-    request = Request.of(select_backend(backend, device), dtype, device, options)
+    request = Request.of(select_backend(backend, device), dtype, device, options).at(hints)
     return _build(key, request, hints, lambda: _compile(make_module, notes, request))
 
 

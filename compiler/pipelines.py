@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .passes import load_pass
@@ -11,15 +11,20 @@ if TYPE_CHECKING:
     from xdsl.passes import ModulePass
 
 
-def forward(target: str, narrow: bool) -> list[ModulePass]:
+def forward(target: str, narrow: bool, sizes: Mapping[str, int] | None = None) -> list[ModulePass]:
     """From what is computed to how: ``attn.attend`` to tiled kernels for a device.
 
     ``target`` names a device of :mod:`.analysis.cost`; ``narrow`` rounds probabilities to the values' dtype
-    before they meet the values, as matrix units want them.
+    before they meet the values, as matrix units want them.  ``sizes`` are those of the call at hand.
     """
+    at_hand = {"target": target, "names": tuple(sizes or {}), "values": tuple((sizes or {}).values())}
     return _load(
         [
             *_domain(target),
+            # After every change of the domain, for it counts the rows that are left; it may choose tiles itself.
+            ("few-rows", at_hand),
+            # Only few rows are worth it, and few-rows says which are few.
+            ("split-keys", at_hand),
             # After every change of the domain: the tile depends on the rows and keys that are left.
             ("choose-tiles", {"target": target}),
             # Needs tiles.

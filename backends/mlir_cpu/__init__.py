@@ -65,6 +65,7 @@ class CpuBackend:
             "index_factor": lowered.limits.factor,
             "scratch_bytes": lowered.scratch_bytes,
             "needs": [f"kernel {name} for cpu-{on.name}", on.machine, list(on.requires)],
+            "flat": True,  # launched with numbers in place of tensors
         }
         return Artifact("cpu", name, texts, payload, meta)
 

@@ -14,7 +14,9 @@ from .buffers import Buffers, assign
 from .builder import ELEMENT_BYTES, Builder, Val
 from .errors import UnsupportedKernelError
 from .expressions import Expressions, Limits
+from .few_rows import FewRowsEmitter, FewRowsPlan
 from .frame import Frame, Span
+from .loops import walk_ranges
 from .memory import CapturedReads, Memory, load_arguments, slots
 from .passes import PassEmitter
 from .plan import BlockPlan, Pass, axes, plan_block
@@ -62,6 +64,7 @@ class _KernelLowering:
         lanes = target.lanes(self.element)
         self.vectors = -(-self.rows.size // lanes)
         self.block = kernel.body.block
+        self.few = FewRowsPlan.of(kernel, lanes)
         self.plan = plan_block(self.block, self.rows.name, self.pairs)
         self.buffers: Buffers = assign(self.plan, self.block, self.rows.name, self.rows.size)
         self.scratch_bytes = 0
@@ -137,8 +140,9 @@ class _KernelLowering:
         extents = self._extents(b, frame)
         total = self._total(b, extents)
         bytes_each = ELEMENT_BYTES[self.element]
-        for n, rows in enumerate(self.buffers.rows):
-            frame.scratch.append(self._scratch(b, rows * frame.pitch * bytes_each, f"scratch{n}"))
+        sizes = self.few.sizes if self.few else [rows * frame.pitch for rows in self.buffers.rows]
+        for n, size in enumerate(sizes):
+            frame.scratch.append(self._scratch(b, size * bytes_each, f"scratch{n}"))
         packs = self._pack_scratch(b, frame, self.plan)
         one, counter = b.integer(1), Val("%args", "!llvm.ptr")
         task, taken = b.name("task"), b.name("taken")
@@ -195,7 +199,10 @@ class _KernelLowering:
         live = b.least(b.sub(bound, base), self.rows.size)
         inner = inner.inside({self.rows.name: Span(base, live)})
         with b.when(b.cmpi("sgt", live, b.integer(0))):
-            _BlockEmitter(inner, self.plan, packs).emit()
+            if self.few:
+                FewRowsEmitter(inner, self.few, {op: room for (op, _), room in packs.items()}).emit(self.block)
+            else:
+                _BlockEmitter(inner, self.plan, packs).emit()
 
 
 class _BlockEmitter:
@@ -232,30 +239,15 @@ class _BlockEmitter:
         self.b.comment(" ".join(str(op).split()))
 
     def _loop(self, op: ForOp) -> None:
-        self.b.comment(f"tile.for {op.axis.data} in {[r.text() for r in op.ranges]} step {op.step.data} {op.kind.data}")
         for initial, argument in zip(op.initial, op.carried, strict=True):
             self._copy(initial, argument)
-        scope, scalar = self.f.scalar_scope(), self.f.expressions.scalar
-        bounds = [(scalar(r.lo, scope), scalar(r.hi, scope)) for r in op.range_list]
-        if len(bounds) == 1:
-            self._range(op, *bounds[0])
-            return
-        # one body for all ranges: code for each would cost more to compile than it saves
-        with self.b.loop(0, len(bounds), hint="range") as loop:
-            low, high = bounds[-1]
-            for n, (lo, hi) in reversed(list(enumerate(bounds[:-1]))):
-                this = self.b.cmpi("eq", loop.iv, self.b.integer(n))
-                low, high = self.b.select(this, lo, low), self.b.select(this, hi, high)
-            self._range(op, low, high)
+        walk_ranges(self.f, op, lambda frame: self._body(op, frame))
 
-    def _range(self, op: ForOp, low: Val, high: Val) -> None:
-        f, b, axis = self.f, self.b, op.axis.data
-        with b.loop(low, high, op.step.data, hint=axis) as loop:
-            count = b.least(b.sub(high, loop.iv), op.step.data)
-            plan = self.plan.bodies[op]
-            _BlockEmitter(f.inside({axis: Span(loop.iv, count)}), plan, self.packs).emit()
-            for value, argument in zip(plan.yields, op.carried, strict=True):
-                self._copy(value, argument)
+    def _body(self, op: ForOp, frame: Frame) -> None:
+        plan = self.plan.bodies[op]
+        _BlockEmitter(frame, plan, self.packs).emit()
+        for value, argument in zip(plan.yields, op.carried, strict=True):
+            self._copy(value, argument)
 
     def _copy(self, source: SSAValue, target: SSAValue) -> None:
         """Put a value where a loop carries it, unless it is computed there already."""

@@ -98,7 +98,7 @@ class Chunk:
         return b.cast("extf", self.frame.expressions.math.narrow(value, element), value.type)
 
 
-def _empty(op: ReduceOp) -> float:
+def empty_value(op: ReduceOp) -> float:
     """The reduction of nothing."""
     return -math.inf if op.kind.data == "max" else 0.0
 
@@ -122,7 +122,7 @@ class PassEmitter:
                 self.b.comment(" ".join(str(op).split()))
         for op in self.row_reduces:
             with self.b.loop(0, self._count(), hint=self.axis or "x") as loop:
-                self.b.store(self.b.real(_empty(op), self.f.element), self.f.element_pointer(op.result, loop.iv))
+                self.b.store(self.b.real(empty_value(op), self.f.element), self.f.element_pointer(op.result, loop.iv))
         with self._lane_blocks() as lane:
             lanes = [self.b.add(lane, n) for n in self.offsets]
             known = [self._row_values(x) for x in lanes]
@@ -159,7 +159,7 @@ class PassEmitter:
         return {v: chunk.value(v) for v in operands if v in self.f.buffers.of and [*axes(v)] == [self.f.rows]}
 
     def _start(self, op: ReduceOp) -> Val:
-        return self.b.real(_empty(op), self.f.vector)
+        return self.b.real(empty_value(op), self.f.vector)
 
     def _store(self, value: SSAValue, row: Val | int, lane: Val, what: Val) -> None:
         self.b.store(what, self.f.row_pointer(value, row, lane), self.f.align)

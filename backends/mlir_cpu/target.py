@@ -29,7 +29,8 @@ class Target:
     requires: tuple[str, ...] = ()  # what a host must have, as Linux calls it
     scalef: bool = False  # has 2**n scaling of vectors (vscalefps)
     rounds: bool = False  # has rounding of f32 to bf16 (vcvtneps2bf16)
-    pairs: bool = False  # has sums of two products of bf16 (vdpbf16ps)
+    pairs: bool = False  # sums of two products of bf16 (vdpbf16ps) are fast
+    dots_pairs: bool = False  # has them, fast or not: even so they save widening what is used once
 
     def lanes(self, element: str) -> int:
         """Elements of a vector of ``f32`` or ``f64``."""
@@ -68,7 +69,7 @@ TARGETS = {
         _avx512,
         replace(
             _avx512, name="avx512-bf16", extensions=("avx512f", "avx512bf16"), requires=(*_avx512.requires, "avx512_bf16"),
-            rounds=True, pairs=True,
+            rounds=True, pairs=True, dots_pairs=True,
         ),
         Target("avx2", 32, 12, 3, "x86_64", "x86-64-v3", ("avx2",), _AVX2),
         Target("neon", 16, 16, 4, "aarch64", "generic", ("neon",), ("asimd",)),
@@ -106,11 +107,12 @@ def _cpuinfo(*keys: str) -> str:
 def host_target() -> Target:
     """The best target that this host runs, free to use everything that the host has."""
     has = set(cpu_features()).issuperset
+    bf16 = has(("avx512_bf16",))
     if has(TARGETS["avx512-bf16"].requires) and _cpuinfo("vendor_id") == "AuthenticAMD":
         # measured: products of bf16 take half the time of fma on Zen 4, twice the time on Sapphire Rapids
         found = TARGETS["avx512-bf16"]
     elif has(_AVX512):
-        found = replace(_avx512, rounds=has(("avx512_bf16",)))
+        found = replace(_avx512, rounds=bf16, dots_pairs=bf16)
     elif has(("avx2", "fma")):
         found = TARGETS["avx2"]
     else:

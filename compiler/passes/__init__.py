@@ -16,6 +16,8 @@ PASSES = {
     "fold-reorders": "fold_reorders:FoldReorders",
     "block-diagonal": "block_diagonal:BlockDiagonal",
     "dilation": "dilation:Dilation",
+    "few-rows": "few_rows:FewRows",
+    "split-keys": "split_keys:SplitKeys",
     "choose-tiles": "choose_tiles:ChooseTiles",
     "online-softmax": "online_softmax:OnlineSoftmax",
     "key-ranges": "key_ranges:KeyRanges",
