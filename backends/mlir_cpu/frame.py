@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from xdsl.ir import SSAValue
 
 from .buffers import Buffers
-from .builder import Builder, Val, vec
+from .builder import PTR, Builder, Val, vec
 from .expressions import Expressions, Scope
 from .memory import Memory
 from .target import Target
+from .tiles import Tiles
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,17 @@ class KeyView:
     width: int  # elements of a row
     in_place: bool  # may be the user's memory, far from the cache
     element: str
+
+
+@dataclass(frozen=True)
+class TileView:
+    """An operand of matrix registers: its first rows in the user's memory, all others packed."""
+
+    in_place: Val  # how many rows are read where they lie, in whole blocks
+    pointer: Val
+    stride: Val  # bytes from row to row of the user's memory
+    packed: Val
+    width: int  # features
 
 
 @dataclass(frozen=True)
@@ -47,9 +59,13 @@ class Frame:
     vectors: int  # lane vectors of a tile row
     names: dict[str, Val]  # grid dimensions and sizes
     pairs: bool = False  # may multiply pairs of bf16
+    tiles: Tiles = field(default_factory=Tiles)
+    zeros: Val = Val("", PTR)  # a row of zeros for tiles
+    part: Val = Val("", PTR)  # room for a block of four tiles
     spans: dict[str, Span] = field(default_factory=dict)
     views: dict[SSAValue, KeyView] = field(default_factory=dict)
     pair_views: dict[SSAValue, KeyView] = field(default_factory=dict)  # of dots that multiply pairs
+    tile_views: dict[tuple[SSAValue, str], TileView] = field(default_factory=dict)  # with the kind of dot
 
     @property
     def element(self) -> str:
@@ -74,7 +90,8 @@ class Frame:
 
     def inside(self, spans: dict[str, Span]) -> Frame:
         """This frame with more axes in scope, for the body of a loop."""
-        return replace(self, spans=self.spans | spans, views=dict(self.views), pair_views=dict(self.pair_views))
+        views = {"views": dict(self.views), "pair_views": dict(self.pair_views), "tile_views": dict(self.tile_views)}
+        return replace(self, spans=self.spans | spans, **views)
 
     def scalar_scope(self, extra: dict[str, Val] | None = None) -> Scope:
         """Names for expressions that are the same in all lanes."""

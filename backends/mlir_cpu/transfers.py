@@ -173,7 +173,7 @@ class Transfers:
             raise UnsupportedKernelError(f"a tile over {axes(value)} must have the row axis and one feature axis")
         return next(iter(rest.items()))
 
-    def _last_live(self, row: Val) -> Val:
+    def last_live(self, row: Val) -> Val:
         """``row``, or the last live row: a dead row's lanes repeat it."""
         count = self.f.spans[self.f.rows].count
         assert isinstance(count, Val)
@@ -187,7 +187,7 @@ class Transfers:
         with b.loop(0, f.pitch, f.lanes, hint="lane") as loop:
             rows = []
             for n in range(f.lanes):
-                row = b.add(start, self._last_live(b.add(loop.iv, n)))
+                row = b.add(start, self.last_live(b.add(loop.iv, n)))
                 rows.append(self.address(memory, op.index.data, **{f.rows: row, feature: b.integer(0)}))
 
             def block(first: Val, count: int) -> None:
@@ -196,7 +196,7 @@ class Transfers:
                 else:
                     vectors = [self._widen(memory, b.at(p, first, memory.stored), count) for p in rows]
                 target = f.row_pointer(op.result, first, loop.iv)
-                for n, value in enumerate(self._transpose(vectors)[:count]):
+                for n, value in enumerate(self.transpose(vectors)[:count]):
                     b.store(value, b.at(target, n * f.pitch, f.element), f.align)
 
             self._blocks(width // 2 if pairs else width, block)
@@ -213,7 +213,7 @@ class Transfers:
         feature, width = self._feature(op.result)
         pairs = f.pairs and keeps_pairs(op, f.rows)
         with b.loop(0, f.pitch, hint=f.rows) as row, b.loop(0, width, hint=feature) as column:
-            at = {f.rows: b.add(f.spans[f.rows].start, self._last_live(row.iv)), feature: column.iv}
+            at = {f.rows: b.add(f.spans[f.rows].start, self.last_live(row.iv)), feature: column.iv}
             value = b.load(self.address(memory, op.index.data, **at), memory.stored)
             if pairs:  # the halves of a pair are features 2n and 2n + 1
                 half = b.binary("andi", column.iv, b.integer(1))
@@ -249,7 +249,7 @@ class Transfers:
         with b.loop(0, live, f.lanes, hint="lane") as loop:
             rows = []
             for n in range(f.lanes):
-                row = b.add(start, self._last_live(b.add(loop.iv, n)))
+                row = b.add(start, self.last_live(b.add(loop.iv, n)))
                 rows.append(self.address(memory, op.index.data, **{f.rows: row, feature: b.integer(0)}))
 
             def block(first: Val, count: int) -> None:
@@ -258,7 +258,7 @@ class Transfers:
                     b.load(b.at(source, min(n, count - 1) * f.pitch, f.element), f.vector, f.align)
                     for n in range(f.lanes)
                 ]
-                vectors = self._transpose(features)
+                vectors = self.transpose(features)
                 for n in order:
                     value = vectors[n]
                     if op.add is not None:
@@ -329,7 +329,7 @@ class Transfers:
 
     # ---- registers ------------------------------------------------------------------------------------
 
-    def _transpose(self, rows: list[Val]) -> list[Val]:
+    def transpose(self, rows: list[Val]) -> list[Val]:
         """Transpose a square block in registers: exchange halves, then quarters, and so on."""
         rows, n = list(rows), len(rows)
         step = n // 2
@@ -339,9 +339,9 @@ class Transfers:
             for i in range(n):
                 if not i & step:
                     x, y = rows[i], rows[i + step]
-                    rows[i], rows[i + step] = self._shuffle(x, y, low), self._shuffle(x, y, high)
+                    rows[i], rows[i + step] = self.shuffle(x, y, low), self.shuffle(x, y, high)
             step //= 2
         return rows
 
-    def _shuffle(self, x: Val, y: Val, picks: list[int]) -> Val:
+    def shuffle(self, x: Val, y: Val, picks: list[int]) -> Val:
         return self.b.pure(f"vector.shuffle {x.ssa}, {y.ssa} {picks} : {x.type}, {y.type}", x.type)

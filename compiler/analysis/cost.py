@@ -67,6 +67,7 @@ DEVICES = {
     for d in (
         _cpu("cpu-avx512", 16, 48 << 10),
         _cpu("cpu-avx512-bf16", 16, 48 << 10, bf16=2.0),
+        _cpu("cpu-avx512amx", 16, 48 << 10, bf16=8.0),
         _cpu("cpu-avx2", 8, 32 << 10),
         _cpu("cpu-neon", 4, 64 << 10),
         # peak rates of the whole device: matrix units for halves, plain multiply-adds for f32 and f64, whose
