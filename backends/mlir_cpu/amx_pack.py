@@ -179,7 +179,7 @@ def load_lanes(frame: Frame, op: LoadOp) -> None:
     start = f.spans[f.rows].start
     stride = transfers.stride(memory, op.index.data, feature)
     contiguous = b.boolean(False) if stride is None else b.cmpi("eq", stride, b.integer(1))
-    with b.when(contiguous), b.loop(0, f.pitch, f.lanes, hint="lane") as lane:
+    with b.when(contiguous), b.loop(0, f.row_width, f.lanes, hint="lane") as lane:
         rows = []
         for n in range(f.lanes):
             row = b.add(start, transfers.last_live(b.add(lane.iv, n)))
@@ -196,9 +196,9 @@ def load_lanes(frame: Frame, op: LoadOp) -> None:
             for n, value in enumerate(transfers.transpose([b.bitcast(v, pairs) for v in vectors])):
                 b.store(value, b.at(target, n * f.pitch, f.element), f.align)
     with b.otherwise():
-        with b.loop(0, padded(width) // 2, hint="pair") as pair, b.loop(0, f.pitch, f.lanes, hint="lane") as lane:
+        with b.loop(0, padded(width) // 2, hint="pair") as pair, b.loop(0, f.row_width, f.lanes, hint="lane") as lane:
             b.store(b.zero(pairs), f.row_pointer(op.result, pair.iv, lane.iv), f.align)
-        with b.loop(0, f.pitch, hint=f.rows) as row, b.loop(0, width, hint=feature) as column:
+        with b.loop(0, f.row_width, hint=f.rows) as row, b.loop(0, width, hint=feature) as column:
             at = {f.rows: b.add(start, transfers.last_live(row.iv)), feature: column.iv}
             value = b.load(transfers.address(memory, op.index.data, **at), memory.stored)
             pointer = f.row_pointer(op.result, b.binary("shrsi", column.iv, b.integer(1)), row.iv)

@@ -61,5 +61,5 @@ class NarrowStores:
         one = b.integer(1)
         first = b.binary("shrsi", b.add(rows, 1), one)
         end = b.binary("shrsi", b.binary("andi", b.add(rows, SIDE - 1), b.integer(-SIDE)), one)
-        with b.loop(first, end, hint="pair") as pair, b.loop(0, f.pitch, f.lanes, hint="lane") as lane:
+        with b.loop(first, end, hint="pair") as pair, b.loop(0, f.row_width, f.lanes, hint="lane") as lane:
             b.store(b.zero(self.bits), f.row_pointer(value, pair.iv, lane.iv), f.align)

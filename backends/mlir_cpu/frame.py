@@ -80,9 +80,15 @@ class Frame:
         return vec(self.lanes, self.element)
 
     @property
-    def pitch(self) -> int:
-        """Elements of a tile row in scratch."""
+    def row_width(self) -> int:
+        """Elements of a tile row, with lanes beyond the last row."""
         return self.vectors * self.lanes
+
+    @property
+    def pitch(self) -> int:
+        """Elements from tile row to tile row in scratch."""
+        # matrix registers read a few lanes of many rows: an odd number of cache lines spreads these over the cache
+        return self.row_width + (self.lanes if self.tiles.dots else 0)
 
     @property
     def align(self) -> int:

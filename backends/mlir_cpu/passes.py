@@ -143,10 +143,10 @@ class PassEmitter:
     @contextmanager
     def _lane_blocks(self) -> Iterator[Val]:
         width = len(self.offsets) * self.f.lanes
-        if width == self.f.pitch:
+        if width == self.f.row_width:
             yield self.b.integer(0)
         else:
-            with self.b.loop(0, self.f.pitch, width, hint="lane") as loop:
+            with self.b.loop(0, self.f.row_width, width, hint="lane") as loop:
                 yield loop.iv
 
     def _count(self) -> Val | int:

@@ -184,7 +184,7 @@ class Transfers:
         feature, width = self._feature(op.result)
         start = f.spans[f.rows].start
         pairs = f.pairs and keeps_pairs(op, f.rows)
-        with b.loop(0, f.pitch, f.lanes, hint="lane") as loop:
+        with b.loop(0, f.row_width, f.lanes, hint="lane") as loop:
             rows = []
             for n in range(f.lanes):
                 row = b.add(start, self.last_live(b.add(loop.iv, n)))
@@ -212,7 +212,7 @@ class Transfers:
         f, b, x = self.f, self.b, self.f.expressions
         feature, width = self._feature(op.result)
         pairs = f.pairs and keeps_pairs(op, f.rows)
-        with b.loop(0, f.pitch, hint=f.rows) as row, b.loop(0, width, hint=feature) as column:
+        with b.loop(0, f.row_width, hint=f.rows) as row, b.loop(0, width, hint=feature) as column:
             at = {f.rows: b.add(f.spans[f.rows].start, self.last_live(row.iv)), feature: column.iv}
             value = b.load(self.address(memory, op.index.data, **at), memory.stored)
             if pairs:  # the halves of a pair are features 2n and 2n + 1
