@@ -17,7 +17,7 @@ def forward(target: str, narrow: bool, sizes: Mapping[str, int] | None = None) -
     ``target`` names a device of :mod:`.analysis.cost`; ``narrow`` rounds probabilities to the values' dtype
     before they meet the values, as matrix units want them.  ``sizes`` are those of the call at hand.
     """
-    at_hand = {"target": target, "names": tuple(sizes or {}), "values": tuple((sizes or {}).values())}
+    at_hand: dict[str, object] = {"target": target, "names": tuple(sizes or {}), "values": tuple((sizes or {}).values())}
     return _load(
         [
             *_domain(target),

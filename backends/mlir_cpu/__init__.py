@@ -45,7 +45,9 @@ class CpuBackend:
         return "; ".join([f"cpu {host_target().name} {features}", *versions, f"source {source.hexdigest()[:16]}"])
 
     def pipeline_options(self, dtype: str, device: torch.device) -> dict[str, Any]:
-        return {"target": f"cpu-{host_target().name}", "narrow": False, "fused": True}
+        # matrix registers take probabilities in bf16 only
+        narrow = dtype == "bf16" and host_target().tiles
+        return {"target": f"cpu-{host_target().name}", "narrow": narrow, "fused": True}
 
     def compile(self, kernel: KernelOp, *, stages: Collection[str] = (), target: str | None = None) -> Artifact:
         from .jit import compile_object

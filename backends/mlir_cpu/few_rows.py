@@ -368,11 +368,9 @@ class FewRowsEmitter:
             for r in range(rows):
                 part = total
                 if rows > 1:
-                    part = b.pure(
-                        f"vector.extract_strided_slice {total.ssa} {{offsets = [{r * keys}], sizes = [{keys}], "
-                        f"strides = [1]}} : {total.type} to {vec(keys, f.element)}",
-                        vec(keys, f.element),
-                    )
+                    picks = list(range(r * keys, (r + 1) * keys))
+                    text = f"vector.shuffle {total.ssa}, {total.ssa} {picks} : {total.type}, {total.type}"
+                    part = b.pure(text, vec(keys, f.element))
                 b.store(part, f.row_pointer(op.result, b.integer(r), loop.iv), ELEMENT_BYTES[f.element])
 
     def _add_up(self, vectors: Sequence[Val]) -> Val:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 from xdsl.ir import SSAValue
 
 from .buffers import Buffers
-from .builder import Builder, Val, vec
+from .builder import PTR, Builder, Val, vec
 from .expressions import Expressions, Scope
 from .memory import Memory
 from .target import Target
+from .tiles import Tiles
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,17 @@ class KeyView:
     width: int  # elements of a row
     in_place: bool  # may be the user's memory, far from the cache
     element: str
+
+
+@dataclass(frozen=True)
+class TileView:
+    """An operand of matrix registers: its first rows in the user's memory, all others packed."""
+
+    in_place: Val  # how many rows are read where they lie, in whole blocks
+    pointer: Val
+    stride: Val  # bytes from row to row of the user's memory
+    packed: Val
+    width: int  # features
 
 
 @dataclass(frozen=True)
@@ -56,10 +68,14 @@ class Frame:
     vectors: int  # lane vectors of a tile row
     names: dict[str, Val]  # grid dimensions and sizes
     pairs: bool = False  # may multiply pairs of bf16
+    tiles: Tiles = field(default_factory=Tiles)
+    zeros: Val = Val("", PTR)  # a row of zeros for tiles
+    part: Val = Val("", PTR)  # room for a block of four tiles
     spans: dict[str, Span] = field(default_factory=dict)
     views: dict[SSAValue, KeyView] = field(default_factory=dict)
     pair_views: dict[SSAValue, KeyView] = field(default_factory=dict)  # of dots that multiply pairs
     functions: dict[str, Function] = field(default_factory=dict)  # by name, those that the kernel calls
+    tile_views: dict[tuple[SSAValue, str], TileView] = field(default_factory=dict)  # with the kind of dot
 
     @property
     def element(self) -> str:
@@ -74,9 +90,15 @@ class Frame:
         return vec(self.lanes, self.element)
 
     @property
-    def pitch(self) -> int:
-        """Elements of a tile row in scratch."""
+    def row_width(self) -> int:
+        """Elements of a tile row, with lanes beyond the last row."""
         return self.vectors * self.lanes
+
+    @property
+    def pitch(self) -> int:
+        """Elements from tile row to tile row in scratch."""
+        # matrix registers read a few lanes of many rows: an odd number of cache lines spreads these over the cache
+        return self.row_width + (self.lanes if self.tiles.dots else 0)
 
     @property
     def align(self) -> int:
@@ -84,7 +106,13 @@ class Frame:
 
     def inside(self, spans: dict[str, Span]) -> Frame:
         """This frame with more axes in scope, for the body of a loop."""
-        return replace(self, spans=self.spans | spans, views=dict(self.views), pair_views=dict(self.pair_views))
+        return replace(
+            self,
+            spans=self.spans | spans,
+            views=dict(self.views),
+            pair_views=dict(self.pair_views),
+            tile_views=dict(self.tile_views),
+        )
 
     def call(self, name: str, arguments: Sequence[Val], emit: Callable[[Frame, Sequence[Val]], None]) -> None:
         """Call a function of the kernel's own, whose body ``emit`` writes the first time."""

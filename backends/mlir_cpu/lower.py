@@ -10,6 +10,10 @@ from xdsl.dialects.builtin import Float64Type, IntegerType
 from xdsl.ir import Attribute, Operation, SSAValue
 
 from ...ir.tile import DotOp, ForOp, KernelOp, LoadOp, MemType, StoreOp, TileType, memory_type
+from . import amx
+from .amx_dots import TileDots
+from .amx_pack import Packs as TilePacks
+from .amx_pack import load_lanes, packed_bytes
 from .buffers import Buffers, assign
 from .builder import ELEMENT_BYTES, Builder, Val
 from .errors import UnsupportedKernelError
@@ -22,10 +26,11 @@ from .passes import PassEmitter
 from .plan import BlockPlan, Pass, axes, plan_block
 from .row_dot import RowDotEmitter
 from .target import Target
+from .tiles import SIDE, Tiles, padded
 from .transfers import Transfers
 from .vecmath import VectorMath
 
-Packs = dict[tuple[LoadOp, bool], Val]  # scratch of a load that may not be read in place, and whether for pairs
+Packs = dict[tuple[LoadOp, str], Val]  # scratch of a load that may not be read in place, for each form of it
 STACK_LIMIT = 2 << 20  # bytes of scratch that a thread's stack surely holds
 
 
@@ -62,10 +67,13 @@ class _KernelLowering:
         self.element = "f64" if self._uses_f64() else "f32"
         self.pairs = target.pairs and self.element == "f32"
         lanes = target.lanes(self.element)
-        self.vectors = -(-self.rows.size // lanes)
-        self.block = kernel.body.block
         self.few = FewRowsPlan.of(kernel, lanes)
-        self.plan = plan_block(self.block, self.rows.name, self.pairs)
+        self.tiles = Tiles.of(kernel) if target.tiles and self.element == "f32" and not self.few else Tiles()
+        self.vectors = -(-self.rows.size // lanes)
+        if self.tiles.dots:
+            self.vectors = padded(self.rows.size) // lanes
+        self.block = kernel.body.block
+        self.plan = plan_block(self.block, self.rows.name, self.pairs, self.tiles)
         self.buffers: Buffers = assign(self.plan, self.block, self.rows.name, self.rows.size)
         self.scratch_bytes = 0
 
@@ -91,7 +99,7 @@ class _KernelLowering:
             count,
             " }",
             *(
-                f" llvm.func internal @{name}({function.parameters}) {{\n{function.body}\n  llvm.return\n }}"
+                f" llvm.func internal @{name}({function.parameters}) {of_function}{{\n{function.body}\n  llvm.return\n }}"
                 for name, function in frame.functions.items()
             ),
             "}\n",
@@ -115,10 +123,21 @@ class _KernelLowering:
         first = slots(self.ranks)[-1]
         sizes = {n: b.load(b.at(args, first + k, "i64"), "i64", 8, n) for k, n in enumerate(self.sizes)}
         reads = CapturedReads(memories, self.rows.name)
-        expressions = reads.expressions = Expressions(VectorMath(b, self.target, self.element), reads)
+        math = VectorMath(b, self.target, self.element, coarse=bool(self.tiles.dots))
+        expressions = reads.expressions = Expressions(math, reads)
         by_value: dict[SSAValue, Memory] = dict(zip(self.kernel.args, memories.values(), strict=True))
         return Frame(
-            b, self.target, expressions, by_value, self.buffers, [], self.rows.name, self.vectors, sizes, self.pairs
+            b,
+            self.target,
+            expressions,
+            by_value,
+            self.buffers,
+            [],
+            self.rows.name,
+            self.vectors,
+            sizes,
+            self.pairs,
+            self.tiles,
         )
 
     # ---- tasks ----------------------------------------------------------------------------------------
@@ -140,10 +159,13 @@ class _KernelLowering:
         extents = self._extents(b, frame)
         total = self._total(b, extents)
         bytes_each = ELEMENT_BYTES[self.element]
-        sizes = self.few.sizes if self.few else [rows * frame.pitch for rows in self.buffers.rows]
+        padding = padded if self.tiles.dots else int
+        sizes = self.few.sizes if self.few else [padding(rows) * frame.pitch for rows in self.buffers.rows]
         for n, size in enumerate(sizes):
             frame.scratch.append(self._scratch(b, size * bytes_each, f"scratch{n}"))
         packs = self._pack_scratch(b, frame, self.plan)
+        if self.tiles.dots:
+            self._tile_scratch(b, frame)
         one, counter = b.integer(1), Val("%args", "!llvm.ptr")
         task, taken = b.name("task"), b.name("taken")
         with b.block(f"{taken} = scf.while (%again = {one.ssa}) : (i64) -> i64 {{", "} do {"):
@@ -153,6 +175,17 @@ class _KernelLowering:
         with b.block(f"^bb0({task}_now: i64):"):
             self._task(b, frame, Val(f"{task}_now", "i64"), extents, packs)
             b.line(f"scf.yield {one.ssa} : i64")
+        if self.tiles.dots:
+            amx.release(b)
+
+    def _tile_scratch(self, b: Builder, frame: Frame) -> None:
+        """Matrix registers ready for use, a row of zeros, and room for one block."""
+        amx.configure(b)
+        widths = [n for op in self.kernel.walk() if isinstance(op, LoadOp) for n in axes(op.result).values()]
+        size = padded(max(widths)) * 2
+        frame.zeros, frame.part = self._scratch(b, size, "zeros"), self._scratch(b, SIDE * SIDE * 4, "part")
+        with b.loop(0, size, 64, hint="byte") as byte:
+            b.store(b.zero(frame.vector), b.at(frame.zeros, byte.iv, "i8"), 64)
 
     def _scratch(self, b: Builder, size: int, name: str) -> Val:
         self.scratch_bytes += size
@@ -164,14 +197,17 @@ class _KernelLowering:
         result: Packs = {}
 
         def visit(plan: BlockPlan, taken: dict[int, int]) -> None:
-            for op, pairs in [*((op, False) for op in plan.key_loads), *((op, True) for op in plan.pair_loads)]:
+            wide = [*((op, "wide") for op in plan.key_loads), *((op, "pairs") for op in plan.pair_loads)]
+            for op, form in [*wide, *plan.tile_loads]:
                 (_, rows), (_, width) = axes(op.result).items()
                 size = rows * Transfers(frame).packed_width(width) * ELEMENT_BYTES[self.element]
+                if (op, form) in plan.tile_loads:
+                    size = packed_bytes(op)
                 pool = pools.setdefault(size, [])
                 n = taken.get(size, 0)
                 if n == len(pool):
                     pool.append(self._scratch(b, size, f"packed{len(result)}"))
-                result[op, pairs] = pool[n]
+                result[op, form] = pool[n]
                 taken[size] = n + 1
             for body in plan.bodies.values():
                 visit(body, dict(taken))
@@ -190,7 +226,7 @@ class _KernelLowering:
         with ExitStack() as loops:
             for dim, extent in dims[tasks:]:
                 names[dim.name] = loops.enter_context(b.loop(0, extent, hint=dim.name)).iv
-            self._tile(replace(frame, names=names, views={}, pair_views={}), packs)
+            self._tile(replace(frame, names=names, views={}, pair_views={}, tile_views={}), packs)
 
     def _tile(self, inner: Frame, packs: Packs) -> None:
         b = inner.b
@@ -215,20 +251,29 @@ class _BlockEmitter:
         transfers = Transfers(self.f)
         for op in self.plan.key_loads:
             self._comment(op)
-            self.f.views[op.result] = transfers.view(op, self.packs[op, False])
+            self.f.views[op.result] = transfers.view(op, self.packs[op, "wide"])
         for op in self.plan.pair_loads:
             self._comment(op)
-            self.f.pair_views[op.result] = transfers.view(op, self.packs[op, True], pairs=True)
+            self.f.pair_views[op.result] = transfers.view(op, self.packs[op, "pairs"], pairs=True)
+        for op, kind in self.plan.tile_loads:
+            self._comment(op)
+            self.f.tile_views[op.result, kind] = TilePacks(self.f, op, self.packs[op, kind]).view(kind)
         for step in self.plan.steps:
             match step:
                 case Pass():
                     PassEmitter(self.f, step).emit()
+                case LoadOp() if step in self.f.tiles.lanes:
+                    self._comment(step)
+                    load_lanes(self.f, step)
                 case LoadOp():
                     self._comment(step)
                     transfers.load_rows(step)
                 case StoreOp():
                     self._comment(step)
                     transfers.store(step)
+                case DotOp() if step in self.f.tiles.dots:
+                    self._comment(step)
+                    TileDots(self.f, step).emit()
                 case DotOp():
                     self._comment(step)
                     RowDotEmitter(self.f, step).emit()

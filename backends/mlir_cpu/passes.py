@@ -14,6 +14,7 @@ from xdsl.ir import SSAValue
 
 from ...ir.expr import Load, Op, Var
 from ...ir.tile import DotOp, FullOp, LoadOp, MapOp, MaskOp, ReduceOp, tile_type
+from .amx_scratch import NarrowStores
 from .builder import ELEMENT_BYTES, Val, vec
 from .errors import UnsupportedKernelError
 from .expressions import Scope
@@ -91,7 +92,7 @@ class Chunk:
     def _round(self, value: Val, v: SSAValue) -> Val:
         """Drop the digits that a narrow element type would not keep."""
         element, b = str(tile_type(v).element), self.frame.b
-        if element == "f64" or element == value.element:
+        if element == "f64" or element == value.element or v in self.frame.tiles.computed:
             return value
         if element == "f32" or self.frame.element == "f64":
             return value
@@ -112,7 +113,10 @@ class PassEmitter:
         self.reduces = [op for op in step.ops if isinstance(op, ReduceOp) and op.axis != frame.rows]
         self.row_reduces = [op for op in step.ops if isinstance(op, ReduceOp) and op.axis == frame.rows]
         wide, self.height = frame.target.block(frame.vectors)
-        if step.dot is None and not self.reduces:
+        self.narrow = NarrowStores(frame)
+        if step.dot is None and frame.tiles.dots:
+            self.height = 2  # rows that share a pair
+        elif step.dot is None and not self.reduces:
             self.height = 1  # nothing to gain from blocks
         self.offsets = [n * frame.lanes for n in range(wide)]
 
@@ -135,15 +139,19 @@ class PassEmitter:
             for n, op in enumerate(self.reduces):
                 for m, x in enumerate(lanes):
                     self._store(op.result, 0, x, results[n * len(lanes) + m])
+        for value in self.step.stored:
+            if value in self.f.tiles.computed:
+                self.narrow.finish(value, self._count())
 
     @contextmanager
     def _lane_blocks(self) -> Iterator[Val]:
         width = len(self.offsets) * self.f.lanes
-        if width == self.f.pitch:
+        if width == self.f.row_width:
             yield self.b.integer(0)
         else:
-            # blocks without a live row are left as they are: nothing reads them
-            with self.b.loop(0, self.f.spans[self.f.rows].count, width, hint="lane") as loop:
+            # blocks without a live row are left as they are: nothing reads them, but products of whole blocks
+            rows = self.f.row_width if self.f.tiles.dots else self.f.spans[self.f.rows].count
+            with self.b.loop(0, rows, width, hint="lane") as loop:
                 yield loop.iv
 
     def _count(self) -> Val | int:
@@ -164,8 +172,11 @@ class PassEmitter:
     def _store(self, value: SSAValue, row: Val | int, lane: Val, what: Val) -> None:
         self.b.store(what, self.f.row_pointer(value, row, lane), self.f.align)
 
-    def _finish(self, chunk: Chunk, accumulators: Sequence[Val | None]) -> list[Val]:
-        """The elementwise ops of one chunk; stores come last, for values may be computed in place."""
+    def _finish(self, chunk: Chunk, accumulators: Sequence[Val | None], r: int = 0, height: int = 1) -> list[Val]:
+        """The elementwise ops of one chunk; stores come last, for values may be computed in place.
+
+        It is in row ``r`` of the ``height`` of its register block.
+        """
         combined: list[Val] = []
         for op in self.step.ops:
             if op in self.row_reduces:
@@ -176,7 +187,10 @@ class PassEmitter:
                 result = op.results[0]
                 chunk.known[result] = chunk.compute(result)
         for value in self.step.stored:
-            if not isinstance(value.owner, ReduceOp):
+            if value in self.f.tiles.computed:
+                assert isinstance(chunk.row, Val)
+                self.narrow.put(value, chunk.row, chunk.lane, chunk.known[value], r, height)
+            elif not isinstance(value.owner, ReduceOp):
                 self._store(value, chunk.row, chunk.lane, chunk.known[value])
         return combined
 
@@ -226,7 +240,7 @@ class PassEmitter:
                     if self.step.dot:
                         chunk.known[self.step.dot.result] = self._accumulate(self.step.dot, chunk, dots[r * width + m])
                     mine = current[m::width] if current else []
-                    for n, value in enumerate(self._finish(chunk, mine)):
+                    for n, value in enumerate(self._finish(chunk, mine, r, height)):
                         current[n * width + m] = value
                 for op in self.row_reduces:
                     self._reduce_row(op, chunks)

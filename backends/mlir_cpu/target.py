@@ -6,6 +6,7 @@ more, so that its code can be inspected, tested on hosts that have more, and mov
 
 from __future__ import annotations
 
+import ctypes
 import platform
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -31,6 +32,7 @@ class Target:
     rounds: bool = False  # has rounding of f32 to bf16 (vcvtneps2bf16)
     pairs: bool = False  # sums of two products of bf16 (vdpbf16ps) are fast
     dots_pairs: bool = False  # has them, fast or not: even so they save widening what is used once
+    tiles: bool = False  # has matrix registers that multiply bf16 (AMX)
 
     def lanes(self, element: str) -> int:
         """Elements of a vector of ``f32`` or ``f64``."""
@@ -63,13 +65,20 @@ _AVX512 = ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 # 16 accumulators of 32 registers: with the operands that is enough to hide the latency of fma on two ports
 _avx512 = Target("avx512", 64, 16, 4, "x86_64", "x86-64-v4", ("avx512f",), (*_AVX2, *_AVX512), scalef=True)
 
+_BF16, _AMX = ("avx512f", "avx512bf16"), ("amx_tile", "amx_bf16")
+_avx512bf16 = replace(
+    _avx512, name="avx512-bf16", extensions=_BF16, requires=(*_avx512.requires, "avx512_bf16"),
+    rounds=True, pairs=True, dots_pairs=True,
+)  # fmt: skip
+
 TARGETS = {
     t.name: t
     for t in (
         _avx512,
+        _avx512bf16,
         replace(
-            _avx512, name="avx512-bf16", extensions=("avx512f", "avx512bf16"), requires=(*_avx512.requires, "avx512_bf16"),
-            rounds=True, pairs=True, dots_pairs=True,
+            _avx512bf16, name="avx512-amx", extensions=(*_BF16, "amx-tile", "amx-bf16"),
+            requires=(*_avx512bf16.requires, *_AMX), pairs=False, tiles=True,
         ),
         Target("avx2", 32, 12, 3, "x86_64", "x86-64-v3", ("avx2",), _AVX2),
         Target("neon", 16, 16, 4, "aarch64", "generic", ("neon",), ("asimd",)),
@@ -104,11 +113,25 @@ def _cpuinfo(*keys: str) -> str:
 
 
 @cache
+def tiles_permitted() -> bool:
+    """Has this host matrix registers for bf16, and does the system let this process use them?  Asks for it."""
+    if not set(TARGETS["avx512-amx"].requires) <= set(cpu_features()):
+        return False
+    arch_prctl, request_permission, tile_data = 158, 0x1023, 18
+    try:
+        return ctypes.CDLL(None).syscall(arch_prctl, request_permission, tile_data) == 0
+    except (OSError, AttributeError):
+        return False
+
+
+@cache
 def host_target() -> Target:
     """The best target that this host runs, free to use everything that the host has."""
     has = set(cpu_features()).issuperset
     bf16 = has(("avx512_bf16",))
-    if has(TARGETS["avx512-bf16"].requires) and _cpuinfo("vendor_id") == "AuthenticAMD":
+    if tiles_permitted():
+        found = TARGETS["avx512-amx"]
+    elif has(TARGETS["avx512-bf16"].requires) and _cpuinfo("vendor_id") == "AuthenticAMD":
         # measured: products of bf16 take half the time of fma on Zen 4, twice the time on Sapphire Rapids
         found = TARGETS["avx512-bf16"]
     elif has(_AVX512):

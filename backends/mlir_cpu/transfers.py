@@ -184,7 +184,7 @@ class Transfers:
         f, b = self.f, self.b
         _, width = self._feature(op.result)
         pairs = f.pairs and keeps_pairs(op, f.rows)
-        with b.loop(0, f.pitch, f.lanes, hint="lane") as loop:
+        with b.loop(0, f.row_width, f.lanes, hint="lane") as loop:
             rows = self._row_addresses(op.index.data, memory, op.result, loop.iv)
 
             def block(first: Val, count: int) -> None:
@@ -229,7 +229,7 @@ class Transfers:
         f, b, x = self.f, self.b, self.f.expressions
         feature, width = self._feature(op.result)
         pairs = f.pairs and keeps_pairs(op, f.rows)
-        with b.loop(0, f.pitch, hint=f.rows) as row, b.loop(0, width, hint=feature) as column:
+        with b.loop(0, f.row_width, hint=f.rows) as row, b.loop(0, width, hint=feature) as column:
             at = {f.rows: b.add(f.spans[f.rows].start, self.last_live(row.iv)), feature: column.iv}
             value = b.load(self.address(memory, op.index.data, **at), memory.stored)
             if pairs:  # the halves of a pair are features 2n and 2n + 1
@@ -362,9 +362,9 @@ class Transfers:
             for i in range(n):
                 if not i & step:
                     x, y = rows[i], rows[i + step]
-                    rows[i], rows[i + step] = self._shuffle(x, y, low), self._shuffle(x, y, high)
+                    rows[i], rows[i + step] = self.shuffle(x, y, low), self.shuffle(x, y, high)
             step //= 2
         return rows
 
-    def _shuffle(self, x: Val, y: Val, picks: list[int]) -> Val:
+    def shuffle(self, x: Val, y: Val, picks: list[int]) -> Val:
         return self.b.pure(f"vector.shuffle {x.ssa}, {y.ssa} {picks} : {x.type}, {y.type}", x.type)

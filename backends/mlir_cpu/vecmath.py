@@ -16,6 +16,8 @@ EXP2 = {
     # error 2.8e-9, exact at 0
     "f32": (1.0, 0.693147206702832596, 0.240226509222887581, 0.0555032722667030206, 0.00961805667852463808,
             0.00134004281776158379, 0.000154614446985691291),
+    # error 1.0e-4, exact at 0
+    "bf16": (1.0, 0.69328292738852, 0.242210962216493, 0.0550089314229827),
     # error 4.5e-18
     "f64": (1.0, 0.693147180559945309, 0.240226506959101596, 0.055504108664821627, 0.00961812910758725667,
             0.00133335581464064707, 0.000154035304637243542, 0.0000152527338415567726, 1.32154325359123762e-6,
@@ -44,8 +46,9 @@ TANH = {
 class VectorMath:
     """Emits elementary functions for vectors of one float type."""
 
-    def __init__(self, builder: Builder, target: Target, element: str):
+    def __init__(self, builder: Builder, target: Target, element: str, *, coarse: bool = False):
         self.b, self.target, self.element = builder, target, element
+        self.coarse = coarse and element == "f32" and target.scalef  # results meet operands of bf16
         self.lanes = target.lanes(element)
         self.type = vec(self.lanes, element)
         self.wide = element == "f64"
@@ -97,6 +100,8 @@ class VectorMath:
         Intel CPUs, and the scores that a mask took away all end there.
         """
         b = self.b
+        if self.coarse:
+            return self._coarse_exp2(x)
         smallest = self.const(2.0 - self.bias)
         t = self.maximum(smallest, x)
         if not self.target.scalef:  # where the exponent passes through an integer
@@ -110,6 +115,16 @@ class VectorMath:
             r = b.fma(factor, other, b.pure(f"arith.negf {offset.ssa} : {offset.type}", offset.type))
         p = self.polynomial(EXP2[self.element], r)
         return b.select(b.cmpf("olt", x, smallest), self.const(0.0), self._scale(p, n))
+
+    def _coarse_exp2(self, x: Val) -> Val:
+        """The same to 13 bits: more than bf16 keeps, and exact at 0, so that factors of 1 do not drift."""
+        b = self.b
+        n = b.unary("roundeven", x)
+        p = self.polynomial(EXP2["bf16"], b.binary("subf", x, n))
+        lanes = b.cmpf("uge", x, self.const(2.0 - self.bias))
+        normal = b.pure(f"llvm.bitcast {lanes.ssa} : {lanes.type} to i16", "i16")
+        args = [p, n, self.const(0.0), normal, b.integer(4, "i32")]
+        return b.intrinsic("llvm.x86.avx512.mask.scalef.ps.512", args, self.type)
 
     def _scale(self, p: Val, n: Val) -> Val:
         """``p * 2**n``."""

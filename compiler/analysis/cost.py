@@ -67,6 +67,7 @@ DEVICES = {
     for d in (
         _cpu("cpu-avx512", 16, 48 << 10),
         _cpu("cpu-avx512-bf16", 16, 48 << 10, bf16=2.0),
+        _cpu("cpu-avx512-amx", 16, 48 << 10, bf16=8.0),
         # of 16 registers, blocks of 3 vectors and 4 rows fill all; blocks of 2 and 6 take 10 % longer
         _cpu("cpu-avx2", 8, 32 << 10, vectors=3),
         _cpu("cpu-neon", 4, 64 << 10),

@@ -57,15 +57,11 @@ class FewRows(ModulePass):
         if device(self.target).is_gpu or not sizes:
             return
         for func in [f for f in module.walk() if isinstance(f, attn.FuncOp)]:
-            guards = list(func.guards)
+            guards = [g.data for g in func.guards]
             for attend, facts in attends(module):
                 if attend.tiles is None:
                     guards += _change(attend, facts, sizes)
-            func.guards = ArrayAttr([ExprAttr(g) for g in dict.fromkeys(_expr(g) for g in guards)])
-
-
-def _expr(e: ExprAttr | Expr) -> Expr:
-    return e.data if isinstance(e, ExprAttr) else e
+            func.guards = ArrayAttr([ExprAttr(g) for g in dict.fromkeys(guards)])
 
 
 def count_of(extent: Expr, batch: Sequence[Dim], sizes: Mapping[str, int]) -> tuple[Expr, int] | None:

@@ -171,6 +171,7 @@ def test_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(targets, "host_machine", lambda machine=machine: machine)
         monkeypatch.setattr(targets, "cpu_features", lambda features=features: features)
         monkeypatch.setattr(targets, "_cpuinfo", lambda *keys, vendor=vendor: vendor)
+        monkeypatch.setattr(targets, "tiles_permitted", lambda: False)
         host = targets.host_target.__wrapped__()
         assert (host.name, host.pairs, host.rounds) == expected
         assert host.attributes == ("", "")
