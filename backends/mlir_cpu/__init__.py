@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..api import Artifact, Backend, Launch
-from .target import cpu_features, host_target, target_named
+from .target import check_runs_here, cpu_features, host_target, target_named
 
 if TYPE_CHECKING:
     import torch
@@ -51,9 +51,10 @@ class CpuBackend:
         from .jit import compile_object
         from .lower import lower, memory_element
 
-        lowered = lower(kernel, target_named(target))
+        on = target_named(target)
+        lowered = lower(kernel, on)
         name = kernel.sym_name.data
-        payload, llvm = compile_object(lowered.text, name, want_llvm="llvm" in stages)
+        payload, llvm = compile_object(lowered.text, name, want_llvm="llvm" in stages, native=on.runs_here)
         texts = {"mlir": lowered.text} | ({"llvm": llvm} if llvm else {})
         meta = {
             "name": name,
@@ -63,12 +64,14 @@ class CpuBackend:
             "sizes": lowered.sizes,
             "index_factor": lowered.limits.factor,
             "scratch_bytes": lowered.scratch_bytes,
+            "needs": [f"kernel {name} for cpu-{on.name}", on.machine, list(on.requires)],
         }
         return Artifact("cpu", name, texts, payload, meta)
 
     def load(self, artifact: Artifact) -> Launch:
         from .launcher import CompiledKernel
 
+        check_runs_here(*artifact.meta["needs"])
         return CompiledKernel(artifact.payload, artifact.meta)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from .errors import CpuCompileError
 
@@ -15,8 +16,14 @@ PIPELINE = (
 )
 
 
-def compile_object(text: str, name: str, *, want_llvm: bool = False) -> tuple[bytes, str]:
-    """The relocatable object for this host, and the module in the llvm dialect if wanted."""
+def _llvm_ir(module: Any) -> str:
+    from torch_mlir.dialects.llvm import translate_module_to_llvmir
+
+    return translate_module_to_llvmir(module.operation)
+
+
+def compile_object(text: str, name: str, *, want_llvm: bool = False, native: bool = True) -> tuple[bytes, str]:
+    """The relocatable object, empty for architectures other than this host's, and the LLVM IR if wanted."""
     try:
         from torch_mlir.execution_engine import ExecutionEngine
         from torch_mlir.ir import Context, MLIRError, Module
@@ -29,8 +36,11 @@ def compile_object(text: str, name: str, *, want_llvm: bool = False) -> tuple[by
             PassManager.parse(PIPELINE).run(module.operation)
         except MLIRError as error:
             raise CpuCompileError(f"kernel {name}: MLIR rejected the generated code: {error}") from None
+        llvm = _llvm_ir(module) if want_llvm else ""
+        if not native:
+            return b"", llvm
         engine = ExecutionEngine(module, opt_level=3)
         engine.raw_lookup(name)  # code is generated on the first lookup
         path = Path(folder, "kernel.o")
         engine.dump_to_object_file(str(path))
-        return path.read_bytes(), str(module) if want_llvm else ""
+        return path.read_bytes(), llvm

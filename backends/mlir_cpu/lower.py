@@ -74,15 +74,16 @@ class _KernelLowering:
         body, limits = self._function(self._tasks)
         count, _ = self._function(self._task_count)
         grid = ", ".join(f"{d.name} < {d.extent}" for d in self.kernel.grid.data)
+        of_module, of_function = self.target.attributes
         text = "\n".join([
             f"// kernel {self.name} for {self.target.name}: {self.vectors} vectors of {self.element}, rows {self.rows}",
             f"// grid {grid}",
-            "module {",
-            f" llvm.func @{self.name}(%args: !llvm.ptr) {{",
+            f"module {of_module}{{",
+            f" llvm.func @{self.name}(%args: !llvm.ptr) {of_function}{{",
             body,
             "  llvm.return",
             " }",
-            f" llvm.func @{self.name}.tasks(%args: !llvm.ptr) -> i64 {{",
+            f" llvm.func @{self.name}.tasks(%args: !llvm.ptr) -> i64 {of_function}{{",
             count,
             " }",
             "}\n",

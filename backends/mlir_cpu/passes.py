@@ -91,8 +91,7 @@ class Chunk:
             return value
         if element == "f32" or self.frame.element == "f64":
             return value
-        narrow = b.cast("truncf", value, f"vector<{value.lanes}x{element}>")
-        return b.cast("extf", narrow, value.type)
+        return b.cast("extf", self.frame.expressions.math.narrow(value, element), value.type)
 
 
 def _empty(op: ReduceOp) -> float:

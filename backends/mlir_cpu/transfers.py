@@ -85,7 +85,7 @@ class Transfers:
             return self.b.cast("extf", value, vec(value.lanes, "f64"))
         if memory.stored not in ("f32", "bf16", "f16") or value.element not in wide:
             raise UnsupportedKernelError(f"cannot store {value.element} to {memory.name!r} of {memory.element}")
-        return self.b.cast("truncf", value, vec(value.lanes, memory.stored))
+        return self.f.expressions.math.narrow(value, memory.stored)
 
     def _blocks(self, width: int, emit: Callable[[Val, int], None]) -> None:
         """Run ``emit(first, count)`` for features in groups of a lane vector: a loop, then what is left."""

@@ -65,6 +65,21 @@ class VectorMath:
             result = self.b.fma(result, x, self.const(c))
         return result
 
+    def narrow(self, x: Val, element: str) -> Val:
+        """Floats rounded to a narrower type, to the nearest and then to even; by way of f32, as PyTorch does."""
+        b = self.b
+        x = b.cast("truncf", x, vec(x.lanes, "f32"))
+        if element != "bf16" or self.target.rounds:
+            return b.cast("truncf", x, vec(x.lanes, element))
+        # without the instruction LLVM would call a library for every lane
+        type = vec(x.lanes, "i32")
+        bits = b.bitcast(x, type)
+        odd = b.binary("andi", b.binary("shrui", bits, b.integer(16, type)), b.integer(1, type))
+        up = b.binary("addi", b.binary("addi", bits, b.integer(0x7FFF, type)), odd)
+        quiet = b.binary("ori", bits, b.integer(0x400000, type))
+        high = b.binary("shrui", b.select(b.cmpf("uno", x, x), quiet, up), b.integer(16, type))
+        return b.bitcast(b.cast("trunci", high, vec(x.lanes, "i16")), vec(x.lanes, "bf16"))
+
     def maximum(self, a: Val, b: Val) -> Val:
         """One instruction on x86; when either is NaN, ``b``."""
         return self.b.select(self.b.cmpf("ogt", a, b), a, b)
