@@ -138,7 +138,8 @@ class PassEmitter:
         if width == self.f.pitch:
             yield self.b.integer(0)
         else:
-            with self.b.loop(0, self.f.pitch, width, hint="lane") as loop:
+            # blocks without a live row are left as they are: nothing reads them
+            with self.b.loop(0, self.f.spans[self.f.rows].count, width, hint="lane") as loop:
                 yield loop.iv
 
     def _count(self) -> Val | int:

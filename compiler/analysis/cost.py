@@ -41,6 +41,7 @@ class Device:
     fast: int
     registers: int  # bytes of accumulators that fit registers
     step: float
+    vectors: int = 0  # lane vectors of a tile of queries that registers like best (CPU)
 
     @property
     def is_gpu(self) -> bool:
@@ -50,11 +51,10 @@ class Device:
         return hash(self.name)
 
 
-def _cpu(name: str, lanes: int, fast: int, bf16: float = 1.0) -> Device:
+def _cpu(name: str, lanes: int, fast: int, bf16: float = 1.0, vectors: int = 4) -> Device:
     f32 = lanes * 2 * 2.5e9  # two multiply-add units
-    return Device(
-        name, lanes, {"f32": f32, "f64": f32 / 2, "bf16": f32 * bf16, "f16": f32}, 8e9, fast, 32 * lanes * 4, 60e-9
-    )
+    peak = {"f32": f32, "f64": f32 / 2, "bf16": f32 * bf16, "f16": f32}
+    return Device(name, lanes, peak, 8e9, fast, 32 * lanes * 4, 60e-9, vectors)
 
 
 def _gpu(name: str, half: float, single: float, double: float, bandwidth: float, cores: int, fast: int) -> Device:
@@ -67,8 +67,10 @@ DEVICES = {
     for d in (
         _cpu("cpu-avx512", 16, 48 << 10),
         _cpu("cpu-avx512-bf16", 16, 48 << 10, bf16=2.0),
-        _cpu("cpu-avx2", 8, 32 << 10),
+        # of 16 registers, blocks of 3 vectors and 4 rows fill all; blocks of 2 and 6 take 10 % longer
+        _cpu("cpu-avx2", 8, 32 << 10, vectors=3),
         _cpu("cpu-neon", 4, 64 << 10),
+        _cpu("cpu-generic", 4, 32 << 10),
         # peak rates of the whole device: matrix units for halves, plain multiply-adds for f32 and f64, whose
         # products must not lose bits; then memory bandwidth, multiprocessors, shared memory of one
         _gpu("sm_80", 312e12, 19.5e12, 9.7e12, 2.0e12, 108, 163 << 10),
@@ -134,6 +136,8 @@ def _seconds(work: Work, on: Device, tiles: tuple[int, int], steps: float, area:
     # exponentials cost about 16 multiply-adds each
     busy = _busy(on, work.dtype, rows, keys)
     arithmetic = area * widths / (on.peak[work.dtype] * busy) + area * 16 / on.peak["f32"]
+    if _converts(on, work.dtype):  # a vector in the time of four multiply-adds
+        arithmetic += area / rows * widths * 4 / on.peak["f32"]
     traffic = area / rows * widths * _BYTES[work.dtype] / (on.bandwidth * 8)  # keys mostly come from the last cache
     return max(arithmetic, traffic) + steps * on.step
 
@@ -142,17 +146,26 @@ def _busy(on: Device, dtype: str, rows: int, keys: int) -> float:
     """The share of a device's multiply-adds that a tile of this shape keeps going."""
     if on.is_gpu:  # a narrow tile leaves matrix units idle
         return min(1.0, rows / 128) ** 0.5 * min(1.0, keys / 64) ** 0.5
-    return (
-        1.0 if rows >= 4 * on.lanes // (2 if dtype == "f64" else 1) else 0.95
-    )  # a key that is loaded meets fewer queries
+    return 1.0 if rows >= on.vectors * _lanes(on, dtype) else 0.95  # a key that is loaded meets fewer queries
+
+
+def _lanes(on: Device, dtype: str) -> int:
+    """Elements of a vector as a CPU computes them: halves are widened."""
+    return on.lanes // 2 if dtype == "f64" else on.lanes
+
+
+def _converts(on: Device, dtype: str) -> bool:
+    """Are keys widened before a CPU multiplies them, once for each tile of queries?"""
+    return not on.is_gpu and _BYTES[dtype] == 2 and on.peak[dtype] == on.peak["f32"]
 
 
 def candidates(work: Work, on: Device) -> Iterator[tuple[int, int]]:
     """Tiles that a device can hold."""
     if not on.is_gpu:
-        # queries fill four vector registers, or two where bands are narrow; scores stay in the level-1 cache
-        rows = 4 * on.lanes // (2 if work.dtype == "f64" else 1)
-        yield from itertools.product((rows, rows // 2), (128, 64, 32, 16))
+        # queries fill several vector registers, two where bands are narrow, more where keys have to be converted
+        wide = [2 * on.vectors] if _converts(on, work.dtype) else []
+        lanes = _lanes(on, work.dtype)
+        yield from itertools.product((on.vectors * lanes, *(n * lanes for n in wide), 2 * lanes), (128, 64, 32, 16))
         return
     size = _BYTES[work.dtype]
     width, value_width = _padded(work.width), _padded(work.value_width)
@@ -197,7 +210,7 @@ def choose_gradient_tiles(work: Work, target: str) -> tuple[int, int]:
     """
     on = device(target)
     if not on.is_gpu:
-        return 4 * on.lanes // (2 if work.dtype == "f64" else 1), 64
+        return on.vectors * _lanes(on, work.dtype) * (2 if _converts(on, work.dtype) else 1), 64
     widest = max(work.width, work.value_width)
     if work.dtype in ("f16", "bf16") and widest <= 128:
         return _HALF_GRADIENT[on.name][widest > 64]
