@@ -67,8 +67,8 @@ TARGETS = {
     for t in (
         _avx512,
         replace(
-            _avx512, name="avx512-bf16", extensions=("avx512f", "avx512bf16"), requires=(*_avx512.requires, "avx512_bf16"),
-            rounds=True, pairs=True,
+            _avx512, name="avx512-bf16", extensions=("avx512f", "avx512bf16"),
+            requires=(*_avx512.requires, "avx512_bf16"), rounds=True, pairs=True,
         ),
         Target("avx2", 32, 12, 3, "x86_64", "x86-64-v3", ("avx2",), _AVX2),
         Target("neon", 16, 16, 4, "aarch64", "generic", ("neon",), ("asimd",)),
