@@ -166,7 +166,12 @@ def candidates(work: Work, on: Device) -> Iterator[tuple[int, int]]:
         # queries fill several vector registers, two where bands are narrow, more where keys have to be converted
         wide = [2 * on.vectors] if _converts(on, work.dtype) else []
         lanes = _lanes(on, work.dtype)
-        yield from itertools.product((on.vectors * lanes, *(n * lanes for n in wide), 2 * lanes), (128, 64, 32, 16))
+        element = 8 if work.dtype == "f64" else 4
+        for rows, keys in itertools.product(
+            (on.vectors * lanes, *(n * lanes for n in wide), 2 * lanes), (128, 64, 32, 16)
+        ):
+            if rows * keys * element <= on.fast:
+                yield rows, keys
         return
     size = _BYTES[work.dtype]
     width, value_width = _padded(work.width), _padded(work.value_width)
@@ -207,11 +212,13 @@ _HALF_GRADIENT = {
 def choose_gradient_tiles(work: Work, target: str) -> tuple[int, int]:
     """The tile for gradients: (rows of a task, step of its loop); rows are queries or keys, and the loop the other.
 
-    Twice the accumulators and the streams of the forward kernel, so tiles are smaller; they do not depend on the mask.
+    Twice the accumulators and the streams of the forward kernel, so tiles are smaller; few depend on the mask.
     """
     on = device(target)
     if not on.is_gpu:
-        return on.vectors * _lanes(on, work.dtype) * (2 if _converts(on, work.dtype) else 1), 64
+        rows = on.vectors * _lanes(on, work.dtype)
+        # where queries and keys are converted, as many as the forward kernel likes to have between conversions
+        return (max(rows, choose_tiles(work, target)[0]) if _converts(on, work.dtype) else rows), 64
     widest = max(work.width, work.value_width)
     if work.dtype in ("f16", "bf16") and widest <= 128:
         return _HALF_GRADIENT[on.name][widest > 64]
