@@ -152,7 +152,7 @@ def candidates(work: Work, on: Device) -> Iterator[tuple[int, int]]:
     if not on.is_gpu:
         # queries fill four vector registers, or two where bands are narrow; scores stay in the level-1 cache
         rows = 4 * on.lanes // (2 if work.dtype == "f64" else 1)
-        yield from itertools.product((rows, rows // 2), (128, 64, 32, 16))
+        yield from itertools.product((rows, rows // 2, rows // 4), (128, 64, 32, 16))
         return
     size = _BYTES[work.dtype]
     width, value_width = _padded(work.width), _padded(work.value_width)
