@@ -269,9 +269,10 @@ class Builder:
     def zero(self, type: str) -> Val:
         return self.real(0.0, type) if Val("", type).is_float else self.integer(0, type)
 
-    def prefetch(self, pointer: Val) -> None:
+    def prefetch(self, pointer: Val, *, write: bool = False) -> None:
         self.line(
-            f'"llvm.intr.prefetch"({pointer.ssa}) <{{cache = 1 : i32, hint = 2 : i32, rw = 0 : i32}}> : ({PTR}) -> ()'
+            f'"llvm.intr.prefetch"({pointer.ssa}) <{{cache = 1 : i32, hint = {3 if write else 2} : i32, '
+            f"rw = {int(write)} : i32}}> : ({PTR}) -> ()"
         )
 
     def alloca(self, size: int, hint: str) -> Val:

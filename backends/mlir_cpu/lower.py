@@ -258,7 +258,12 @@ class _BlockEmitter:
         for op, kind in self.plan.tile_loads:
             self._comment(op)
             self.f.tile_views[op.result, kind] = TilePacks(self.f, op, self.packs[op, kind]).view(kind)
+        stores = [s for s in self.plan.steps if isinstance(s, StoreOp) and self._is_late(s)]
         for step in self.plan.steps:
+            if isinstance(step, ForOp):
+                for store in stores:
+                    transfers.expect(store)
+                stores = []
             match step:
                 case Pass():
                     PassEmitter(self.f, step).emit()
@@ -279,6 +284,10 @@ class _BlockEmitter:
                     RowDotEmitter(self.f, step).emit()
                 case ForOp():
                     self._loop(step)
+
+    def _is_late(self, op: StoreOp) -> bool:
+        """Does it write rows of features, from a tile that loops leave behind?"""
+        return len(axes(op.value)) == 2 and not any(a in self.f.spans for a in axes(op.value) if a != self.f.rows)
 
     def _comment(self, op: Operation) -> None:
         self.b.comment(" ".join(str(op).split()))

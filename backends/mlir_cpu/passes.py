@@ -118,6 +118,8 @@ class PassEmitter:
             self.height = 2  # rows that share a pair
         elif step.dot is None and not self.reduces:
             self.height = 1  # nothing to gain from blocks
+        elif step.dot is not None and self._operands(step.dot)[1].axes[0] == step.dot.contracted:
+            self.height = frame.target.accumulators // wide  # one address serves all rows
         self.offsets = [n * frame.lanes for n in range(wide)]
 
     def emit(self) -> None:
@@ -211,9 +213,23 @@ class PassEmitter:
             if count > whole:
                 accumulators = self._rows(whole, count, count - whole, accumulators, lanes, known)
             return accumulators
+        if self._may_repeat_rows():
+            return self._rows(0, count, height, accumulators, lanes, known, last=self.b.sub(count, 1))
         whole_rows = self.b.mul(self.b.binary("divui", count, self.b.integer(height)), height)
         accumulators = self._rows(0, whole_rows, height, accumulators, lanes, known)
         return self._rows(whole_rows, count, 1, accumulators, lanes, known)
+
+    def _may_repeat_rows(self) -> bool:
+        """Does computing a row twice change nothing?  Then the last block need not be whole.
+
+        That holds where rows are stored and maxima taken, unless a result overwrites an operand.
+        """
+        if self.step.dot is None or self.row_reduces or any(op.kind.data != "max" for op in self.reduces):
+            return False
+        of = self.f.buffers.of
+        written = {of[v] for v in self.step.stored if not isinstance(v.owner, ReduceOp)}
+        reads = [v for op in [self.step.dot, *self.step.ops] for v in op.operands if v not in self.step.defined]
+        return not any(of.get(v) in written for v in reads)
 
     def _rows(
         self,
@@ -223,15 +239,18 @@ class PassEmitter:
         accumulators: list[Val],
         lanes: list[Val],
         known: list[dict[SSAValue, Val]],
+        last: Val | None = None,
     ) -> list[Val]:
-        """A loop over tile rows, ``height`` at a time."""
+        """A loop over tile rows, ``height`` at a time; rows beyond ``last`` repeat it."""
         with self.b.loop(first, end, height, accumulators, hint=self.axis or "x") as loop:
-            dots = self._dot(self.step.dot, loop.iv, height, lanes) if self.step.dot else []
+            rows = [self.b.add(loop.iv, r) for r in range(height)]
+            if last is not None:
+                rows = [rows[0], *(self.b.least(row, last) for row in rows[1:])]
+            dots = self._dot(self.step.dot, rows, lanes) if self.step.dot else []
             # a block is reduced by itself first: fewer roundings at the size of the whole
             current: list[Val | None] = [None for _ in loop.carried]
             width = len(lanes)
-            for r in range(height):
-                row = self.b.add(loop.iv, r)
+            for r, row in enumerate(rows):
                 chunks: list[Chunk] = []
                 shared: dict[SSAValue, Val] = {}
                 for m, lane in enumerate(lanes):
@@ -276,29 +295,41 @@ class PassEmitter:
             raise UnsupportedKernelError(f"{dot}: one operand must have the row axis and the other come from memory")
         return lane, views[key]
 
-    def _dot(self, dot: DotOp, row: Val, height: int, lanes: list[Val]) -> list[Val]:
-        """Products for ``height`` tile rows from ``row`` on: row-major, one vector for each of ``lanes``."""
+    def _dot(self, dot: DotOp, rows: Sequence[Val], lanes: list[Val]) -> list[Val]:
+        """Products for some tile rows: row-major, one vector for each of ``lanes``."""
         b, f = self.b, self.f
         source, view = self._operands(dot)
         along_rows = view.axes[0] == dot.contracted
         to_row, to_term = (b.integer(1), view.stride) if along_rows else (view.stride, b.integer(1))
-        base = b.at(view.pointer, b.mul(row, to_row), view.element)
-        bases = [base if r == 0 else b.at(base, b.mul(to_row, r), view.element) for r in range(height)]
-        if not along_rows:
-            self._prefetch(view, row, height)
+        if along_rows:
+            base = b.at(view.pointer, rows[0], view.element)
+            bases = [b.at(base, r, view.element) for r in range(len(rows))]
+        else:
+            bases = [b.at(view.pointer, b.mul(row, to_row), view.element) for row in rows]
+            self._prefetch(view, rows[0], len(rows))
         terms = f.spans[dot.contracted].count if dot.contracted in f.spans else axes(source)[dot.contracted]
-        zero = b.real(0.0, f.vector)
         if view.element != f.element:
             return self._dot_pairs(source, bases, terms, lanes)
-        with b.loop(0, terms, 1, [zero] * (height * len(lanes)), hint=dot.contracted) as loop:
-            vectors = [b.load(f.row_pointer(source, loop.iv, lane), f.vector, f.align) for lane in lanes]
-            offset = b.mul(loop.iv, to_term)
-            for r in range(height):
-                scalar = b.broadcast(b.load(b.at(bases[r], offset, f.element), f.element), f.lanes)
-                loop.yields += [
-                    b.fma(scalar, vector, loop.carried[r * len(lanes) + m]) for m, vector in enumerate(vectors)
-                ]
-        return loop.results
+        block = len(rows) * len(lanes)
+        # a block too small to hide the latency of fma is summed in parts, term by term in turn
+        parts = max(1, f.target.accumulators // block) if isinstance(terms, int) else 1
+        while parts > 1 and terms % parts:
+            parts -= 1
+        zero = b.real(0.0, f.vector)
+        with b.loop(0, terms, parts, [zero] * (block * parts), hint=dot.contracted) as loop:
+            for part in range(parts):
+                term = b.add(loop.iv, part)
+                vectors = [b.load(f.row_pointer(source, term, lane), f.vector, f.align) for lane in lanes]
+                offset = b.mul(term, to_term)
+                for r in range(len(rows)):
+                    scalar = b.broadcast(b.load(b.at(bases[r], offset, f.element), f.element), f.lanes)
+                    for m, vector in enumerate(vectors):
+                        old = loop.carried[part * block + r * len(lanes) + m]
+                        loop.yields.append(b.fma(scalar, vector, old))
+        sums = loop.results[:block]
+        for part in range(1, parts):
+            sums = [b.binary("addf", x, y) for x, y in zip(sums, loop.results[part * block :][:block], strict=True)]
+        return sums
 
     def _dot_pairs(self, source: SSAValue, bases: list[Val], terms: Val | int, lanes: list[Val]) -> list[Val]:
         """The same for pairs of bf16, which one instruction multiplies and adds."""

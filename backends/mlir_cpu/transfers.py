@@ -256,6 +256,16 @@ class Transfers:
         with b.otherwise():
             self._store_scalars(op, memory)
 
+    def expect(self, op: StoreOp) -> None:
+        """Ask for the lines that ``op`` is going to write: a store that misses waits for its line in full."""
+        f, b, memory = self.f, self.b, self.f.memories[op.memory]
+        feature, width = self._feature(op.value)
+        with b.loop(0, f.spans[f.rows].count, hint=f.rows) as row:
+            at = {f.rows: b.add(f.spans[f.rows].start, row.iv), feature: b.integer(0)}
+            start = self.address(memory, op.index.data, **at)
+            for n in range(0, width, 64 // ELEMENT_BYTES[memory.stored]):
+                b.prefetch(b.at(start, n, memory.stored), write=True)
+
     def _store_transposed(self, op: StoreOp, memory: Memory) -> None:
         f, b = self.f, self.b
         _, width = self._feature(op.value)

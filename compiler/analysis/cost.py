@@ -163,15 +163,13 @@ def _converts(on: Device, dtype: str) -> bool:
 def candidates(work: Work, on: Device) -> Iterator[tuple[int, int]]:
     """Tiles that a device can hold."""
     if not on.is_gpu:
-        # queries fill several vector registers, two where bands are narrow, more where keys have to be converted
+        # queries fill several vector registers, fewer where bands are narrow, more where keys have to be converted
         wide = [2 * on.vectors] if _converts(on, work.dtype) else []
         lanes = _lanes(on, work.dtype)
         element = 8 if work.dtype == "f64" else 4
-        for rows, keys in itertools.product(
-            (on.vectors * lanes, *(n * lanes for n in wide), 2 * lanes), (128, 64, 32, 16)
-        ):
-            if rows * keys * element <= on.fast:
-                yield rows, keys
+        for vectors, keys in itertools.product((on.vectors, *wide, 2, 1), (128, 64, 32, 16)):
+            if vectors * lanes * keys * element <= on.fast:
+                yield vectors * lanes, keys
         return
     size = _BYTES[work.dtype]
     width, value_width = _padded(work.width), _padded(work.value_width)

@@ -43,6 +43,7 @@ from .kernel_builder import (
     ZERO,
     KernelBuilder,
     batch_grid,
+    by_locality,
     element_of,
     fresh,
     inherit,
@@ -95,7 +96,8 @@ class _Lowering:
         names += [fresh("k", taken) for _ in op.keys] + [fresh("v", taken) for _ in op.values]
         names += [*op.captured, fresh("o", taken), fresh("lse", taken)]
         types = [memory_of(v) for v in (*op.operands, *op.results)]
-        self.kernel = tile.KernelOp(name, names, types, 2, [*batch_grid(batch), count], rows)
+        grid = by_locality(batch_grid(batch), count, row.name, op.out_map.data)
+        self.kernel = tile.KernelOp(name, names, types, 2, grid, rows)
         inherit(op, self.kernel)
         sizes = {s.key: step for s in op.source_list} | {"d": op.width.data, "e": op.value_width.data}
         compute = accumulator(attn.tensor_type(op.query).element)
