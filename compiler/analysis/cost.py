@@ -41,6 +41,7 @@ class Device:
     fast: int
     registers: int  # bytes of accumulators that fit registers
     step: float
+    matrix: bool = False  # a CPU with matrix registers for bf16
 
     @property
     def is_gpu(self) -> bool:
@@ -50,11 +51,10 @@ class Device:
         return hash(self.name)
 
 
-def _cpu(name: str, lanes: int, fast: int, bf16: float = 1.0) -> Device:
+def _cpu(name: str, lanes: int, fast: int, bf16: float = 1.0, matrix: bool = False) -> Device:
     f32 = lanes * 2 * 2.5e9  # two multiply-add units
-    return Device(
-        name, lanes, {"f32": f32, "f64": f32 / 2, "bf16": f32 * bf16, "f16": f32}, 8e9, fast, 32 * lanes * 4, 60e-9
-    )
+    peak = {"f32": f32, "f64": f32 / 2, "bf16": f32 * bf16, "f16": f32}
+    return Device(name, lanes, peak, 8e9, fast, 32 * lanes * 4, 60e-9, matrix)
 
 
 def _gpu(name: str, half: float, single: float, double: float, bandwidth: float, cores: int, fast: int) -> Device:
@@ -67,7 +67,7 @@ DEVICES = {
     for d in (
         _cpu("cpu-avx512", 16, 48 << 10),
         _cpu("cpu-avx512-bf16", 16, 48 << 10, bf16=2.0),
-        _cpu("cpu-avx512amx", 16, 48 << 10, bf16=8.0),
+        _cpu("cpu-avx512amx", 16, 48 << 10, bf16=8.0, matrix=True),
         _cpu("cpu-avx2", 8, 32 << 10),
         _cpu("cpu-neon", 4, 64 << 10),
         # peak rates of the whole device: matrix units for halves, plain multiply-adds for f32 and f64, whose
@@ -135,6 +135,9 @@ def _seconds(work: Work, on: Device, tiles: tuple[int, int], steps: float, area:
     # exponentials cost about 16 multiply-adds each
     busy = _busy(on, work.dtype, rows, keys)
     arithmetic = area * widths / (on.peak[work.dtype] * busy) + area * 16 / on.peak["f32"]
+    if on.matrix and work.dtype == "bf16":
+        # values are transposed for each tile of queries, accumulators rescaled and moved for each tile of keys
+        return arithmetic + area * work.value_width * (80e-12 / rows + 110e-12 / keys) + steps * on.step
     traffic = area / rows * widths * _BYTES[work.dtype] / (on.bandwidth * 8)  # keys mostly come from the last cache
     return max(arithmetic, traffic) + steps * on.step
 
@@ -152,6 +155,9 @@ def candidates(work: Work, on: Device) -> Iterator[tuple[int, int]]:
     """Tiles that a device can hold."""
     if not on.is_gpu:
         # queries fill four vector registers, or two where bands are narrow; scores stay in the level-1 cache
+        if on.matrix and work.dtype == "bf16":
+            yield from itertools.product((256, 128, 64, 32), (256, 128, 64, 32))
+            return
         rows = 4 * on.lanes // (2 if work.dtype == "f64" else 1)
         yield from itertools.product((rows, rows // 2), (128, 64, 32, 16))
         return
