@@ -203,6 +203,8 @@ def choose_gradient_tiles(work: Work, target: str) -> tuple[int, int]:
     Twice the accumulators and the streams of the forward kernel, so tiles are smaller; they do not depend on the mask.
     """
     on = device(target)
+    if on.matrix and work.dtype == "bf16":
+        return 128, 128
     if not on.is_gpu:
         return 4 * on.lanes // (2 if work.dtype == "f64" else 1), 64
     widest = max(work.width, work.value_width)
