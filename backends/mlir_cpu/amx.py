@@ -27,18 +27,28 @@ class Tile(NamedTuple):
 Operand = Callable[[Val], tuple[Tile, Tile]]  # the two tiles of an operand for a term, which sums SIDE products
 
 
-def configure(b: Builder) -> None:
-    """All tiles at full size, for this thread."""
+def configure(b: Builder) -> Val:
+    """All tiles at full size, for this thread.  Results too small for a normal number become 0, as they do in tiles.
+
+    Returns what :func:`release` needs.
+    """
     memory = b.alloca(64, "tile_config")
     words = [1, 0, *[0x0040_0040_0040_0040] * 2, 0, 0, 0x1010_1010_1010_1010, 0]  # palette; bytes a row; rows
     for n, word in enumerate(words):
         b.store(b.integer(word), b.at(memory, n, "i64"))
     _call(b, "ldtilecfg", memory)
+    control = b.alloca(64, "control")
+    _call(b, "sse.stmxcsr", control)
+    flush = b.at(control, 1, "i32")
+    b.store(b.binary("ori", b.load(control, "i32"), b.integer(0x8000, "i32")), flush)
+    _call(b, "sse.ldmxcsr", flush)
+    return control
 
 
-def release(b: Builder) -> None:
-    """Back to the initial state, which makes thread switches cheap again."""
+def release(b: Builder, control: Val) -> None:
+    """Back to the state before: thread switches are cheap again."""
     _call(b, "tilerelease")
+    _call(b, "sse.ldmxcsr", control)
 
 
 def block(

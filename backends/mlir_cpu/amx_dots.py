@@ -67,7 +67,7 @@ class TileDots:
             def keys(term: Val) -> tuple[Tile, Tile]:
                 return amx.halves(b, b.at(pointer, b.mul(term, amx.ROW_BYTES), "i8"), stride, apart)
 
-            with b.loop(0, f.row_width, SIDE, hint="lane") as lane:
+            with b.loop(0, f.spans[f.rows].count, SIDE, hint="lane") as lane:
                 result = self._block(self.dot.result, row.iv, lane.iv)
                 amx.block(b, padded(view.width) // SIDE, keys, self._lane_tiles(lanes, lane.iv), None, result)
 
@@ -76,7 +76,7 @@ class TileDots:
         size = axes(lanes)[dot.contracted]
         terms = self._terms(self._count(dot.contracted, size))
         step, panel = b.integer(amx.ROW_BYTES), panels(size)
-        with b.loop(0, f.row_width, SIDE, hint="lane") as lane, b.loop(0, view.width, SIDE, hint="feature") as feature:
+        with b.loop(0, f.spans[f.rows].count, SIDE, hint="lane") as lane, b.loop(0, view.width, SIDE, hint="feature") as feature:
             base = b.at(view.packed, b.mul(feature.iv, panel * TILE_BYTES // amx.ROWS), "i8")
 
             def features(term: Val) -> tuple[Tile, Tile]:

@@ -109,18 +109,25 @@ class Packs:
     # ---- changed order ---------------------------------------------------------------------------------
 
     def _transposed(self) -> None:
-        """Tile ``(feature // 16, row // 32)`` holds 16 features of 32 rows, one feature after the other."""
-        b, lanes = self.b, self.f.lanes
+        """Tile ``(feature // 16, row // 32)`` holds 16 features of 32 rows, one feature after the other.
+
+        Pairs of rows go through scratch: straight-line code for a whole block would take long to compile.
+        """
+        b, lanes, part, panel = self.b, self.f.lanes, self.f.part, panels(self.rows) * amx.TILE_BYTES
         with b.loop(0, self.count, SIDE, hint=self.axis) as row:
-            rows = [self._live_row(b.add(row.iv, n)) for n in range(SIDE)]
 
             def pack(first: Val, mask: Val | None) -> None:
-                vectors = [self._read(r, first, mask) for r in rows]
-                tiles = [self._interleaved(vectors[n], vectors[n + 1]) for n in range(0, SIDE, 2)]
-                tile = b.add(b.mul(first, panels(self.rows) * amx.TILE_BYTES // amx.ROWS), b.mul(row.iv, SIDE))
-                for half in range(2):
-                    target = b.at(b.at(self.scratch, tile, "i8"), half * panels(self.rows) * amx.TILE_BYTES, "i8")
-                    for n, value in enumerate(self.transfers.transpose([t[half] for t in tiles])):
+                with b.loop(0, SIDE // 2, hint="pair") as pair:
+                    rows = [self._live_row(b.add(row.iv, b.add(b.mul(pair.iv, 2), n))) for n in range(2)]
+                    target = b.at(part, b.mul(pair.iv, lanes), "i32")
+                    for half, value in enumerate(self._interleaved(*(self._read(r, first, mask) for r in rows))):
+                        b.store(value, b.at(target, half * amx.TILE_BYTES, "i8"), 64)
+                tile = b.add(b.mul(first, panel // amx.ROWS), b.mul(row.iv, SIDE))
+                with b.loop(0, 2, hint="half") as half:
+                    source = b.at(part, b.mul(half.iv, amx.TILE_BYTES), "i8")
+                    target = b.at(b.at(self.scratch, tile, "i8"), b.mul(half.iv, panel), "i8")
+                    pairs = [b.load(b.at(source, n * lanes, "i32"), self.pairs, 64) for n in range(amx.ROWS)]
+                    for n, value in enumerate(self.transfers.transpose(pairs)):
                         b.store(value, b.at(target, n * lanes, "i32"), 64)
 
             self._features(pack)

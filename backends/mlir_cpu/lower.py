@@ -165,7 +165,7 @@ class _KernelLowering:
             frame.scratch.append(self._scratch(b, size * bytes_each, f"scratch{n}"))
         packs = self._pack_scratch(b, frame, self.plan)
         if self.tiles.dots:
-            self._tile_scratch(b, frame)
+            control = self._tile_scratch(b, frame)
         one, counter = b.integer(1), Val("%args", "!llvm.ptr")
         task, taken = b.name("task"), b.name("taken")
         with b.block(f"{taken} = scf.while (%again = {one.ssa}) : (i64) -> i64 {{", "} do {"):
@@ -176,16 +176,17 @@ class _KernelLowering:
             self._task(b, frame, Val(f"{task}_now", "i64"), extents, packs)
             b.line(f"scf.yield {one.ssa} : i64")
         if self.tiles.dots:
-            amx.release(b)
+            amx.release(b, control)
 
-    def _tile_scratch(self, b: Builder, frame: Frame) -> None:
+    def _tile_scratch(self, b: Builder, frame: Frame) -> Val:
         """Matrix registers ready for use, a row of zeros, and room for one block."""
-        amx.configure(b)
+        control = amx.configure(b)
         widths = [n for op in self.kernel.walk() if isinstance(op, LoadOp) for n in axes(op.result).values()]
         size = padded(max(widths)) * 2
         frame.zeros, frame.part = self._scratch(b, size, "zeros"), self._scratch(b, SIDE * SIDE * 4, "part")
         with b.loop(0, size, 64, hint="byte") as byte:
             b.store(b.zero(frame.vector), b.at(frame.zeros, byte.iv, "i8"), 64)
+        return control
 
     def _scratch(self, b: Builder, size: int, name: str) -> Val:
         self.scratch_bytes += size

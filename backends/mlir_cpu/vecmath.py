@@ -16,13 +16,13 @@ EXP2 = {
     # error 2.8e-9, exact at 0
     "f32": (1.0, 0.693147206702832596, 0.240226509222887581, 0.0555032722667030206, 0.00961805667852463808,
             0.00134004281776158379, 0.000154614446985691291),
-    # error 1.0e-4, exact at 0
-    "bf16": (1.0, 0.69328292738852, 0.242210962216493, 0.0550089314229827),
     # error 4.5e-18
     "f64": (1.0, 0.693147180559945309, 0.240226506959101596, 0.055504108664821627, 0.00961812910758725667,
             0.00133335581464064707, 0.000154035304637243542, 0.0000152527338415567726, 1.32154325359123762e-6,
             1.01780570877339411e-7, 7.07419429728852101e-9, 4.45581790833606449e-10),
 }  # fmt: skip
+# 2**r on [0, 1], error 8.6e-5, exact at 0
+COARSE_EXP2 = (1.0, 0.695116788128393, 0.227644983587445, 0.0770670489860976)
 # log2(m) = s * P(s * s) with s = (m - 1) / (m + 1), for m in [sqrt(1/2), sqrt(2)]
 LOG2 = {
     # error 7.0e-10
@@ -117,14 +117,15 @@ class VectorMath:
         return b.select(b.cmpf("olt", x, smallest), self.const(0.0), self._scale(p, n))
 
     def _coarse_exp2(self, x: Val) -> Val:
-        """The same to 13 bits: more than bf16 keeps, and exact at 0, so that factors of 1 do not drift."""
-        b = self.b
-        n = b.unary("roundeven", x)
-        p = self.polynomial(EXP2["bf16"], b.binary("subf", x, n))
-        lanes = b.cmpf("uge", x, self.const(2.0 - self.bias))
-        normal = b.pure(f"llvm.bitcast {lanes.ssa} : {lanes.type} to i16", "i16")
-        args = [p, n, self.const(0.0), normal, b.integer(4, "i32")]
-        return b.intrinsic("llvm.x86.avx512.mask.scalef.ps.512", args, self.type)
+        """The same to 13 bits: more than bf16 keeps, and exact at 0, so that factors of 1 do not drift.
+
+        Two instructions take the fraction and the integer below ``x``.  Subnormals are flushed (see ``amx.configure``).
+        """
+        b, all_lanes, current = self.b, self.b.integer(-1, "i16"), self.b.integer(4, "i32")
+        floor = b.integer(0x9, "i32")
+        r = b.intrinsic("llvm.x86.avx512.mask.reduce.ps.512", [x, floor, x, all_lanes, current], self.type)
+        p = self.polynomial(COARSE_EXP2, r)
+        return b.intrinsic("llvm.x86.avx512.mask.scalef.ps.512", [p, x, p, all_lanes, current], self.type)
 
     def _scale(self, p: Val, n: Val) -> Val:
         """``p * 2**n``."""

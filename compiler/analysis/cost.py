@@ -42,6 +42,7 @@ class Device:
     registers: int  # bytes of accumulators that fit registers
     step: float
     vectors: int = 0  # lane vectors of a tile of queries that registers like best (CPU)
+    matrix: bool = False  # a CPU with matrix registers for bf16
 
     @property
     def is_gpu(self) -> bool:
@@ -51,10 +52,12 @@ class Device:
         return hash(self.name)
 
 
-def _cpu(name: str, lanes: int, fast: int, bf16: float = 1.0, vectors: int = 4) -> Device:
+def _cpu(
+    name: str, lanes: int, fast: int, bf16: float = 1.0, vectors: int = 4, matrix: bool = False
+) -> Device:
     f32 = lanes * 2 * 2.5e9  # two multiply-add units
     peak = {"f32": f32, "f64": f32 / 2, "bf16": f32 * bf16, "f16": f32}
-    return Device(name, lanes, peak, 8e9, fast, 32 * lanes * 4, 60e-9, vectors)
+    return Device(name, lanes, peak, 8e9, fast, 32 * lanes * 4, 60e-9, vectors, matrix)
 
 
 def _gpu(name: str, half: float, single: float, double: float, bandwidth: float, cores: int, fast: int) -> Device:
@@ -67,7 +70,7 @@ DEVICES = {
     for d in (
         _cpu("cpu-avx512", 16, 48 << 10),
         _cpu("cpu-avx512-bf16", 16, 48 << 10, bf16=2.0),
-        _cpu("cpu-avx512-amx", 16, 48 << 10, bf16=8.0),
+        _cpu("cpu-avx512-amx", 16, 48 << 10, bf16=8.0, matrix=True),
         # of 16 registers, blocks of 3 vectors and 4 rows fill all; blocks of 2 and 6 take 10 % longer
         _cpu("cpu-avx2", 8, 32 << 10, vectors=3),
         _cpu("cpu-neon", 4, 64 << 10),
@@ -139,6 +142,9 @@ def _seconds(work: Work, on: Device, tiles: tuple[int, int], steps: float, area:
     arithmetic = area * widths / (on.peak[work.dtype] * busy) + area * 16 / on.peak["f32"]
     if _converts(on, work.dtype):  # a vector in the time of four multiply-adds
         arithmetic += area / rows * widths * 4 / on.peak["f32"]
+    if on.matrix and work.dtype == "bf16":
+        # values are transposed for each tile of queries, accumulators rescaled and moved for each tile of keys
+        return arithmetic + area * work.value_width * (80e-12 / rows + 110e-12 / keys) + steps * on.step
     traffic = area / rows * widths * _BYTES[work.dtype] / (on.bandwidth * 8)  # keys mostly come from the last cache
     return max(arithmetic, traffic) + steps * on.step
 
@@ -163,6 +169,9 @@ def _converts(on: Device, dtype: str) -> bool:
 def candidates(work: Work, on: Device) -> Iterator[tuple[int, int]]:
     """Tiles that a device can hold."""
     if not on.is_gpu:
+        if on.matrix and work.dtype == "bf16":
+            yield from itertools.product((256, 128, 64, 32), (256, 128, 64, 32))
+            return
         # queries fill several vector registers, fewer where bands are narrow, more where keys have to be converted
         wide = [2 * on.vectors] if _converts(on, work.dtype) else []
         lanes = _lanes(on, work.dtype)
@@ -213,6 +222,8 @@ def choose_gradient_tiles(work: Work, target: str) -> tuple[int, int]:
     Twice the accumulators and the streams of the forward kernel, so tiles are smaller; few depend on the mask.
     """
     on = device(target)
+    if on.matrix and work.dtype == "bf16":
+        return 128, 128
     if not on.is_gpu:
         rows = on.vectors * _lanes(on, work.dtype)
         # where queries and keys are converted, as many as the forward kernel likes to have between conversions
