@@ -113,8 +113,8 @@ class PassEmitter:
         self.reduces = [op for op in step.ops if isinstance(op, ReduceOp) and op.axis != frame.rows]
         self.row_reduces = [op for op in step.ops if isinstance(op, ReduceOp) and op.axis == frame.rows]
         wide, self.height = frame.target.block(frame.vectors)
-        if step.dot is None and not self.reduces:
-            self.height = 1  # nothing to gain from blocks
+        if step.dot is None:
+            self.height = 1  # nothing to gain from blocks, not even in sums: each lane has its own
         self.offsets = [n * frame.lanes for n in range(wide)]
 
     def emit(self) -> None:
