@@ -18,6 +18,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .cache import DiskCache, Entry, digest, source_hash
+from .collector import resting
 from .errors import BackendError, nearest
 from .lowering import BACKENDS, Gradient, Request, load_backend, show_log
 from .plan import FORMAT, Note, Plan
@@ -174,7 +175,8 @@ def _build(
             plan = _from_disk(disk, name, request, hints)
         if plan is None:
             start = time.perf_counter()
-            plan = compile_plan()
+            with resting():
+                plan = compile_plan()
             plan.prepare()
             log.info("%s: built for %s in %.0f ms", plan.name, request.backend, (time.perf_counter() - start) * 1e3)
             if settings.cache != "off":

@@ -114,11 +114,10 @@ class PassEmitter:
         self.row_reduces = [op for op in step.ops if isinstance(op, ReduceOp) and op.axis == frame.rows]
         wide, self.height = frame.target.block(frame.vectors)
         self.narrow = NarrowStores(frame)
-        if step.dot is None and frame.tiles.dots:
-            self.height = 2  # rows that share a pair
-        elif step.dot is None and not self.reduces:
-            self.height = 1  # nothing to gain from blocks
-        elif step.dot is not None and self._operands(step.dot)[1].axes[0] == step.dot.contracted:
+        if step.dot is None:
+            # rows that share a pair; nothing else to gain from blocks, not even in sums: each lane has its own
+            self.height = 2 if frame.tiles.dots else 1
+        elif self._operands(step.dot)[1].axes[0] == step.dot.contracted:
             self.height = frame.target.accumulators // wide  # one address serves all rows
         self.offsets = [n * frame.lanes for n in range(wide)]
 
