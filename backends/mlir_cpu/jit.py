@@ -10,8 +10,8 @@ from .errors import CpuCompileError
 # scf first: the later conversions see one function of blocks
 PIPELINE = (
     "builtin.module(canonicalize,cse,loop-invariant-code-motion,convert-scf-to-cf,convert-vector-to-llvm,"
-    "convert-math-to-llvm,convert-math-to-libm,convert-arith-to-llvm,convert-cf-to-llvm,convert-func-to-llvm,"
-    "canonicalize,cse,reconcile-unrealized-casts)"
+    "convert-math-to-llvm,convert-math-to-libm,convert-arith-to-llvm,convert-ub-to-llvm,convert-cf-to-llvm,"
+    "convert-func-to-llvm,canonicalize,cse,reconcile-unrealized-casts)"
 )
 
 
