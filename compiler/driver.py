@@ -106,7 +106,7 @@ def build_gradient(
     ``given``; its results are the gradients of the arguments numbered ``wanted``.  Raises an
     :class:`~attnc.ir.errors.AttncError` for a program that has none.
     """
-    request = Request.of(select_backend(backend, device), dtype, device, options)
+    request = Request.of(select_backend(backend, device), dtype, device, options).at(hints)
     # Plans of one program that rely on different facts may save different things.
     what = f"\ngradient {tuple(wanted)} {tuple(given)} {forward.guards}"
     return _build(key + what, request, hints, lambda: _compile_gradient(make_module, wanted, given, request))

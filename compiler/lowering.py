@@ -109,7 +109,7 @@ class Request:
         target, narrow = options["target"], options["narrow"]
         if gradient is None:
             return pipelines.forward(target, narrow, self.sizes)
-        return pipelines.gradient(target, narrow, options["fused"], gradient.wanted, gradient.given)
+        return pipelines.gradient(target, narrow, options["fused"], gradient.wanted, gradient.given, self.sizes)
 
     def run_passes(self, module: ModuleOp, *extra: Instrument) -> ModuleOp:
         """Lower ``module`` in place, under the instruments that the settings ask for and ``extra`` ones."""

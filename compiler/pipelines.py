@@ -17,10 +17,10 @@ def forward(target: str, narrow: bool, sizes: Mapping[str, int] | None = None) -
     ``target`` names a device of :mod:`.analysis.cost`; ``narrow`` rounds probabilities to the values' dtype
     before they meet the values, as matrix units want them.  ``sizes`` are those of the call at hand.
     """
-    at_hand: dict[str, object] = {"target": target, "names": tuple(sizes or {}), "values": tuple((sizes or {}).values())}
+    at_hand: dict[str, object] = {"target": target, **_at_hand(sizes)}
     return _load(
         [
-            *_domain(target),
+            *_domain(target, sizes),
             # After every change of the domain, for it counts the rows that are left; it may choose tiles itself.
             ("few-rows", at_hand),
             # Only few rows are worth it, and few-rows says which are few.
@@ -36,7 +36,12 @@ def forward(target: str, narrow: bool, sizes: Mapping[str, int] | None = None) -
 
 
 def gradient(
-    target: str, narrow: bool, fused: bool, wanted: Sequence[str] = (), given: Sequence[int] = ()
+    target: str,
+    narrow: bool,
+    fused: bool,
+    wanted: Sequence[str] = (),
+    given: Sequence[int] = (),
+    sizes: Mapping[str, int] | None = None,
 ) -> list[ModulePass]:
     """The same for the function's gradient.
 
@@ -46,7 +51,7 @@ def gradient(
     return _load(
         [
             # The forward function's: what makes its masks dense does so for the gradient, whose domain is the same.
-            *_domain(target),
+            *_domain(target, sizes),
             # Before tiles, which the gradient wants of another shape.
             ("differentiate", {"wanted": tuple(wanted), "given": tuple(given)}),
             ("choose-tiles", {"target": target}),
@@ -58,9 +63,16 @@ def gradient(
     )
 
 
-def _domain(target: str) -> list[tuple[str, dict[str, object]]]:
+def _at_hand(sizes: Mapping[str, int] | None) -> dict[str, object]:
+    """The sizes of a call as options of passes."""
+    return {"names": tuple(sizes or {}), "values": tuple((sizes or {}).values())}
+
+
+def _domain(target: str, sizes: Mapping[str, int] | None) -> list[tuple[str, dict[str, object]]]:
     """Passes that change what the domain of an attention is."""
     return [
+        # Before anything reads scores and masks: divisions that cancel hide structure, too.
+        ("pin-sizes", _at_hand(sizes)),
         # First: everything after reads masks, and redundant conjuncts hide structure.
         ("simplify-masks", {}),
         # Before the domain is split: a reorder is a rewrite of the maps that the splits then substitute into.

@@ -216,9 +216,13 @@ class FewRowsEmitter:
                 x = b.select(f.live_lanes(lane.iv), x, start)
                 acc = lane.carried[0]
                 lane.yields = [f.expressions.math.maximum(x, acc) if maximum else b.binary("addf", acc, x)]
-            kind, flags = ("maxnumf", "") if maximum else ("add", " fastmath<reassoc>")
-            text = f"vector.reduction <{kind}>, {lane.results[0].ssa}{flags} : {f.vector} into {f.element}"
-            b.store(b.op(text, f.element), f.element_pointer(op.result, row.iv))
+            total, half = lane.results[0], f.lanes // 2
+            while half:  # LLVM makes a chain of scalars of a maximum over lanes
+                other = self._shuffle(total, total, [n ^ half for n in range(f.lanes)])
+                total = f.expressions.math.maximum(other, total) if maximum else b.binary("addf", total, other)
+                half //= 2
+            number = b.pure(f"vector.extract {total.ssa}[0] : {f.element} from {total.type}", f.element)
+            b.store(number, f.element_pointer(op.result, row.iv))
 
     # ---- memory -----------------------------------------------------------------------------------------------
 

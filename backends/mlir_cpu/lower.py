@@ -31,6 +31,8 @@ from .transfers import Transfers
 from .vecmath import VectorMath
 
 Packs = dict[tuple[LoadOp, str], Val]  # scratch of a load that may not be read in place, for each form of it
+TASKS = 1024  # times that threads come for tasks, at most; enough for them to finish at the same time
+MOST_TASKS = 32  # tasks taken at a time
 STACK_LIMIT = 2 << 20  # bytes of scratch that a thread's stack surely holds
 
 
@@ -164,18 +166,21 @@ class _KernelLowering:
         for n, size in enumerate(sizes):
             frame.scratch.append(self._scratch(b, size * bytes_each, f"scratch{n}"))
         packs = self._pack_scratch(b, frame, self.plan)
-        if self.tiles.dots:
-            control = self._tile_scratch(b, frame)
-        one, counter = b.integer(1), Val("%args", "!llvm.ptr")
+        control = self._tile_scratch(b, frame) if self.tiles.dots else None
+        # many small tasks are taken several at a time, for the counter is shared by all threads
+        chunk = b.most(b.least(b.binary("divui", total, b.integer(TASKS)), MOST_TASKS), 1)
+        counter = Val("%args", "!llvm.ptr")
         task, taken = b.name("task"), b.name("taken")
-        with b.block(f"{taken} = scf.while (%again = {one.ssa}) : (i64) -> i64 {{", "} do {"):
-            b.line(f"{task} = llvm.atomicrmw add {counter.ssa}, {one.ssa} monotonic : !llvm.ptr, i64")
+        with b.block(f"{taken} = scf.while (%again = {chunk.ssa}) : (i64) -> i64 {{", "} do {"):
+            b.line(f"{task} = llvm.atomicrmw add {counter.ssa}, {chunk.ssa} monotonic : !llvm.ptr, i64")
             more = b.less(Val(task, "i64"), total)
             b.line(f"scf.condition({more.ssa}) {task} : i64")
-        with b.block(f"^bb0({task}_now: i64):"):
-            self._task(b, frame, Val(f"{task}_now", "i64"), extents, packs)
-            b.line(f"scf.yield {one.ssa} : i64")
-        if self.tiles.dots:
+        with b.block(f"^bb0({task}_first: i64):"):
+            first = Val(f"{task}_first", "i64")
+            with b.loop(first, b.least(b.add(first, chunk), total), hint="task") as loop:
+                self._task(b, frame, loop.iv, extents, packs)
+            b.line(f"scf.yield {chunk.ssa} : i64")
+        if control is not None:
             amx.release(b, control)
 
     def _tile_scratch(self, b: Builder, frame: Frame) -> Val:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 # name -> "module:class", in pipeline order
 PASSES = {
+    "pin-sizes": "pin_sizes:PinSizes",
     "simplify-masks": "simplify_masks:SimplifyMasks",
     "fold-reorders": "fold_reorders:FoldReorders",
     "block-diagonal": "block_diagonal:BlockDiagonal",

@@ -40,7 +40,7 @@ from .kernel_builder import names_taken
 from .rewriting import replace
 
 CLASSES = ((1, 1), (2, 8), (9, 32))  # row counts that have plans of their own
-KEYS = 128
+KEYS = 64  # of a tile: their values stay in the level-1 cache until they are needed
 
 
 @dataclass(frozen=True)
