@@ -89,4 +89,16 @@ def _call(b: Builder, name: str, *args: Val) -> None:
     b.line(f'llvm.call_intrinsic "llvm.x86.{name}"({values}) : ({types}) -> ()')
 
 
-__all__ = ["PTR", "ROWS", "SIDE", "TILE_BYTES", "Operand", "Tile", "block", "configure", "halves", "quarters", "release"]
+__all__ = [
+    "PTR",
+    "ROWS",
+    "SIDE",
+    "TILE_BYTES",
+    "Operand",
+    "Tile",
+    "block",
+    "configure",
+    "halves",
+    "quarters",
+    "release",
+]

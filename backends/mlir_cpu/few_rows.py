@@ -275,9 +275,7 @@ class FewRowsEmitter:
                     b.store(b.zero(vec(step, element)), b.at(target, whole, element), f.align)
                 with b.loop(0, width, hint="feature") as feature:
                     value = b.load(self._place(op, row, op.result, feature.iv), memory.stored)
-                    b.store(
-                        value if paired else f.expressions.as_float(value), b.at(target, feature.iv, element)
-                    )
+                    b.store(value if paired else f.expressions.as_float(value), b.at(target, feature.iv, element))
 
     def _store(self, op: StoreOp) -> None:
         b, memory = self.b, self.f.memories[op.memory]
@@ -455,4 +453,3 @@ class FewRowsEmitter:
 
 
 AHEAD = 16  # keys between a prefetch and the use of the same product
-

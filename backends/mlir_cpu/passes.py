@@ -312,7 +312,7 @@ class PassEmitter:
         block = len(rows) * len(lanes)
         # a block too small to hide the latency of fma is summed in parts, term by term in turn
         parts = max(1, f.target.accumulators // block) if isinstance(terms, int) else 1
-        while parts > 1 and terms % parts:
+        while isinstance(terms, int) and parts > 1 and terms % parts:
             parts -= 1
         zero = b.real(0.0, f.vector)
         with b.loop(0, terms, parts, [zero] * (block * parts), hint=dot.contracted) as loop:

@@ -52,9 +52,7 @@ class Device:
         return hash(self.name)
 
 
-def _cpu(
-    name: str, lanes: int, fast: int, bf16: float = 1.0, vectors: int = 4, matrix: bool = False
-) -> Device:
+def _cpu(name: str, lanes: int, fast: int, bf16: float = 1.0, vectors: int = 4, matrix: bool = False) -> Device:
     f32 = lanes * 2 * 2.5e9  # two multiply-add units
     peak = {"f32": f32, "f64": f32 / 2, "bf16": f32 * bf16, "f16": f32}
     return Device(name, lanes, peak, 8e9, fast, 32 * lanes * 4, 60e-9, vectors, matrix)
