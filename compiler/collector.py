@@ -12,41 +12,45 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_lock = threading.Lock()
-_users = 0  # compilations under way that found the collector on, or at rest because of others
+
+class _State:
+    """How many compilations are under way that found the collector on, or at rest because of others."""
+
+    def __init__(self) -> None:
+        self.lock, self.users = threading.Lock(), 0
+
+    def rest(self) -> bool:
+        with self.lock:
+            mine = bool(self.users) or gc.isenabled()
+            if mine:
+                self.users += 1
+                gc.disable()
+            return mine
+
+    def wake(self) -> None:
+        with self.lock:
+            self.users -= 1
+            if not self.users:
+                gc.enable()
+
+    def after_fork(self) -> None:
+        # The parent's compilations do not go on here, and another thread may have held the lock.
+        self.lock = threading.Lock()
+        if self.users:
+            self.users = 0
+            gc.enable()
+
+
+_state = _State()
+os.register_at_fork(after_in_child=_state.after_fork)
 
 
 @contextmanager
 def resting() -> Iterator[None]:
     """No collections inside, unless the collector was switched on by hand; outside it is as it was."""
-    global _users
-    with _lock:
-        mine = bool(_users) or gc.isenabled()
-        if mine:
-            _users += 1
-            gc.disable()
+    mine = _state.rest()
     try:
         yield
     finally:
         if mine:
-            _wake()
-
-
-def _wake() -> None:
-    global _users
-    with _lock:
-        _users -= 1
-        if not _users:
-            gc.enable()
-
-
-def _after_fork() -> None:
-    # The parent's compilations do not go on here, and another thread may have held the lock.
-    global _users
-    _lock._at_fork_reinit()  # type: ignore[attr-defined]
-    if _users:
-        _users = 0
-        gc.enable()
-
-
-os.register_at_fork(after_in_child=_after_fork)
+            _state.wake()

@@ -35,14 +35,14 @@ class CpuBackend:
         source = hashlib.sha256()
         for path in sorted(Path(__file__).parent.glob("*.py")):
             source.update(path.read_bytes())
-        versions = []
-        for package in ("torch", "torch-mlir"):
-            try:
-                versions.append(f"{package} {metadata.version(package)}")
-            except metadata.PackageNotFoundError:
-                versions.append(f"{package} absent")
+        try:
+            compiler = metadata.version("torch-mlir")
+        except metadata.PackageNotFoundError:
+            compiler = "absent"
         features = hashlib.sha256(" ".join(cpu_features()).encode()).hexdigest()[:16]
-        return "; ".join([f"cpu {host_target().name} {features}", *versions, f"source {source.hexdigest()[:16]}"])
+        return "; ".join(
+            [f"cpu {host_target().name} {features}", f"torch-mlir {compiler}", f"source {source.hexdigest()[:16]}"]
+        )
 
     def pipeline_options(self, dtype: str, device: torch.device) -> dict[str, Any]:
         # matrix registers take probabilities in bf16 only

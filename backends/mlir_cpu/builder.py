@@ -84,7 +84,8 @@ class Builder:
         self.line(f"// {text}")
 
     def name(self, hint: str = "") -> str:
-        hint = re.sub(r"\W", "_", hint) or "v"
+        if not hint.isidentifier():
+            hint = re.sub(r"\W", "_", hint) or "v"
         count = self._names.get(hint, 0)
         self._names[hint] = count + 1
         return f"%{hint}" if count == 0 and hint != "v" else f"%{hint}_{count}"
@@ -196,6 +197,8 @@ class Builder:
             return self.integer(x * y)
         if x == 1 or y == 1:
             return self._i64(b if x == 1 else a)
+        if x == 0 or y == 0:
+            return self.integer(0)
         return self.binary("muli", self._i64(a), self._i64(b))
 
     def least(self, a: Val, b: Val | int) -> Val:
