@@ -76,7 +76,10 @@ class TileDots:
         size = axes(lanes)[dot.contracted]
         terms = self._terms(self._count(dot.contracted, size))
         step, panel = b.integer(amx.ROW_BYTES), panels(size)
-        with b.loop(0, f.spans[f.rows].count, SIDE, hint="lane") as lane, b.loop(0, view.width, SIDE, hint="feature") as feature:
+        with (
+            b.loop(0, f.spans[f.rows].count, SIDE, hint="lane") as lane,
+            b.loop(0, view.width, SIDE, hint="feature") as feature,
+        ):
             base = b.at(view.packed, b.mul(feature.iv, panel * TILE_BYTES // amx.ROWS), "i8")
 
             def features(term: Val) -> tuple[Tile, Tile]:
