@@ -96,8 +96,9 @@ class Frame:
 
     def inside(self, spans: dict[str, Span]) -> Frame:
         """This frame with more axes in scope, for the body of a loop."""
-        views = {"views": dict(self.views), "pair_views": dict(self.pair_views), "tile_views": dict(self.tile_views)}
-        return replace(self, spans=self.spans | spans, **views)
+        views, pair_views, tile_views = dict(self.views), dict(self.pair_views), dict(self.tile_views)
+        spans = self.spans | spans
+        return replace(self, spans=spans, views=views, pair_views=pair_views, tile_views=tile_views)
 
     def scalar_scope(self, extra: dict[str, Val] | None = None) -> Scope:
         """Names for expressions that are the same in all lanes."""
