@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from .builder import PTR, Builder, Val
-from .tiles import SIDE
+from .builder import Builder, Val
 
 ROWS, ROW_BYTES = 16, 64
 TILE_BYTES = ROWS * ROW_BYTES
@@ -87,18 +86,3 @@ def _number(b: Builder, n: int) -> Val:
 def _call(b: Builder, name: str, *args: Val) -> None:
     values, types = ", ".join(a.ssa for a in args), ", ".join(a.type for a in args)
     b.line(f'llvm.call_intrinsic "llvm.x86.{name}"({values}) : ({types}) -> ()')
-
-
-__all__ = [
-    "PTR",
-    "ROWS",
-    "SIDE",
-    "TILE_BYTES",
-    "Operand",
-    "Tile",
-    "block",
-    "configure",
-    "halves",
-    "quarters",
-    "release",
-]

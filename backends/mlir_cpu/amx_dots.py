@@ -10,7 +10,7 @@ from ...ir.tile import DotOp
 from . import amx
 from .amx import TILE_BYTES, Tile
 from .amx_pack import panels
-from .builder import Val
+from .builder import PTR, Val
 from .errors import UnsupportedKernelError
 from .frame import Frame, TileView
 from .plan import axes, row_dot
@@ -61,7 +61,7 @@ class TileDots:
         with b.loop(0, self._count(axis, size), SIDE, hint=axis) as row:
             here = b.less(row.iv, view.in_place)
             stride = b.select(here, view.stride, b.integer(packed))
-            base = b.pure(f"arith.select {here.ssa}, {view.pointer.ssa}, {view.packed.ssa} : {amx.PTR}", amx.PTR)
+            base = b.pure(f"arith.select {here.ssa}, {view.pointer.ssa}, {view.packed.ssa} : {PTR}", PTR)
             pointer, apart = b.at(base, b.mul(row.iv, stride), "i8"), b.mul(stride, amx.ROWS)
 
             def keys(term: Val) -> tuple[Tile, Tile]:

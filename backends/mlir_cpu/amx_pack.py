@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from ...ir.tile import LoadOp
 from . import amx
-from .builder import Val, vec
+from .builder import PTR, Val, vec
 from .frame import Frame, TileView
 from .memory import Memory
 from .plan import axes
@@ -66,7 +66,7 @@ class Packs:
         if stride is not None and self.width % SIDE == 0:
             pointer = self._row(b.integer(0))
             step = b.mul(stride, 2)
-            number = b.op(f"llvm.ptrtoint {pointer.ssa} : {amx.PTR} to i64", "i64")
+            number = b.op(f"llvm.ptrtoint {pointer.ssa} : {PTR} to i64", "i64")
             crossing = b.binary("andi", b.binary("ori", number, step), b.integer(amx.ROW_BYTES - 1))
             aligned = b.binary("andi", b.cmpi("eq", crossing, b.integer(0)), self.contiguous)
             in_place = b.select(aligned, self._whole(self.count), b.integer(0))
@@ -90,7 +90,7 @@ class Packs:
         """Pointer to a row; to zeros for those beyond the end."""
         b = self.b
         live = b.less(row, self.count)
-        return b.pure(f"arith.select {live.ssa}, {self._row(row).ssa}, {self.f.zeros.ssa} : {amx.PTR}", amx.PTR)
+        return b.pure(f"arith.select {live.ssa}, {self._row(row).ssa}, {self.f.zeros.ssa} : {PTR}", PTR)
 
     def _features(self, emit: Callable[[Val, Val | None], None]) -> None:
         """Run ``emit(first feature, mask of the live ones)`` for every block."""

@@ -106,13 +106,9 @@ class Frame:
 
     def inside(self, spans: dict[str, Span]) -> Frame:
         """This frame with more axes in scope, for the body of a loop."""
-        return replace(
-            self,
-            spans=self.spans | spans,
-            views=dict(self.views),
-            pair_views=dict(self.pair_views),
-            tile_views=dict(self.tile_views),
-        )
+        views, pair_views, tile_views = dict(self.views), dict(self.pair_views), dict(self.tile_views)
+        spans = self.spans | spans
+        return replace(self, spans=spans, views=views, pair_views=pair_views, tile_views=tile_views)
 
     def call(self, name: str, arguments: Sequence[Val], emit: Callable[[Frame, Sequence[Val]], None]) -> None:
         """Call a function of the kernel's own, whose body ``emit`` writes the first time."""
