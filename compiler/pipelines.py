@@ -20,6 +20,8 @@ def forward(target: str, narrow: bool) -> list[ModulePass]:
     return _load(
         [
             *_domain(target),
+            # Only here: the gradient of the keys would walk the image rows one by one.
+            ("image-rows", {"target": target}),
             # After every change of the domain: the tile depends on the rows and keys that are left.
             ("choose-tiles", {"target": target}),
             # Needs tiles.

@@ -142,15 +142,16 @@ def _busy(on: Device, dtype: str, rows: int, keys: int) -> float:
     """The share of a device's multiply-adds that a tile of this shape keeps going."""
     if on.is_gpu:  # a narrow tile leaves matrix units idle
         return min(1.0, rows / 128) ** 0.5 * min(1.0, keys / 64) ** 0.5
-    return (
-        1.0 if rows >= 4 * on.lanes // (2 if dtype == "f64" else 1) else 0.95
-    )  # a key that is loaded meets fewer queries
+    full = 4 * on.lanes // (2 if dtype == "f64" else 1)
+    if rows >= full:
+        return 1.0
+    return 0.95 if rows >= full // 2 else 0.85  # a key that is loaded meets fewer queries
 
 
 def candidates(work: Work, on: Device) -> Iterator[tuple[int, int]]:
     """Tiles that a device can hold."""
     if not on.is_gpu:
-        # queries fill four vector registers, or two where bands are narrow; scores stay in the level-1 cache
+        # queries fill four vector registers, or two or one where bands are narrow; scores stay in the level-1 cache
         rows = 4 * on.lanes // (2 if work.dtype == "f64" else 1)
         yield from itertools.product((rows, rows // 2, rows // 4), (128, 64, 32, 16))
         return

@@ -16,6 +16,7 @@ PASSES = {
     "fold-reorders": "fold_reorders:FoldReorders",
     "block-diagonal": "block_diagonal:BlockDiagonal",
     "dilation": "dilation:Dilation",
+    "image-rows": "image_rows:ImageRows",
     "choose-tiles": "choose_tiles:ChooseTiles",
     "online-softmax": "online_softmax:OnlineSoftmax",
     "key-ranges": "key_ranges:KeyRanges",
