@@ -21,6 +21,8 @@ def forward(target: str, narrow: bool, sizes: Mapping[str, int] | None = None) -
     return _load(
         [
             *_domain(target, sizes),
+            # Only here: the gradient of the keys would walk the image rows one by one.
+            ("image-rows", {"target": target}),
             # After every change of the domain, for it counts the rows that are left; it may choose tiles itself.
             ("few-rows", at_hand),
             # Only few rows are worth it, and few-rows says which are few.

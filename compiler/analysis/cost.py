@@ -151,7 +151,10 @@ def _busy(on: Device, dtype: str, rows: int, keys: int) -> float:
     """The share of a device's multiply-adds that a tile of this shape keeps going."""
     if on.is_gpu:  # a narrow tile leaves matrix units idle
         return min(1.0, rows / 128) ** 0.5 * min(1.0, keys / 64) ** 0.5
-    return 1.0 if rows >= on.vectors * _lanes(on, dtype) else 0.95  # a key that is loaded meets fewer queries
+    full = on.vectors * _lanes(on, dtype)
+    if rows >= full:
+        return 1.0
+    return 0.95 if rows >= full // 2 else 0.85  # a key that is loaded meets fewer queries
 
 
 def _lanes(on: Device, dtype: str) -> int:
