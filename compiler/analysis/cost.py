@@ -217,18 +217,24 @@ _HALF_GRADIENT = {
 }
 
 
+WORTH_HALVING = 0.92  # the share of pairs below which narrower register blocks pay
+
+
 def choose_gradient_tiles(work: Work, target: str) -> tuple[int, int]:
     """The tile for gradients: (rows of a task, step of its loop); rows are queries or keys, and the loop the other.
 
-    Twice the accumulators and the streams of the forward kernel, so tiles are smaller; few depend on the mask.
+    Twice the accumulators and the streams of the forward kernel, so tiles are smaller.  On a GPU they do not depend on
+    the mask; on a CPU a task has half the rows where that leaves many fewer pairs to compute.
     """
     on = device(target)
     if on.matrix and work.dtype == "bf16":
         return 128, 128
     if not on.is_gpu:
         rows = on.vectors * _lanes(on, work.dtype)
-        # where queries and keys are converted, as many as the forward kernel likes to have between conversions
-        return (max(rows, choose_tiles(work, target)[0]) if _converts(on, work.dtype) else rows), 64
+        if _converts(on, work.dtype):  # as many as the forward kernel likes to have between conversions
+            return max(rows, choose_tiles(work, target)[0]), 64
+        whole, half = (_areas(work, n, [(n, 1)], NOMINAL_LENGTH)[0] for n in (rows, rows // 2))
+        return rows // 2 if half < WORTH_HALVING * whole else rows, 64
     widest = max(work.width, work.value_width)
     if work.dtype in ("f16", "bf16") and widest <= 128:
         return _HALF_GRADIENT[on.name][widest > 64]

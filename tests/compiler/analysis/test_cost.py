@@ -82,6 +82,12 @@ def test_tiles_of_gradients(target: str, dtype: str, width: int, tiles: tuple[in
     assert choose_gradient_tiles(work("True", width, dtype), target) == tiles
 
 
+def test_gradients_of_narrow_bands_get_fewer_rows() -> None:
+    assert choose_gradient_tiles(work("j <= i"), "cpu-avx512") == (64, 64)
+    assert choose_gradient_tiles(work("abs(i - j) <= 2048"), "cpu-avx512") == (64, 64)
+    assert choose_gradient_tiles(work("abs(i - j) <= 32"), "cpu-avx512") == (32, 64)
+
+
 @pytest.mark.parametrize("target", GPUS)
 def test_tiles_of_gradients_fit(target: str) -> None:
     for width, dtype in itertools.product((1, 16, 80, 128, 256, 512), ("f16", "bf16", "f32", "f64")):
