@@ -29,7 +29,7 @@ from xdsl.passes import ModulePass
 
 from ...ir import attn
 from ...ir.attributes import Dim, ExprAttr
-from ...ir.expr import Const, Expr, Lambda, Var, eq, evaluate, free_vars, op, substitute
+from ...ir.expr import Const, Expr, Lambda, Op, Var, eq, evaluate, free_vars, op, substitute
 from ...ir.gradient import AttendGradientOp
 from ..analysis.bounds import UnboundedExprError, max_over
 from ..analysis.cost import device
@@ -82,7 +82,7 @@ def _change(attend: attn.AttendOp, facts: tuple[Expr, ...], sizes: Mapping[str, 
     extent, count = found
     low, high = next(((a, b) for a, b in CLASSES if a <= count <= b), (CLASSES[-1][1] + 1, None))
     if high is None:
-        guards = [op(">=", extent, low)]
+        guards = [at_least(extent, low)]
     elif high == 1:
         guards = [eq(extent, Const(1))]
         whole = whole_groups(attend, facts, sizes)
@@ -95,9 +95,29 @@ def _change(attend: attn.AttendOp, facts: tuple[Expr, ...], sizes: Mapping[str, 
         else:
             replace(attend, attend.rebuilt(tiles=(1, KEYS)))
     else:
-        guards = [op(">=", extent, low), op("<=", extent, high)]
+        guards = [at_least(extent, low), at_most(extent, high)]
         replace(attend, attend.rebuilt(tiles=(tile_rows(min(count, 16)), KEYS)))
     return [] if isinstance(extent, Const) else guards
+
+
+def at_least(e: Expr, bound: int) -> Expr:
+    """``e >= bound`` without divisions where they go away: later passes read guards as facts."""
+    match e:
+        case Op("//", (x, Const(int(c)))) if c > 0:
+            return at_least(x, bound * c)
+        case Op("+", (x, Const(int(c)))):
+            return at_least(x, bound - c)
+    return op(">=", e, Const(bound))
+
+
+def at_most(e: Expr, bound: int) -> Expr:
+    """``e <= bound`` in the same way."""
+    match e:
+        case Op("//", (x, Const(int(c)))) if c > 0:
+            return at_most(x, bound * c + c - 1)
+        case Op("+", (x, Const(int(c)))):
+            return at_most(x, bound - c)
+    return op("<=", e, Const(bound))
 
 
 def tile_rows(count: int) -> int:

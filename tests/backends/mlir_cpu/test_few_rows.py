@@ -134,11 +134,11 @@ def test_many_small_groups(size, width):
 
 
 def test_gradients_with_parts():
-    inputs = [x.requires_grad_() for x in tensors(1, 70, 4, 2, 8, 8)]
-    out = attnc.compile(grouped, fallback="error", options={"part": 16})(*inputs)
+    inputs = [x.requires_grad_() for x in tensors(1, 70, 3, 3, 8, 8)]
+    out = attnc.compile(newest, fallback="error", options={"part": 16})(*inputs)
     d_out = torch.randn_like(out)
     found = torch.autograd.grad(out, inputs, d_out)
-    expected = torch.autograd.grad(grouped(*inputs), inputs, d_out)
+    expected = torch.autograd.grad(newest(*inputs), inputs, d_out)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
