@@ -2,7 +2,8 @@
 
 before::
 
-    %o, %lse = attn.attend over "b < B, i < N" ... source "j < M" key %k "b, j, d" value %v "b, j, e" ... tiles "8 x 128"
+    %o, %lse = attn.attend over "b < B, i < N"
+      source "j < M" key %k "b, j, d" value %v "b, j, e" ... tiles "8 x 64"
 
 after, with a guard ``M > 4096``::
 

@@ -111,7 +111,8 @@ def test_parts_make_two_launches_and_few_keys_one():
     many, few = (lowered(grouped, tensors(1, m, 4, 4, 8, 8), part=16) for m in (33, 32))
     assert many.ir("tile").count("tile.launch") == 2
     assert few.ir("tile").count("tile.launch") == 1
-    assert '"N_k > 32"' in many.ir("tile") and '"N_k <= 32"' in few.ir("tile")
+    assert '"N_k > 32"' in many.ir("tile")
+    assert '"N_k <= 32"' in few.ir("tile")
 
 
 def test_a_call_of_another_class_gets_a_plan_of_its_own():
