@@ -9,9 +9,9 @@ after, with a guard ``N == 1``::
     attn.attend over "b < B, hk < H // 4, g < 4" query %q "b, hk * 4 + g, 0, d" source "j < M" key %k "b, hk, j, d" ...
       tiles "4 x 128"
 
-Sizes are symbols, and one kernel serves them all; but a tile of 64 rows wastes most of itself on one row, or on 16.
-So the sizes of the call at hand decide between classes of row counts, and a guard keeps calls of another class away,
-which then compile their own.
+Sizes are symbols, and one kernel serves them all; but a tile of 64 rows wastes most of itself on one row.  So a call
+with one query gets a plan of its own: a guard, ``N == 1`` here and ``N >= 2`` elsewhere, keeps other calls away.  A
+constant number of rows needs no guard.
 
 Legality: with one row ``i`` is 0, and the members of a group of heads are as good rows as any: an attention gives the
 same whatever dimension of its domain is called the row, as long as keys do not depend on it.
@@ -39,7 +39,7 @@ from .gradient_problem import Problem
 from .kernel_builder import names_taken
 from .rewriting import replace
 
-CLASSES = ((1, 1), (2, 8), (9, 32))  # row counts that have plans of their own
+MOST_ROWS = 32  # of a constant number of rows that are few
 KEYS = 64  # of a tile: their values stay in the level-1 cache until they are needed
 
 
@@ -80,24 +80,22 @@ def _change(attend: attn.AttendOp, facts: tuple[Expr, ...], sizes: Mapping[str, 
     if found is None or found[1] < 1:
         return []
     extent, count = found
-    low, high = next(((a, b) for a, b in CLASSES if a <= count <= b), (CLASSES[-1][1] + 1, None))
-    if high is None:
-        guards = [at_least(extent, low)]
-    elif high == 1:
-        guards = [eq(extent, Const(1))]
-        whole = whole_groups(attend, facts, sizes)
-        changes = by_head(attend, (*facts, *whole))
-        if changes is not None:
-            guards += whole
-            *batch, row = changes["dims"]
-            members = count_of(row.extent, batch, sizes)
-            replace(attend, attend.rebuilt(**changes, tiles=(tile_rows(members[1] if members else 1), KEYS)))
-        else:
-            replace(attend, attend.rebuilt(tiles=(1, KEYS)))
+    if count > 1:
+        if isinstance(extent, Const):
+            if count <= MOST_ROWS:
+                replace(attend, attend.rebuilt(tiles=(tile_rows(min(count, 16)), KEYS)))
+            return []
+        return [at_least(extent, 2)]
+    whole = whole_groups(attend, facts, sizes)
+    changes = by_head(attend, (*facts, *whole))
+    if changes is None:
+        replace(attend, attend.rebuilt(tiles=(1, KEYS)))
+        whole = []
     else:
-        guards = [at_least(extent, low), at_most(extent, high)]
-        replace(attend, attend.rebuilt(tiles=(tile_rows(min(count, 16)), KEYS)))
-    return [] if isinstance(extent, Const) else guards
+        *batch, row = changes["dims"]
+        members = count_of(row.extent, batch, sizes)
+        replace(attend, attend.rebuilt(**changes, tiles=(tile_rows(members[1] if members else 1), KEYS)))
+    return whole if isinstance(extent, Const) else [eq(extent, Const(1)), *whole]
 
 
 def at_least(e: Expr, bound: int) -> Expr:
@@ -108,16 +106,6 @@ def at_least(e: Expr, bound: int) -> Expr:
         case Op("+", (x, Const(int(c)))):
             return at_least(x, bound - c)
     return op(">=", e, Const(bound))
-
-
-def at_most(e: Expr, bound: int) -> Expr:
-    """``e <= bound`` in the same way."""
-    match e:
-        case Op("//", (x, Const(int(c)))) if c > 0:
-            return at_most(x, bound * c + c - 1)
-        case Op("+", (x, Const(int(c)))):
-            return at_most(x, bound - c)
-    return op("<=", e, Const(bound))
 
 
 def tile_rows(count: int) -> int:

@@ -1,4 +1,4 @@
-"""Sizes that a score or a mask divides pairs by become constants.
+"""Sizes of captured tensors that a score or a mask divides pairs by become constants.
 
 before, called with ``index_1 == 49``::
 
@@ -11,7 +11,8 @@ after, with a guard ``index_1 == 49``::
 A vector of integers has no instruction for division, so a number that is not known costs as much as the attention
 itself; and one that is known often cancels.  A flattened table of positions is the usual reason.
 
-Legality: the guard.  Sizes that only index maps divide by are left alone: those divisions are one for each row.
+Legality: the guard.  Lengths, batches and heads are left alone, for they change from call to call; so are sizes that
+only index maps divide by: those divisions are one for each row.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class PinSizes(ModulePass):
         for func in [f for f in module.walk() if isinstance(f, attn.FuncOp)]:
             guards = list(func.guards.data)
             for attend, facts in attends(module):
-                found = sorted(divisors(attend) & sizes.keys())
+                found = sorted((divisors(attend) & sizes.keys()) - lengths(attend))
                 if found:
                     known: dict[str, Expr] = {name: Const(sizes[name]) for name in found}
                     guards += [ExprAttr(eq(Var(name), value)) for name, value in known.items()]
@@ -62,6 +63,12 @@ def divisors(attend: attn.AttendOp) -> set[str]:
                 sizes = free_vars(e.args[1])
                 found |= sizes if not sizes & (dims | pair) else set()
     return found
+
+
+def lengths(attend: attn.AttendOp) -> set[str]:
+    """Sizes of the tensors that are attended to, which no call repeats."""
+    shapes = (attn.tensor_type(v).shape for v in (attend.query, *attend.keys, *attend.values))
+    return {name for shape in shapes for size in shape for name in free_vars(size)}
 
 
 def pinned(attend: attn.AttendOp, known: dict[str, Expr], facts: tuple[Expr, ...]) -> list[attn.Source]:

@@ -5,7 +5,7 @@ before::
     %o, %lse = attn.attend over "b < B, i < N"
       source "j < M" key %k "b, j, d" value %v "b, j, e" ... tiles "8 x 64"
 
-after, with a guard ``M > 4096``::
+after::
 
     %part, %part_lse = attn.attend over "b < B, s < (M + 2047) // 2048, i < N" ...
       source "j < min(2048, M - s * 2048)" key %k "b, s * 2048 + j, d" ... out "b, s, i, e"
@@ -59,24 +59,12 @@ class SplitKeys(ModulePass):
         on = device(self.target)
         if on.is_gpu or not sizes:
             return
-        for func in [f for f in module.walk() if isinstance(f, attn.FuncOp)]:
-            guards = list(func.guards.data)
-            for attend, facts in attends(module):
-                few = attend.tiles is not None and attend.tiles.data[0] <= on.lanes
-                if few and len(attend.source_list) == 1:
-                    guards += self._change(attend, facts, sizes)
-            func.guards = ArrayAttr(list(dict.fromkeys(guards)))
-
-    def _change(self, attend: attn.AttendOp, facts: tuple[Expr, ...], sizes: Mapping[str, int]) -> list[ExprAttr]:
-        found = count_of(attend.source_list[0].extent, attend.domain[:-1], sizes)
-        if found is None:
-            return []
-        extent, count = found
-        many = count > 2 * self.part
-        if many:
-            split(attend, self.part, extent, facts)
-        guard = op(">" if many else "<=", extent, Const(2 * self.part))
-        return [] if isinstance(extent, Const) else [ExprAttr(guard)]
+        for attend, facts in attends(module):
+            few = attend.tiles is not None and attend.tiles.data[0] <= on.lanes
+            if few and len(attend.source_list) == 1:
+                found = count_of(attend.source_list[0].extent, attend.domain[:-1], sizes)
+                if found is not None and (not isinstance(found[0], Const) or found[1] > 2 * self.part):
+                    split(attend, self.part, found[0], facts)
 
 
 def split(attend: attn.AttendOp, part: int, most: Expr, facts: tuple[Expr, ...]) -> None:

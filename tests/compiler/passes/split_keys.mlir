@@ -1,6 +1,5 @@
 // RUN: attnc opt -p "split-keys{names=N,M values=4,100 part=16}"
 
-// CHECK: guards ["M > 32"]
 // CHECK: attn.attend over "b < B, h < H, s < (M + 15) // 16, i < N"
 // CHECK: key %k "b, h, {{.*}}, d"
 // CHECK: attn.attend over "b < B, h < H, i < N, u < 1"
