@@ -58,7 +58,7 @@ class FewRowsPlan:
                 lhs, rhs = axes(op.lhs), axes(op.rhs)
                 self._keep(op.result)
                 return self.rows in lhs and self.rows not in rhs and self.rows != op.contracted and (
-                    op.acc is None or list(rhs)[0] == op.contracted
+                    op.acc is None or next(iter(rhs)) == op.contracted
                 )  # fmt: skip
             case MapOp() | MaskOp():
                 if not self._inlined(op.results[0]):

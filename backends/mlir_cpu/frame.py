@@ -53,6 +53,9 @@ class Function:
     parameters: str
     body: str
 
+    def text(self, name: str, attributes: str) -> str:
+        return f"llvm.func internal @{name}({self.parameters}) {attributes}{{\n{self.body}\n  llvm.return\n }}"
+
 
 @dataclass
 class Frame:

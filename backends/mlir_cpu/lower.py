@@ -100,10 +100,7 @@ class _KernelLowering:
             f" llvm.func @{self.name}.tasks(%args: !llvm.ptr) -> i64 {of_function}{{",
             count,
             " }",
-            *(
-                f" llvm.func internal @{name}({function.parameters}) {of_function}{{\n{function.body}\n  llvm.return\n }}"
-                for name, function in frame.functions.items()
-            ),
+            *(f" {f.text(name, of_function)}" for name, f in frame.functions.items()),
             "}\n",
         ])  # fmt: skip
         if self.scratch_bytes > STACK_LIMIT:

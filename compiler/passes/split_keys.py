@@ -21,16 +21,15 @@ Legality: keys of one source may be taken in any order, and in parts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import ArrayAttr, ModuleOp, UnitAttr
+from xdsl.dialects.builtin import ModuleOp, UnitAttr
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from ...ir import attn
-from ...ir.attributes import Dim, ExprAttr
+from ...ir.attributes import Dim
 from ...ir.dtypes import accumulator
 from ...ir.expr import Const, Expr, Lambda, Load, Var, ceildiv, minimum, op, substitute
 from ..analysis.bounds import max_over

@@ -103,7 +103,6 @@ def lowered(fn, inputs, **options):
 
 def test_keys_are_read_once_for_a_group_of_heads():
     text = lowered(grouped, tensors(1, 40, 8, 2, 16, 16)).ir("tile")
-    assert text.count("tile.kernel") == 1
     assert "g:4, d:16" in text
 
 

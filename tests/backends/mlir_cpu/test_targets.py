@@ -106,7 +106,7 @@ def _check_loops(artifact: Artifact, loops: list[list[str]], most: int) -> None:
     full = [body for body in loops if products(body) % most == 0]
     assert full or _is_sum(artifact), f"{artifact.kernel} has no loop of {most} products"
     for body in full:
-        spills = [line for line in body if STACK.search(line)]
+        spills = [line for line in body if STACK.search(line) and "mm" in line]  # the loop's end may lie there
         assert not spills, f"{artifact.kernel} spills in\n" + "\n".join(body)
 
 
