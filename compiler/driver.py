@@ -18,6 +18,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .cache import DiskCache, Entry, digest, source_hash
+from .collector import resting
 from .errors import BackendError, nearest
 from .lowering import BACKENDS, Gradient, Request, load_backend, show_log
 from .plan import FORMAT, Note, Plan
@@ -82,7 +83,7 @@ def build(
     ``dtype`` is the name of the query's element type (``"f32"``).  ``hints`` are the sizes and scalar arguments
     at hand: a plan whose guards they break is passed over.  ``notes`` is asked after ``make_module``.
     """
-    request = Request.of(select_backend(backend, device), dtype, device, options)
+    request = Request.of(select_backend(backend, device), dtype, device, options).at(hints)
     return _build(key, request, hints, lambda: _compile(make_module, notes, request))
 
 
@@ -105,7 +106,7 @@ def build_gradient(
     ``given``; its results are the gradients of the arguments numbered ``wanted``.  Raises an
     :class:`~attnc.ir.errors.AttncError` for a program that has none.
     """
-    request = Request.of(select_backend(backend, device), dtype, device, options)
+    request = Request.of(select_backend(backend, device), dtype, device, options).at(hints)
     # Plans of one program that rely on different facts may save different things.
     what = f"\ngradient {tuple(wanted)} {tuple(given)} {forward.guards}"
     return _build(key + what, request, hints, lambda: _compile_gradient(make_module, wanted, given, request))
@@ -174,7 +175,8 @@ def _build(
             plan = _from_disk(disk, name, request, hints)
         if plan is None:
             start = time.perf_counter()
-            plan = compile_plan()
+            with resting():
+                plan = compile_plan()
             plan.prepare()
             log.info("%s: built for %s in %.0f ms", plan.name, request.backend, (time.perf_counter() - start) * 1e3)
             if settings.cache != "off":

@@ -45,7 +45,7 @@ class Lowered:
     @cached_property
     def request(self) -> Request:
         """The compilation that the stages ``attn`` and ``tile`` belong to."""
-        request = Request.of(self.backend, self.dtype, self.device, self.options, self.target)
+        request = Request.of(self.backend, self.dtype, self.device, self.options, self.target).at(self.hints)
         return dataclasses.replace(request, gradient=self.gradient)
 
     @cached_property

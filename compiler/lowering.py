@@ -71,6 +71,7 @@ class Request:
     pass_options: Mapping[str, Any] = field(default_factory=dict)  # field of a pass -> value, from the user
     target: str | None = None  # None asks the backend
     gradient: Gradient | None = None  # None asks for the function itself
+    sizes: Mapping[str, int] = field(default_factory=dict)  # those of the call at hand, which plans may rely on
 
     @staticmethod
     def of(
@@ -81,6 +82,10 @@ class Request:
         target = options.pop("target", None) or target
         rest = {k: v for k, v in sorted(options.items()) if k not in SETTING_OPTIONS}
         return Request(backend, dtype, device, Settings.of(options), rest, target)
+
+    def at(self, hints: Mapping[str, int | float] | None) -> Request:
+        """The same for a call of these sizes and scalar arguments."""
+        return dataclasses.replace(self, sizes={k: v for k, v in (hints or {}).items() if isinstance(v, int)})
 
     def pipeline_options(self) -> dict[str, Any]:
         """What the passes are told: the backend's choice, then the user's."""
@@ -103,8 +108,8 @@ class Request:
         options = self.pipeline_options()
         target, narrow = options["target"], options["narrow"]
         if gradient is None:
-            return pipelines.forward(target, narrow)
-        return pipelines.gradient(target, narrow, options["fused"], gradient.wanted, gradient.given)
+            return pipelines.forward(target, narrow, self.sizes)
+        return pipelines.gradient(target, narrow, options["fused"], gradient.wanted, gradient.given, self.sizes)
 
     def run_passes(self, module: ModuleOp, *extra: Instrument) -> ModuleOp:
         """Lower ``module`` in place, under the instruments that the settings ask for and ``extra`` ones."""
@@ -148,8 +153,8 @@ class Request:
 
 
 def _fields(passes: Iterable[ModulePass]) -> set[str]:
-    """What a user may set; what is differentiated is no option."""
-    return {f.name for p in passes for f in dataclasses.fields(p)} - {"wanted", "given"}
+    """What a user may set; what is differentiated, and the sizes of a call, are no options."""
+    return {f.name for p in passes for f in dataclasses.fields(p)} - {"wanted", "given", "names", "values"}
 
 
 def _with_options(pass_: ModulePass, options: Mapping[str, Any]) -> ModulePass:

@@ -150,7 +150,7 @@ def layout(kernel: tile.KernelOp, sizes: Mapping[str, int], batch: Mapping[str, 
     Grid dimensions that split the tokens (residue classes, blocks) are laid out one after the other, and so are
     sources of keys.
     """
-    task, rows, loops = kernel.grid.data[-1], kernel.rows.data, loops_of(kernel)
+    task, rows, loops = _tile_count(kernel), kernel.rows.data, loops_of(kernel)
     split = _splitting(kernel)
     found: list[Box] = []
     parts: list[tuple[int, int]] = []
@@ -175,12 +175,18 @@ def layout(kernel: tile.KernelOp, sizes: Mapping[str, int], batch: Mapping[str, 
     return Layout(found, query, key, parts, ", ".join(d.name for d in split))
 
 
+def _tile_count(kernel: tile.KernelOp) -> Dim:
+    """The grid dimension that counts tiles of rows."""
+    names = free_vars(kernel.rows.data.base)
+    return next(d for d in kernel.grid.data if d.name in names)
+
+
 def _splitting(kernel: tile.KernelOp) -> list[Dim]:
     """Grid dimensions that take part in the address of a token, together with the row."""
     row = kernel.rows.data.name
     stores = [op for op in kernel.body.walk() if isinstance(op, tile.StoreOp)]
     names = set().union(*(free_vars(e) for op in stores for e in op.index.data if row in free_vars(e)))
-    return [d for d in kernel.grid.data[:-1] if d.name in names]
+    return [d for d in kernel.grid.data if d.name in names and d is not _tile_count(kernel)]
 
 
 def _points(dims: list[Dim], sizes: Mapping[str, int]) -> list[dict[str, int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .passes import load_pass
@@ -11,15 +11,22 @@ if TYPE_CHECKING:
     from xdsl.passes import ModulePass
 
 
-def forward(target: str, narrow: bool) -> list[ModulePass]:
+def forward(target: str, narrow: bool, sizes: Mapping[str, int] | None = None) -> list[ModulePass]:
     """From what is computed to how: ``attn.attend`` to tiled kernels for a device.
 
     ``target`` names a device of :mod:`.analysis.cost`; ``narrow`` rounds probabilities to the values' dtype
-    before they meet the values, as matrix units want them.
+    before they meet the values, as matrix units want them.  ``sizes`` are those of the call at hand.
     """
+    at_hand: dict[str, object] = {"target": target, **_at_hand(sizes)}
     return _load(
         [
-            *_domain(target),
+            *_domain(target, sizes),
+            # Only here: the gradient of the keys would walk the image rows one by one.
+            ("image-rows", {"target": target}),
+            # After every change of the domain, for it counts the rows that are left; it may choose tiles itself.
+            ("few-rows", at_hand),
+            # Only few rows are worth it, and few-rows says which are few.
+            ("split-keys", at_hand),
             # After every change of the domain: the tile depends on the rows and keys that are left.
             ("choose-tiles", {"target": target}),
             # Needs tiles.
@@ -31,7 +38,12 @@ def forward(target: str, narrow: bool) -> list[ModulePass]:
 
 
 def gradient(
-    target: str, narrow: bool, fused: bool, wanted: Sequence[str] = (), given: Sequence[int] = ()
+    target: str,
+    narrow: bool,
+    fused: bool,
+    wanted: Sequence[str] = (),
+    given: Sequence[int] = (),
+    sizes: Mapping[str, int] | None = None,
 ) -> list[ModulePass]:
     """The same for the function's gradient.
 
@@ -41,7 +53,7 @@ def gradient(
     return _load(
         [
             # The forward function's: what makes its masks dense does so for the gradient, whose domain is the same.
-            *_domain(target),
+            *_domain(target, sizes),
             # Before tiles, which the gradient wants of another shape.
             ("differentiate", {"wanted": tuple(wanted), "given": tuple(given)}),
             ("choose-tiles", {"target": target}),
@@ -53,9 +65,16 @@ def gradient(
     )
 
 
-def _domain(target: str) -> list[tuple[str, dict[str, object]]]:
+def _at_hand(sizes: Mapping[str, int] | None) -> dict[str, object]:
+    """The sizes of a call as options of passes."""
+    return {"names": tuple(sizes or {}), "values": tuple((sizes or {}).values())}
+
+
+def _domain(target: str, sizes: Mapping[str, int] | None) -> list[tuple[str, dict[str, object]]]:
     """Passes that change what the domain of an attention is."""
     return [
+        # Before anything reads scores and masks: divisions that cancel hide structure, too.
+        ("pin-sizes", _at_hand(sizes)),
         # First: everything after reads masks, and redundant conjuncts hide structure.
         ("simplify-masks", {}),
         # Before the domain is split: a reorder is a rewrite of the maps that the splits then substitute into.

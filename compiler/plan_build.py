@@ -107,7 +107,7 @@ def kernel_plan(
                 zeroed = tuple(outputs[n - len(inputs)].name for n in kernel.zeroed)
                 sizes = tuple(kernel.size_names)
                 steps.append(LaunchStep(kernel.sym_name.data, artifact, inputs, outputs, sizes, _at(op), zeroed))
-                saved += [o.name for o in outputs] if saving else []
+                saved += [o.name for o in outputs] if saving and "part" not in op.attributes else []
             case _:
                 raise InternalError(f"the pipeline left {op.name} in {func.sym_name.data}; a plan cannot run it")
     return _plan(func, names, backend.name, tuple(steps), results, tuple(saved), device_type, artifacts, backend.load)

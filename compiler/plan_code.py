@@ -71,7 +71,8 @@ def compile_plan(plan: Plan) -> Callable[..., Any]:
         if isinstance(step, LaunchStep):
             if plan.load is None:
                 raise InputError(f"the plan {plan.name} has kernels but no backend to load them")
-            names[f"_launch_{n}"] = plan.load(plan.artifacts[step.artifact])
+            launch = plan.load(plan.artifacts[step.artifact])
+            names[f"_launch_{n}"] = getattr(launch, "start", launch)
         elif isinstance(step, InterpretStep):
             names[f"_interpret_{n}"] = _interpreter(step.module)
         elif isinstance(step, CallGradientStep):
@@ -141,6 +142,7 @@ class _Writer:
         self.lines: list[str] = []
         self.bound: set[str] = set()  # size symbols with a value
         self.known: set[str] = set()  # tensors with a value
+        self.shapes: dict[str, tuple[str, ...]] = {}
         self.dtypes = _dtypes(plan)
 
     def text(self) -> str:
@@ -205,6 +207,7 @@ class _Writer:
         if self.name(spec.name) in self.known | self.bound:
             raise InputError(f"the plan {self.plan.name} defines {spec.name} twice")
         self.known.add(spec.name)
+        self.shapes[spec.name] = spec.shape
 
     def targets(self, specs: Sequence[TensorSpec]) -> str:
         for spec in specs:
@@ -260,12 +263,15 @@ class _Writer:
 
         ranked = [s for s in plan.inputs if s.shape] or list(plan.inputs)
         self.lines.append(f"device = {ranked[0].name}.device")
-        tests = [f"device.type != {plan.device_type!r}"] if plan.device_type else []
+        on_cpu = plan.device_type == "cpu"  # then the question is a cheap one
+        tests = [f"device.type != {plan.device_type!r}"] if plan.device_type and not on_cpu else []
         for spec in plan.inputs:
             tests.append(f"{spec.name}.dtype is not {spec.dtype}")
             if not spec.shape:
                 tests.append(f"{spec.name}.shape")
-            elif spec is not ranked[0]:
+            if on_cpu:
+                tests.append(f"not {spec.name}.is_cpu")
+            elif spec.shape and spec is not ranked[0]:
                 tests.append(f"{spec.name}.device != device")
         tests += [f"{name} != {self.expr(size)}" for name, size in checks]
         # a guard on a size that no shape names (D == 64) is what the shapes say already
@@ -332,12 +338,20 @@ class _Writer:
             new = "zeros" if spec.name in step.zeroed else "empty"
             self.lines.append(f"{spec.name} = {new}({self.shape(spec.shape)}, dtype={spec.dtype}, device=device)")
             self.define(spec)
-        tensors = ", ".join([*step.inputs, *(s.name for s in step.outputs)])
-        sizes = self.sizes(step.sizes)
+        tensors = [*step.inputs, *(s.name for s in step.outputs)]
         some = " or ".join(f"{s.name}.numel()" for s in step.outputs)
+        if self.plan.artifacts[step.artifact].meta.get("flat"):  # its launcher takes numbers: all is known here
+            parts = [part for name in tensors for part in self.described(name)]
+            arguments = ", ".join([*parts, *map(self.expr, step.sizes)])
+        else:
+            arguments = f"({', '.join(tensors)},), {self.sizes(step.sizes)}"
         comment = f"  # {step.kernel}" + (f" ({step.at})" if step.at else "")
         self.lines.append(f"if {some}:")
-        self.lines.append(f"    _launch_{n}(({tensors},), {sizes}){comment}")
+        self.lines.append(f"    _launch_{n}({arguments}){comment}")
+
+    def described(self, name: str) -> list[str]:
+        """Address, sizes and strides of a tensor."""
+        return [f"{name}.data_ptr()", *map(self.expr, self.shapes[name]), f"*{name}.stride()"]
 
 
 def _names(tree: ast.AST) -> list[ast.Name]:

@@ -30,7 +30,7 @@ from xdsl.traits import IsolatedFromAbove, IsTerminator, Pure, SymbolOpInterface
 from . import syntax
 from .attend import AttendOp, Attention
 from .attributes import ExprAttr, MapAttr, Source, SourceAttr, TensorType, TilesAttr, strings, tensor_type, where
-from .expr import Expr, Var, free_vars
+from .expr import Const, Expr, Op, Var, free_vars
 from .syntax import VerifyException
 
 __all__ = [
@@ -133,9 +133,12 @@ class FuncOp(IRDLOperation):
 
     @property
     def facts(self) -> tuple[Expr, ...]:
-        """The guards about sizes that still have a name; the others hold by the way the types are written."""
+        """The guards about sizes that still have a name; the others hold by the way the types are written.
+
+        That a size is not small is no help to an analysis, but hides the small examples that it tries first.
+        """
         bound = self.sizes().keys()
-        return tuple(g.data for g in self.guards if free_vars(g.data) <= bound)
+        return tuple(g.data for g in self.guards if free_vars(g.data) <= bound and not _at_least(g.data))
 
     def verify_(self) -> None:
         if len(self.names) != len(self.args):
@@ -257,3 +260,11 @@ def func_of(module: Operation) -> FuncOp:
         if isinstance(op, FuncOp):
             return op
     raise VerifyException("the module holds no attn.func")
+
+
+def _at_least(e: Expr) -> bool:
+    """Is this a lower bound beyond 1?"""
+    match e:
+        case Op(">=", (_, Const(int(bound)))):
+            return bound > 1
+    return False

@@ -166,3 +166,22 @@ def test_gradients_do_not_depend_on_the_number_of_threads():
         finally:
             torch.set_num_threads(threads)
         assert all(map(torch.equal, first, again)), name
+
+
+@pytest.mark.parametrize("name", ["causal_window", "hierarchical", "gqa"])
+def test_few_heads_with_many_keys(name):
+    """The key tiles of a head are shared among tasks; the bits do not depend on who runs them."""
+    pattern, before = BY_NAME[name], torch.get_num_threads()
+    compiled = attnc.compile(pattern.fn, backend="cpu", fallback=FALLBACK)
+    inputs = pattern.inputs(1, 2, 600, 600, 16, 16, dtype=torch.float32)
+    results = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            (found,) = gradients(compiled, inputs)
+            results.append(found)
+    finally:
+        torch.set_num_threads(before)
+    assert_gradients_match(pattern.fn, results[0], inputs)
+    for other in results[1:]:
+        assert all(map(torch.equal, results[0], other))

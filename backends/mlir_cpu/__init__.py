@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..api import Artifact, Backend, Launch
-from .target import cpu_features, host_target, target_named
+from .target import check_runs_here, cpu_features, host_target, target_named
 
 if TYPE_CHECKING:
     import torch
@@ -35,25 +35,28 @@ class CpuBackend:
         source = hashlib.sha256()
         for path in sorted(Path(__file__).parent.glob("*.py")):
             source.update(path.read_bytes())
-        versions = []
-        for package in ("torch", "torch-mlir"):
-            try:
-                versions.append(f"{package} {metadata.version(package)}")
-            except metadata.PackageNotFoundError:
-                versions.append(f"{package} absent")
+        try:
+            compiler = metadata.version("torch-mlir")
+        except metadata.PackageNotFoundError:
+            compiler = "absent"
         features = hashlib.sha256(" ".join(cpu_features()).encode()).hexdigest()[:16]
-        return "; ".join([f"cpu {host_target().name} {features}", *versions, f"source {source.hexdigest()[:16]}"])
+        return "; ".join(
+            [f"cpu {host_target().name} {features}", f"torch-mlir {compiler}", f"source {source.hexdigest()[:16]}"]
+        )
 
     def pipeline_options(self, dtype: str, device: torch.device) -> dict[str, Any]:
-        return {"target": f"cpu-{host_target().name}", "narrow": False, "fused": True}
+        # matrix registers take probabilities in bf16 only
+        narrow = dtype == "bf16" and host_target().tiles
+        return {"target": f"cpu-{host_target().name}", "narrow": narrow, "fused": True}
 
     def compile(self, kernel: KernelOp, *, stages: Collection[str] = (), target: str | None = None) -> Artifact:
         from .jit import compile_object
         from .lower import lower, memory_element
 
-        lowered = lower(kernel, target_named(target))
+        on = target_named(target)
+        lowered = lower(kernel, on)
         name = kernel.sym_name.data
-        payload, llvm = compile_object(lowered.text, name, want_llvm="llvm" in stages)
+        payload, llvm = compile_object(lowered.text, name, want_llvm="llvm" in stages, native=on.runs_here)
         texts = {"mlir": lowered.text} | ({"llvm": llvm} if llvm else {})
         meta = {
             "name": name,
@@ -63,12 +66,15 @@ class CpuBackend:
             "sizes": lowered.sizes,
             "index_factor": lowered.limits.factor,
             "scratch_bytes": lowered.scratch_bytes,
+            "needs": [f"kernel {name} for cpu-{on.name}", on.machine, list(on.requires)],
+            "flat": True,  # launched with numbers in place of tensors
         }
         return Artifact("cpu", name, texts, payload, meta)
 
     def load(self, artifact: Artifact) -> Launch:
         from .launcher import CompiledKernel
 
+        check_runs_here(*artifact.meta["needs"])
         return CompiledKernel(artifact.payload, artifact.meta)
 
 

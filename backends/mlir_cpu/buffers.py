@@ -49,7 +49,7 @@ class _Assigner:
             if isinstance(step, Pass):
                 for value in step.stored:
                     self._define(value, n)
-            elif isinstance(step, LoadOp):
+            elif isinstance(step, LoadOp) or (isinstance(step, DotOp) and self.buffers.axis in axes(step.result)):
                 self._define(step.result, n)
             elif isinstance(step, ForOp):
                 self._loop(step, n)
@@ -93,7 +93,7 @@ class _Assigner:
 
     def _define(self, value: SSAValue, step: int) -> None:
         rows, of = self.buffers.rows_of(value), self.buffers.of
-        slot = self._carried_slot(value, step)
+        slot = self._carried_slot(self._accumulated(value), step)
         if slot is not None:
             of[value] = of[slot]
             return
@@ -104,6 +104,11 @@ class _Assigner:
         else:
             of[value] = self._new(rows)
         self.owned[of[value]] = value
+
+    def _accumulated(self, value: SSAValue) -> SSAValue:
+        """What a dot adds to ``value``, if that is its only use: the sum belongs in the same place."""
+        uses = [use.operation for use in value.uses]
+        return uses[0].result if len(uses) == 1 and isinstance(uses[0], DotOp) and uses[0].acc is value else value
 
     def _dies_in_place(self, value: SSAValue, step: int) -> bool:
         """Is ``step`` the last to read the value, element by element, and not the one that made it?"""

@@ -84,7 +84,8 @@ class Builder:
         self.line(f"// {text}")
 
     def name(self, hint: str = "") -> str:
-        hint = re.sub(r"\W", "_", hint) or "v"
+        if not hint.isidentifier():
+            hint = re.sub(r"\W", "_", hint) or "v"
         count = self._names.get(hint, 0)
         self._names[hint] = count + 1
         return f"%{hint}" if count == 0 and hint != "v" else f"%{hint}_{count}"
@@ -196,6 +197,8 @@ class Builder:
             return self.integer(x * y)
         if x == 1 or y == 1:
             return self._i64(b if x == 1 else a)
+        if x == 0 or y == 0:
+            return self.integer(0)
         return self.binary("muli", self._i64(a), self._i64(b))
 
     def least(self, a: Val, b: Val | int) -> Val:
@@ -269,15 +272,24 @@ class Builder:
     def zero(self, type: str) -> Val:
         return self.real(0.0, type) if Val("", type).is_float else self.integer(0, type)
 
-    def prefetch(self, pointer: Val) -> None:
+    def prefetch(self, pointer: Val, *, write: bool = False) -> None:
         self.line(
-            f'"llvm.intr.prefetch"({pointer.ssa}) <{{cache = 1 : i32, hint = 2 : i32, rw = 0 : i32}}> : ({PTR}) -> ()'
+            f'"llvm.intr.prefetch"({pointer.ssa}) <{{cache = 1 : i32, hint = {3 if write else 2} : i32, '
+            f"rw = {int(write)} : i32}}> : ({PTR}) -> ()"
         )
 
     def alloca(self, size: int, hint: str) -> Val:
         return self.op(
             f"llvm.alloca {self.integer(size).ssa} x i8 {{alignment = 64 : i64}} : (i64) -> {PTR}", PTR, hint
         )
+
+    def room(self, size: int, name: str) -> Val:
+        """Scratch of the whole function: the same for each request of this name."""
+        key = (name, PTR)
+        if key not in self._constants:
+            text = f"llvm.alloca {self.integer(size).ssa} x i8 {{alignment = 64 : i64}} : (i64) -> {PTR}"
+            self._constants[key] = (Val(self.name(name), PTR), text)
+        return self._constants[key][0]
 
     # ---- control --------------------------------------------------------------------------------------
 

@@ -9,6 +9,10 @@ class UnsupportedKernelError(AttncError):
     """A tile program in a form that has no CPU lowering."""
 
 
+class CpuTargetError(AttncError):
+    """A CPU that does not exist, or not here."""
+
+
 class CpuCompileError(AttncError):
     """MLIR or LLVM rejected generated code: a defect of this backend."""
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ...ir.expr import Const, Expr, Load, Op, Var, kind_of
-from .builder import Val, vec
+from .builder import Builder, Val, vec
 from .vecmath import VectorMath
 
 COMPARE_INT = {"<": "slt", "<=": "sle", ">": "sgt", ">=": "sge", "==": "eq", "!=": "ne"}
@@ -64,6 +64,7 @@ class Scope:
 
     names: dict[str, Val | Callable[[], Val]]
     live: Callable[[], Val] | None = None  # lanes that may touch memory
+    first: Callable[[], Val] | None = None  # index of lane 0 along the axis in the lanes
     memo: dict[Expr, Val] = field(default_factory=dict)
 
     def lookup(self, name: str) -> Val:
@@ -80,6 +81,10 @@ class Expressions:
         self.b, self.math, self.lanes, self.float = math.b, math, math.lanes, math.element
         self.limits = Limits()
         self._read = read
+
+    def in_another(self, builder: Builder) -> Expressions:
+        """The same for another function."""
+        return Expressions(VectorMath(builder, self.math.target, self.float), self._read)
 
     def emit(self, e: Expr, scope: Scope) -> Val:
         if e not in scope.memo:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from xdsl.ir import SSAValue
 
 from .buffers import Buffers
-from .builder import Builder, Val, vec
+from .builder import PTR, Builder, Val, vec
 from .expressions import Expressions, Scope
 from .memory import Memory
 from .target import Target
+from .tiles import Tiles
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,33 @@ class KeyView:
 
 
 @dataclass(frozen=True)
+class TileView:
+    """An operand of matrix registers: its first rows in the user's memory, all others packed."""
+
+    in_place: Val  # how many rows are read where they lie, in whole blocks
+    pointer: Val
+    stride: Val  # bytes from row to row of the user's memory
+    packed: Val
+    width: int  # features
+
+
+@dataclass(frozen=True)
 class Span:
     """The part of an axis that a tile covers: global index of element 0, and how many are live."""
 
     start: Val
     count: Val | int
+
+
+@dataclass(frozen=True)
+class Function:
+    """The text of a function that gives no result."""
+
+    parameters: str
+    body: str
+
+    def text(self, name: str, attributes: str) -> str:
+        return f"llvm.func internal @{name}({self.parameters}) {attributes}{{\n{self.body}\n  llvm.return\n }}"
 
 
 @dataclass
@@ -47,9 +71,14 @@ class Frame:
     vectors: int  # lane vectors of a tile row
     names: dict[str, Val]  # grid dimensions and sizes
     pairs: bool = False  # may multiply pairs of bf16
+    tiles: Tiles = field(default_factory=Tiles)
+    zeros: Val = Val("", PTR)  # a row of zeros for tiles
+    part: Val = Val("", PTR)  # room for a block of four tiles
     spans: dict[str, Span] = field(default_factory=dict)
     views: dict[SSAValue, KeyView] = field(default_factory=dict)
     pair_views: dict[SSAValue, KeyView] = field(default_factory=dict)  # of dots that multiply pairs
+    functions: dict[str, Function] = field(default_factory=dict)  # by name, those that the kernel calls
+    tile_views: dict[tuple[SSAValue, str], TileView] = field(default_factory=dict)  # with the kind of dot
 
     @property
     def element(self) -> str:
@@ -64,9 +93,15 @@ class Frame:
         return vec(self.lanes, self.element)
 
     @property
-    def pitch(self) -> int:
-        """Elements of a tile row in scratch."""
+    def row_width(self) -> int:
+        """Elements of a tile row, with lanes beyond the last row."""
         return self.vectors * self.lanes
+
+    @property
+    def pitch(self) -> int:
+        """Elements from tile row to tile row in scratch."""
+        # matrix registers read a few lanes of many rows: an odd number of cache lines spreads these over the cache
+        return self.row_width + (self.lanes if self.tiles.dots else 0)
 
     @property
     def align(self) -> int:
@@ -74,7 +109,21 @@ class Frame:
 
     def inside(self, spans: dict[str, Span]) -> Frame:
         """This frame with more axes in scope, for the body of a loop."""
-        return replace(self, spans=self.spans | spans, views=dict(self.views), pair_views=dict(self.pair_views))
+        views, pair_views, tile_views = dict(self.views), dict(self.pair_views), dict(self.tile_views)
+        spans = self.spans | spans
+        return replace(self, spans=spans, views=views, pair_views=pair_views, tile_views=tile_views)
+
+    def call(self, name: str, arguments: Sequence[Val], emit: Callable[[Frame, Sequence[Val]], None]) -> None:
+        """Call a function of the kernel's own, whose body ``emit`` writes the first time."""
+        if name not in self.functions:
+            b = Builder()
+            args = [Val(f"%arg{n}", v.type) for n, v in enumerate(arguments)]
+            # what is known outside is not known inside
+            inner = replace(self, b=b, expressions=self.expressions.in_another(b), names={}, spans={}, views={})
+            emit(inner, args)
+            self.functions[name] = Function(", ".join(f"{v.ssa}: {v.type}" for v in args), b.body())
+        names, types = ", ".join(v.ssa for v in arguments), ", ".join(v.type for v in arguments)
+        self.b.line(f"llvm.call @{name}({names}) : ({types}) -> ()")
 
     def scalar_scope(self, extra: dict[str, Val] | None = None) -> Scope:
         """Names for expressions that are the same in all lanes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from array import array
+import struct
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -30,7 +30,7 @@ def _parallel() -> Any:
             function = ctypes.CDLL(library).GOMP_parallel
         except (OSError, AttributeError):
             continue
-        function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+        function.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint, ctypes.c_uint]
         function.restype = None
         return function
     return None
@@ -70,33 +70,46 @@ class CompiledKernel:
         self._size_limit = 2**30 // meta["index_factor"]
         self._slots = 1 + sum(1 + 2 * r for r in self._ranks) + len(self._sizes)
         self._body = self._object.symbols[self.name]
-        self._run_here = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._body)
-        self._tasks = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(self._object.symbols[f"{self.name}.tasks"])
+        self._pack = struct.Struct(f"{self._slots}q").pack
+        self._run_here = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(self._body)
+        self._tasks = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_char_p)(self._object.symbols[f"{self.name}.tasks"])
 
     def __call__(self, tensors: Sequence[torch.Tensor], sizes: Mapping[str, int]) -> None:
-        values = [0]  # the task counter
+        values: list[int] = []
         for t, rank, dtype in zip(tensors, self._ranks, self._dtypes, strict=False):
             shape = t.shape
             if t.dtype is not dtype or len(shape) != rank or not t.is_cpu:
                 break
-            if 0 in shape:
-                values += (_NOTHING_ADDRESS, *shape, *([0] * rank))
-            else:
-                values += (t.data_ptr(), *shape, *t.stride())
+            values += (t.data_ptr(), *shape, *t.stride())
         values += [sizes[name] for name in self._sizes]
-        if len(values) != self._slots or len(tensors) != len(self._ranks):
+        if 1 + len(values) != self._slots or len(tensors) != len(self._ranks):
             self._explain(tensors)
+        self.start(*values)
+
+    def start(self, *values: int) -> None:
+        """Run on arguments that are checked: address, sizes and strides of every tensor, then the size symbols."""
         if self._sizes and max(values[-len(self._sizes) :]) > self._size_limit:
-            raise ArgumentError(f"kernel {self.name}: a size of {dict(sizes)} exceeds {self._size_limit}")
-        slots = array("q", values)
-        address, _ = slots.buffer_info()
-        tasks = self._tasks(address)
-        threads = min(tasks, 1 if forked.is_set() else torch.get_num_threads())
-        parallel = _parallel() if threads > 1 else None
-        if parallel is not None:
-            parallel(self._body, address, threads, 0)
-        elif tasks:
-            self._run_here(address)
+            sizes = dict(zip(self._sizes, values[-len(self._sizes) :], strict=True))
+            raise ArgumentError(f"kernel {self.name}: a size of {sizes} exceeds {self._size_limit}")
+        if 0 in values:  # the address of a tensor without elements, or just a size or a stride
+            values = self._with_addresses(values)
+        slots = self._pack(0, *values)  # new memory, which starts with the counter of tasks
+        tasks = self._tasks(slots)
+        if tasks > 1 and (threads := min(tasks, 1 if forked.is_set() else torch.get_num_threads())) > 1:
+            parallel = _parallel()
+            if parallel is not None:
+                parallel(self._body, slots, threads, 0)
+                return
+        if tasks:
+            self._run_here(slots)
+
+    def _with_addresses(self, values: Sequence[int]) -> tuple[int, ...]:
+        """The same, with something to read for tensors without elements."""
+        found, at = list(values), 0
+        for rank in self._ranks:
+            found[at] = found[at] or _NOTHING_ADDRESS
+            at += 1 + 2 * rank
+        return tuple(found)
 
     def _explain(self, tensors: Sequence[torch.Tensor]) -> NoReturn:
         """Say which argument is wrong."""

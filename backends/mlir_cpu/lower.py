@@ -10,20 +10,29 @@ from xdsl.dialects.builtin import Float64Type, IntegerType
 from xdsl.ir import Attribute, Operation, SSAValue
 
 from ...ir.tile import DotOp, ForOp, KernelOp, LoadOp, MemType, StoreOp, TileType, memory_type
+from . import amx
+from .amx_dots import TileDots
+from .amx_pack import Packs as TilePacks
+from .amx_pack import load_lanes, packed_bytes
 from .buffers import Buffers, assign
 from .builder import ELEMENT_BYTES, Builder, Val
 from .errors import UnsupportedKernelError
 from .expressions import Expressions, Limits
+from .few_rows import FewRowsEmitter, FewRowsPlan
 from .frame import Frame, Span
+from .loops import walk_ranges
 from .memory import CapturedReads, Memory, load_arguments, slots
 from .passes import PassEmitter
 from .plan import BlockPlan, Pass, axes, plan_block
 from .row_dot import RowDotEmitter
 from .target import Target
+from .tiles import SIDE, Tiles, padded
 from .transfers import Transfers
 from .vecmath import VectorMath
 
-Packs = dict[tuple[LoadOp, bool], Val]  # scratch of a load that may not be read in place, and whether for pairs
+Packs = dict[tuple[LoadOp, str], Val]  # scratch of a load that may not be read in place, for each form of it
+TASKS = 1024  # times that threads come for tasks, at most; enough for them to finish at the same time
+MOST_TASKS = 32  # tasks taken at a time
 STACK_LIMIT = 2 << 20  # bytes of scratch that a thread's stack surely holds
 
 
@@ -60,9 +69,13 @@ class _KernelLowering:
         self.element = "f64" if self._uses_f64() else "f32"
         self.pairs = target.pairs and self.element == "f32"
         lanes = target.lanes(self.element)
+        self.few = FewRowsPlan.of(kernel, lanes)
+        self.tiles = Tiles.of(kernel) if target.tiles and self.element == "f32" and not self.few else Tiles()
         self.vectors = -(-self.rows.size // lanes)
+        if self.tiles.dots:
+            self.vectors = padded(self.rows.size) // lanes
         self.block = kernel.body.block
-        self.plan = plan_block(self.block, self.rows.name, self.pairs)
+        self.plan = plan_block(self.block, self.rows.name, self.pairs, self.tiles)
         self.buffers: Buffers = assign(self.plan, self.block, self.rows.name, self.rows.size)
         self.scratch_bytes = 0
 
@@ -71,20 +84,23 @@ class _KernelLowering:
         return any(isinstance(t.element, Float64Type) for t in tiles)
 
     def run(self) -> Lowered:
-        body, limits = self._function(self._tasks)
+        body, frame = self._function(self._tasks)
         count, _ = self._function(self._task_count)
+        limits = frame.expressions.limits
         grid = ", ".join(f"{d.name} < {d.extent}" for d in self.kernel.grid.data)
+        of_module, of_function = self.target.attributes
         text = "\n".join([
             f"// kernel {self.name} for {self.target.name}: {self.vectors} vectors of {self.element}, rows {self.rows}",
             f"// grid {grid}",
-            "module {",
-            f" llvm.func @{self.name}(%args: !llvm.ptr) {{",
+            f"module {of_module}{{",
+            f" llvm.func @{self.name}(%args: !llvm.ptr) {of_function}{{",
             body,
             "  llvm.return",
             " }",
-            f" llvm.func @{self.name}.tasks(%args: !llvm.ptr) -> i64 {{",
+            f" llvm.func @{self.name}.tasks(%args: !llvm.ptr) -> i64 {of_function}{{",
             count,
             " }",
+            *(f" {f.text(name, of_function)}" for name, f in frame.functions.items()),
             "}\n",
         ])  # fmt: skip
         if self.scratch_bytes > STACK_LIMIT:
@@ -94,11 +110,11 @@ class _KernelLowering:
             )
         return Lowered(text, self.ranks, self.sizes, self.scratch_bytes, limits)
 
-    def _function(self, emit: Callable[[Builder, Frame], None]) -> tuple[str, Limits]:
+    def _function(self, emit: Callable[[Builder, Frame], None]) -> tuple[str, Frame]:
         b = Builder()
         frame = self._frame(b)
         emit(b, frame)
-        return b.body(), frame.expressions.limits
+        return b.body(), frame
 
     def _frame(self, b: Builder) -> Frame:
         args = Val("%args", "!llvm.ptr")
@@ -106,10 +122,21 @@ class _KernelLowering:
         first = slots(self.ranks)[-1]
         sizes = {n: b.load(b.at(args, first + k, "i64"), "i64", 8, n) for k, n in enumerate(self.sizes)}
         reads = CapturedReads(memories, self.rows.name)
-        expressions = reads.expressions = Expressions(VectorMath(b, self.target, self.element), reads)
+        math = VectorMath(b, self.target, self.element, coarse=bool(self.tiles.dots))
+        expressions = reads.expressions = Expressions(math, reads)
         by_value: dict[SSAValue, Memory] = dict(zip(self.kernel.args, memories.values(), strict=True))
         return Frame(
-            b, self.target, expressions, by_value, self.buffers, [], self.rows.name, self.vectors, sizes, self.pairs
+            b,
+            self.target,
+            expressions,
+            by_value,
+            self.buffers,
+            [],
+            self.rows.name,
+            self.vectors,
+            sizes,
+            self.pairs,
+            self.tiles,
         )
 
     # ---- tasks ----------------------------------------------------------------------------------------
@@ -131,18 +158,37 @@ class _KernelLowering:
         extents = self._extents(b, frame)
         total = self._total(b, extents)
         bytes_each = ELEMENT_BYTES[self.element]
-        for n, rows in enumerate(self.buffers.rows):
-            frame.scratch.append(self._scratch(b, rows * frame.pitch * bytes_each, f"scratch{n}"))
+        padding = padded if self.tiles.dots else int
+        sizes = self.few.sizes if self.few else [padding(rows) * frame.pitch for rows in self.buffers.rows]
+        for n, size in enumerate(sizes):
+            frame.scratch.append(self._scratch(b, size * bytes_each, f"scratch{n}"))
         packs = self._pack_scratch(b, frame, self.plan)
-        one, counter = b.integer(1), Val("%args", "!llvm.ptr")
+        control = self._tile_scratch(b, frame) if self.tiles.dots else None
+        # many small tasks are taken several at a time, for the counter is shared by all threads
+        chunk = b.most(b.least(b.binary("divui", total, b.integer(TASKS)), MOST_TASKS), 1)
+        counter = Val("%args", "!llvm.ptr")
         task, taken = b.name("task"), b.name("taken")
-        with b.block(f"{taken} = scf.while (%again = {one.ssa}) : (i64) -> i64 {{", "} do {"):
-            b.line(f"{task} = llvm.atomicrmw add {counter.ssa}, {one.ssa} monotonic : !llvm.ptr, i64")
+        with b.block(f"{taken} = scf.while (%again = {chunk.ssa}) : (i64) -> i64 {{", "} do {"):
+            b.line(f"{task} = llvm.atomicrmw add {counter.ssa}, {chunk.ssa} monotonic : !llvm.ptr, i64")
             more = b.less(Val(task, "i64"), total)
             b.line(f"scf.condition({more.ssa}) {task} : i64")
-        with b.block(f"^bb0({task}_now: i64):"):
-            self._task(b, frame, Val(f"{task}_now", "i64"), extents, packs)
-            b.line(f"scf.yield {one.ssa} : i64")
+        with b.block(f"^bb0({task}_first: i64):"):
+            first = Val(f"{task}_first", "i64")
+            with b.loop(first, b.least(b.add(first, chunk), total), hint="task") as loop:
+                self._task(b, frame, loop.iv, extents, packs)
+            b.line(f"scf.yield {chunk.ssa} : i64")
+        if control is not None:
+            amx.release(b, control)
+
+    def _tile_scratch(self, b: Builder, frame: Frame) -> Val:
+        """Matrix registers ready for use, a row of zeros, and room for one block."""
+        control = amx.configure(b)
+        widths = [n for op in self.kernel.walk() if isinstance(op, LoadOp) for n in axes(op.result).values()]
+        size = padded(max(widths)) * 2
+        frame.zeros, frame.part = self._scratch(b, size, "zeros"), self._scratch(b, SIDE * SIDE * 4, "part")
+        with b.loop(0, size, 64, hint="byte") as byte:
+            b.store(b.zero(frame.vector), b.at(frame.zeros, byte.iv, "i8"), 64)
+        return control
 
     def _scratch(self, b: Builder, size: int, name: str) -> Val:
         self.scratch_bytes += size
@@ -154,14 +200,17 @@ class _KernelLowering:
         result: Packs = {}
 
         def visit(plan: BlockPlan, taken: dict[int, int]) -> None:
-            for op, pairs in [*((op, False) for op in plan.key_loads), *((op, True) for op in plan.pair_loads)]:
+            wide = [*((op, "wide") for op in plan.key_loads), *((op, "pairs") for op in plan.pair_loads)]
+            for op, form in [*wide, *plan.tile_loads]:
                 (_, rows), (_, width) = axes(op.result).items()
                 size = rows * Transfers(frame).packed_width(width) * ELEMENT_BYTES[self.element]
+                if (op, form) in plan.tile_loads:
+                    size = packed_bytes(op)
                 pool = pools.setdefault(size, [])
                 n = taken.get(size, 0)
                 if n == len(pool):
                     pool.append(self._scratch(b, size, f"packed{len(result)}"))
-                result[op, pairs] = pool[n]
+                result[op, form] = pool[n]
                 taken[size] = n + 1
             for body in plan.bodies.values():
                 visit(body, dict(taken))
@@ -180,7 +229,7 @@ class _KernelLowering:
         with ExitStack() as loops:
             for dim, extent in dims[tasks:]:
                 names[dim.name] = loops.enter_context(b.loop(0, extent, hint=dim.name)).iv
-            self._tile(replace(frame, names=names, views={}, pair_views={}), packs)
+            self._tile(replace(frame, names=names, views={}, pair_views={}, tile_views={}), packs)
 
     def _tile(self, inner: Frame, packs: Packs) -> None:
         b = inner.b
@@ -189,7 +238,10 @@ class _KernelLowering:
         live = b.least(b.sub(bound, base), self.rows.size)
         inner = inner.inside({self.rows.name: Span(base, live)})
         with b.when(b.cmpi("sgt", live, b.integer(0))):
-            _BlockEmitter(inner, self.plan, packs).emit()
+            if self.few:
+                FewRowsEmitter(inner, self.few, {op: room for (op, _), room in packs.items()}).emit(self.block)
+            else:
+                _BlockEmitter(inner, self.plan, packs).emit()
 
 
 class _BlockEmitter:
@@ -202,54 +254,57 @@ class _BlockEmitter:
         transfers = Transfers(self.f)
         for op in self.plan.key_loads:
             self._comment(op)
-            self.f.views[op.result] = transfers.view(op, self.packs[op, False])
+            self.f.views[op.result] = transfers.view(op, self.packs[op, "wide"])
         for op in self.plan.pair_loads:
             self._comment(op)
-            self.f.pair_views[op.result] = transfers.view(op, self.packs[op, True], pairs=True)
+            self.f.pair_views[op.result] = transfers.view(op, self.packs[op, "pairs"], pairs=True)
+        for op, kind in self.plan.tile_loads:
+            self._comment(op)
+            self.f.tile_views[op.result, kind] = TilePacks(self.f, op, self.packs[op, kind]).view(kind)
+        stores = [s for s in self.plan.steps if isinstance(s, StoreOp) and self._is_late(s)]
         for step in self.plan.steps:
+            if isinstance(step, ForOp):
+                for store in stores:
+                    transfers.expect(store)
+                stores = []
             match step:
                 case Pass():
                     PassEmitter(self.f, step).emit()
+                case LoadOp() if step in self.f.tiles.lanes:
+                    self._comment(step)
+                    load_lanes(self.f, step)
                 case LoadOp():
                     self._comment(step)
                     transfers.load_rows(step)
                 case StoreOp():
                     self._comment(step)
                     transfers.store(step)
+                case DotOp() if step in self.f.tiles.dots:
+                    self._comment(step)
+                    TileDots(self.f, step).emit()
                 case DotOp():
                     self._comment(step)
                     RowDotEmitter(self.f, step).emit()
                 case ForOp():
                     self._loop(step)
 
+    def _is_late(self, op: StoreOp) -> bool:
+        """Does it write rows of features, from a tile that loops leave behind?"""
+        return len(axes(op.value)) == 2 and not any(a in self.f.spans for a in axes(op.value) if a != self.f.rows)
+
     def _comment(self, op: Operation) -> None:
         self.b.comment(" ".join(str(op).split()))
 
     def _loop(self, op: ForOp) -> None:
-        self.b.comment(f"tile.for {op.axis.data} in {[r.text() for r in op.ranges]} step {op.step.data} {op.kind.data}")
         for initial, argument in zip(op.initial, op.carried, strict=True):
             self._copy(initial, argument)
-        scope, scalar = self.f.scalar_scope(), self.f.expressions.scalar
-        bounds = [(scalar(r.lo, scope), scalar(r.hi, scope)) for r in op.range_list]
-        if len(bounds) == 1:
-            self._range(op, *bounds[0])
-            return
-        # one body for all ranges: code for each would cost more to compile than it saves
-        with self.b.loop(0, len(bounds), hint="range") as loop:
-            low, high = bounds[-1]
-            for n, (lo, hi) in reversed(list(enumerate(bounds[:-1]))):
-                this = self.b.cmpi("eq", loop.iv, self.b.integer(n))
-                low, high = self.b.select(this, lo, low), self.b.select(this, hi, high)
-            self._range(op, low, high)
+        walk_ranges(self.f, op, lambda frame: self._body(op, frame))
 
-    def _range(self, op: ForOp, low: Val, high: Val) -> None:
-        f, b, axis = self.f, self.b, op.axis.data
-        with b.loop(low, high, op.step.data, hint=axis) as loop:
-            count = b.least(b.sub(high, loop.iv), op.step.data)
-            plan = self.plan.bodies[op]
-            _BlockEmitter(f.inside({axis: Span(loop.iv, count)}), plan, self.packs).emit()
-            for value, argument in zip(plan.yields, op.carried, strict=True):
-                self._copy(value, argument)
+    def _body(self, op: ForOp, frame: Frame) -> None:
+        plan = self.plan.bodies[op]
+        _BlockEmitter(frame, plan, self.packs).emit()
+        for value, argument in zip(plan.yields, op.carried, strict=True):
+            self._copy(value, argument)
 
     def _copy(self, source: SSAValue, target: SSAValue) -> None:
         """Put a value where a loop carries it, unless it is computed there already."""

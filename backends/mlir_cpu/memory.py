@@ -149,15 +149,16 @@ class CapturedReads:
             mask = b.binary("andi", mask, b.broadcast(b.cmpi("ult", v, limit), lanes))
         type = vec(lanes, memory.stored)
 
-        def gathered() -> Val:
-            return b.gather(memory.address(b, wide), mask, type)
-
         stride = memory.stride_along(x, e.index, self.lane_axis, scope)
-        if stride is None:
-            return gathered()
-
-        def contiguous() -> Val:
-            first = [b.pure(f"vector.extract {v.ssa}[0] : i64 from {v.type}", "i64") if v.lanes else v for v in wide]
-            return b.masked_load(memory.address(b, first), mask, type)
-
-        return b.choose(b.cmpi("eq", stride, b.integer(1)), contiguous, gathered, type)
+        if stride is None or scope.first is None:
+            return b.gather(memory.address(b, wide), mask, type)
+        first = Scope({**scope.names, self.lane_axis: scope.first()})
+        address = memory.address(b, [x.scalar(i, first) for i in e.index])
+        # outside of the branch, where it is seen to be the same in all iterations of the loops around
+        steps = b.binary("muli", b.iota(vec(lanes, "i64")), b.broadcast(stride, lanes))
+        return b.choose(
+            b.cmpi("eq", stride, b.integer(1)),
+            lambda: b.masked_load(address, mask, type),
+            lambda: b.gather(b.at(address, steps, memory.stored), mask, type),
+            type,
+        )

@@ -14,6 +14,7 @@ from xdsl.ir import SSAValue
 
 from ...ir.expr import Load, Op, Var
 from ...ir.tile import DotOp, FullOp, LoadOp, MapOp, MaskOp, ReduceOp, tile_type
+from .amx_scratch import NarrowStores
 from .builder import ELEMENT_BYTES, Val, vec
 from .errors import UnsupportedKernelError
 from .expressions import Scope
@@ -49,7 +50,11 @@ class Chunk:
             if (axis := self.axis) is not None:
                 names[axis] = lambda: f.b.add(f.spans[axis].start, self.row)
             self._names = names
-        return Scope({**self._names, **params}, live=lambda: f.live_lanes(self.lane))
+        return Scope(
+            {**self._names, **params},
+            live=lambda: f.live_lanes(self.lane),
+            first=lambda: f.b.add(f.spans[f.rows].start, self.lane),
+        )
 
     def value(self, v: SSAValue) -> Val:
         f = self.frame
@@ -87,15 +92,14 @@ class Chunk:
     def _round(self, value: Val, v: SSAValue) -> Val:
         """Drop the digits that a narrow element type would not keep."""
         element, b = str(tile_type(v).element), self.frame.b
-        if element == "f64" or element == value.element:
+        if element == "f64" or element == value.element or v in self.frame.tiles.computed:
             return value
         if element == "f32" or self.frame.element == "f64":
             return value
-        narrow = b.cast("truncf", value, f"vector<{value.lanes}x{element}>")
-        return b.cast("extf", narrow, value.type)
+        return b.cast("extf", self.frame.expressions.math.narrow(value, element), value.type)
 
 
-def _empty(op: ReduceOp) -> float:
+def empty_value(op: ReduceOp) -> float:
     """The reduction of nothing."""
     return -math.inf if op.kind.data == "max" else 0.0
 
@@ -109,8 +113,12 @@ class PassEmitter:
         self.reduces = [op for op in step.ops if isinstance(op, ReduceOp) and op.axis != frame.rows]
         self.row_reduces = [op for op in step.ops if isinstance(op, ReduceOp) and op.axis == frame.rows]
         wide, self.height = frame.target.block(frame.vectors)
-        if step.dot is None and not self.reduces:
-            self.height = 1  # nothing to gain from blocks
+        self.narrow = NarrowStores(frame)
+        if step.dot is None:
+            # rows that share a pair; nothing else to gain from blocks, not even in sums: each lane has its own
+            self.height = 2 if frame.tiles.dots else 1
+        elif self._operands(step.dot)[1].axes[0] == step.dot.contracted:
+            self.height = frame.target.accumulators // wide  # one address serves all rows
         self.offsets = [n * frame.lanes for n in range(wide)]
 
     def emit(self) -> None:
@@ -119,7 +127,7 @@ class PassEmitter:
                 self.b.comment(" ".join(str(op).split()))
         for op in self.row_reduces:
             with self.b.loop(0, self._count(), hint=self.axis or "x") as loop:
-                self.b.store(self.b.real(_empty(op), self.f.element), self.f.element_pointer(op.result, loop.iv))
+                self.b.store(self.b.real(empty_value(op), self.f.element), self.f.element_pointer(op.result, loop.iv))
         with self._lane_blocks() as lane:
             lanes = [self.b.add(lane, n) for n in self.offsets]
             known = [self._row_values(x) for x in lanes]
@@ -132,14 +140,19 @@ class PassEmitter:
             for n, op in enumerate(self.reduces):
                 for m, x in enumerate(lanes):
                     self._store(op.result, 0, x, results[n * len(lanes) + m])
+        for value in self.step.stored:
+            if value in self.f.tiles.computed:
+                self.narrow.finish(value, self._count())
 
     @contextmanager
     def _lane_blocks(self) -> Iterator[Val]:
         width = len(self.offsets) * self.f.lanes
-        if width == self.f.pitch:
+        if width == self.f.row_width:
             yield self.b.integer(0)
         else:
-            with self.b.loop(0, self.f.pitch, width, hint="lane") as loop:
+            # blocks without a live row are left as they are: nothing reads them, but products of whole blocks
+            rows = self.f.row_width if self.f.tiles.dots else self.f.spans[self.f.rows].count
+            with self.b.loop(0, rows, width, hint="lane") as loop:
                 yield loop.iv
 
     def _count(self) -> Val | int:
@@ -155,13 +168,16 @@ class PassEmitter:
         return {v: chunk.value(v) for v in operands if v in self.f.buffers.of and [*axes(v)] == [self.f.rows]}
 
     def _start(self, op: ReduceOp) -> Val:
-        return self.b.real(_empty(op), self.f.vector)
+        return self.b.real(empty_value(op), self.f.vector)
 
     def _store(self, value: SSAValue, row: Val | int, lane: Val, what: Val) -> None:
         self.b.store(what, self.f.row_pointer(value, row, lane), self.f.align)
 
-    def _finish(self, chunk: Chunk, accumulators: Sequence[Val | None]) -> list[Val]:
-        """The elementwise ops of one chunk; stores come last, for values may be computed in place."""
+    def _finish(self, chunk: Chunk, accumulators: Sequence[Val | None], r: int = 0, height: int = 1) -> list[Val]:
+        """The elementwise ops of one chunk; stores come last, for values may be computed in place.
+
+        It is in row ``r`` of the ``height`` of its register block.
+        """
         combined: list[Val] = []
         for op in self.step.ops:
             if op in self.row_reduces:
@@ -172,7 +188,10 @@ class PassEmitter:
                 result = op.results[0]
                 chunk.known[result] = chunk.compute(result)
         for value in self.step.stored:
-            if not isinstance(value.owner, ReduceOp):
+            if value in self.f.tiles.computed:
+                assert isinstance(chunk.row, Val)
+                self.narrow.put(value, chunk.row, chunk.lane, chunk.known[value], r, height)
+            elif not isinstance(value.owner, ReduceOp):
                 self._store(value, chunk.row, chunk.lane, chunk.known[value])
         return combined
 
@@ -193,9 +212,23 @@ class PassEmitter:
             if count > whole:
                 accumulators = self._rows(whole, count, count - whole, accumulators, lanes, known)
             return accumulators
+        if self._may_repeat_rows():
+            return self._rows(0, count, height, accumulators, lanes, known, last=self.b.sub(count, 1))
         whole_rows = self.b.mul(self.b.binary("divui", count, self.b.integer(height)), height)
         accumulators = self._rows(0, whole_rows, height, accumulators, lanes, known)
         return self._rows(whole_rows, count, 1, accumulators, lanes, known)
+
+    def _may_repeat_rows(self) -> bool:
+        """Does computing a row twice change nothing?  Then the last block need not be whole.
+
+        That holds where rows are stored and maxima taken, unless a result overwrites an operand.
+        """
+        if self.step.dot is None or self.row_reduces or any(op.kind.data != "max" for op in self.reduces):
+            return False
+        of = self.f.buffers.of
+        written = {of[v] for v in self.step.stored if not isinstance(v.owner, ReduceOp)}
+        reads = [v for op in [self.step.dot, *self.step.ops] for v in op.operands if v not in self.step.defined]
+        return not any(of.get(v) in written for v in reads)
 
     def _rows(
         self,
@@ -205,15 +238,18 @@ class PassEmitter:
         accumulators: list[Val],
         lanes: list[Val],
         known: list[dict[SSAValue, Val]],
+        last: Val | None = None,
     ) -> list[Val]:
-        """A loop over tile rows, ``height`` at a time."""
+        """A loop over tile rows, ``height`` at a time; rows beyond ``last`` repeat it."""
         with self.b.loop(first, end, height, accumulators, hint=self.axis or "x") as loop:
-            dots = self._dot(self.step.dot, loop.iv, height, lanes) if self.step.dot else []
+            rows = [self.b.add(loop.iv, r) for r in range(height)]
+            if last is not None:
+                rows = [rows[0], *(self.b.least(row, last) for row in rows[1:])]
+            dots = self._dot(self.step.dot, rows, lanes) if self.step.dot else []
             # a block is reduced by itself first: fewer roundings at the size of the whole
             current: list[Val | None] = [None for _ in loop.carried]
             width = len(lanes)
-            for r in range(height):
-                row = self.b.add(loop.iv, r)
+            for r, row in enumerate(rows):
                 chunks: list[Chunk] = []
                 shared: dict[SSAValue, Val] = {}
                 for m, lane in enumerate(lanes):
@@ -222,7 +258,7 @@ class PassEmitter:
                     if self.step.dot:
                         chunk.known[self.step.dot.result] = self._accumulate(self.step.dot, chunk, dots[r * width + m])
                     mine = current[m::width] if current else []
-                    for n, value in enumerate(self._finish(chunk, mine)):
+                    for n, value in enumerate(self._finish(chunk, mine, r, height)):
                         current[n * width + m] = value
                 for op in self.row_reduces:
                     self._reduce_row(op, chunks)
@@ -258,29 +294,41 @@ class PassEmitter:
             raise UnsupportedKernelError(f"{dot}: one operand must have the row axis and the other come from memory")
         return lane, views[key]
 
-    def _dot(self, dot: DotOp, row: Val, height: int, lanes: list[Val]) -> list[Val]:
-        """Products for ``height`` tile rows from ``row`` on: row-major, one vector for each of ``lanes``."""
+    def _dot(self, dot: DotOp, rows: Sequence[Val], lanes: list[Val]) -> list[Val]:
+        """Products for some tile rows: row-major, one vector for each of ``lanes``."""
         b, f = self.b, self.f
         source, view = self._operands(dot)
         along_rows = view.axes[0] == dot.contracted
         to_row, to_term = (b.integer(1), view.stride) if along_rows else (view.stride, b.integer(1))
-        base = b.at(view.pointer, b.mul(row, to_row), view.element)
-        bases = [base if r == 0 else b.at(base, b.mul(to_row, r), view.element) for r in range(height)]
-        if not along_rows:
-            self._prefetch(view, row, height)
+        if along_rows:
+            base = b.at(view.pointer, rows[0], view.element)
+            bases = [b.at(base, r, view.element) for r in range(len(rows))]
+        else:
+            bases = [b.at(view.pointer, b.mul(row, to_row), view.element) for row in rows]
+            self._prefetch(view, rows[0], len(rows))
         terms = f.spans[dot.contracted].count if dot.contracted in f.spans else axes(source)[dot.contracted]
-        zero = b.real(0.0, f.vector)
         if view.element != f.element:
             return self._dot_pairs(source, bases, terms, lanes)
-        with b.loop(0, terms, 1, [zero] * (height * len(lanes)), hint=dot.contracted) as loop:
-            vectors = [b.load(f.row_pointer(source, loop.iv, lane), f.vector, f.align) for lane in lanes]
-            offset = b.mul(loop.iv, to_term)
-            for r in range(height):
-                scalar = b.broadcast(b.load(b.at(bases[r], offset, f.element), f.element), f.lanes)
-                loop.yields += [
-                    b.fma(scalar, vector, loop.carried[r * len(lanes) + m]) for m, vector in enumerate(vectors)
-                ]
-        return loop.results
+        block = len(rows) * len(lanes)
+        # a block too small to hide the latency of fma is summed in parts, term by term in turn
+        parts = max(1, f.target.accumulators // block) if isinstance(terms, int) else 1
+        while isinstance(terms, int) and parts > 1 and terms % parts:
+            parts -= 1
+        zero = b.real(0.0, f.vector)
+        with b.loop(0, terms, parts, [zero] * (block * parts), hint=dot.contracted) as loop:
+            for part in range(parts):
+                term = b.add(loop.iv, part)
+                vectors = [b.load(f.row_pointer(source, term, lane), f.vector, f.align) for lane in lanes]
+                offset = b.mul(term, to_term)
+                for r in range(len(rows)):
+                    scalar = b.broadcast(b.load(b.at(bases[r], offset, f.element), f.element), f.lanes)
+                    for m, vector in enumerate(vectors):
+                        old = loop.carried[part * block + r * len(lanes) + m]
+                        loop.yields.append(b.fma(scalar, vector, old))
+        sums = loop.results[:block]
+        for part in range(1, parts):
+            sums = [b.binary("addf", x, y) for x, y in zip(sums, loop.results[part * block :][:block], strict=True)]
+        return sums
 
     def _dot_pairs(self, source: SSAValue, bases: list[Val], terms: Val | int, lanes: list[Val]) -> list[Val]:
         """The same for pairs of bf16, which one instruction multiplies and adds."""
@@ -329,6 +377,12 @@ class PassEmitter:
 
     def copy(self, source: SSAValue, target: SSAValue) -> None:
         """Write ``source`` where ``target`` lives."""
+        if isinstance(source.owner, FullOp):  # all rows as one
+            constant = Chunk(self.f, None, 0, self.b.integer(0), {}).value(source)
+            rows = self.step.shape[self.axis] if self.axis else 1
+            with self.b.loop(0, rows * self.f.pitch, self.f.lanes, hint="lane") as lane:
+                self._store(target, 0, lane.iv, constant)
+            return
         with self._lane_blocks() as lane, self.b.loop(0, self._count() if self.axis else 1) as loop:
             for n in self.offsets:
                 chunk = Chunk(self.f, self.axis, loop.iv, self.b.add(lane, n), {})

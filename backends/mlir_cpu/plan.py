@@ -16,6 +16,7 @@ from xdsl.ir import Block, Operation, SSAValue
 from ...ir.tile import DotOp, ForOp, FullOp, LoadOp, MapOp, MaskOp, ReduceOp, StoreOp, TileType, YieldOp, tile_type
 from .errors import UnsupportedKernelError
 from .pairs import is_paired
+from .tiles import Tiles
 
 
 @dataclass
@@ -32,7 +33,7 @@ class Pass:
         return [op.results[0] for op in ([self.dot] if self.dot else []) + self.ops]
 
 
-Step = Pass | ForOp | StoreOp | LoadOp | DotOp  # a dot by itself contracts the row axis
+Step = Pass | ForOp | StoreOp | LoadOp | DotOp  # a dot by itself contracts the row axis, or runs on tiles
 
 
 @dataclass
@@ -43,6 +44,7 @@ class BlockPlan:
     inlined: set[SSAValue]
     key_loads: list[LoadOp]  # tiles whose rows are read straight from memory, features in the lanes
     pair_loads: list[LoadOp]  # those of dots that multiply pairs
+    tile_loads: list[tuple[LoadOp, str]]  # those of dots on matrix registers, with the kind of dot
     yields: Sequence[SSAValue]
     bodies: dict[ForOp, BlockPlan]
 
@@ -68,21 +70,23 @@ def row_dot(op: DotOp) -> tuple[SSAValue, SSAValue, StoreOp]:
     return scratch, natural, uses[0]
 
 
-def plan_block(block: Block, rows: str, pairs: bool) -> BlockPlan:
+def plan_block(block: Block, rows: str, pairs: bool, tiles: Tiles) -> BlockPlan:
     """Plan a block and the loops in it; ``rows`` lies in the lanes, ``pairs`` of bf16 may be multiplied."""
-    return _Planner(rows, pairs, frozenset()).run(block)
+    return _Planner(rows, pairs, tiles, frozenset()).run(block)
 
 
 class _Planner:
-    def __init__(self, rows: str, pairs: bool, loops: frozenset[str]):
-        self.rows, self.pairs, self.loops = rows, pairs, loops
+    def __init__(self, rows: str, pairs: bool, tiles: Tiles, loops: frozenset[str]):
+        self.rows, self.pairs, self.tiles, self.loops = rows, pairs, tiles, loops
         self.steps: list[Step] = []
         self.ready: dict[SSAValue, int] = {}  # first step that may read the value
         self.home: dict[SSAValue, Pass] = {}  # pass in whose registers the value is
-        self.plan = BlockPlan(self.steps, set(), [], [], (), {})
+        self.plan = BlockPlan(self.steps, set(), [], [], [], (), {})
 
     def run(self, block: Block) -> BlockPlan:
-        for op in block.ops:
+        # scores on tiles come first: they read memory only, and then all elementwise work on them shares one pass
+        first = [op for op in block.ops if self.tiles.dots and (isinstance(op, LoadOp) or self._is_score(op))]
+        for op in [*first, *(op for op in block.ops if op not in first)]:
             self._place(op)
         for step in self.steps:
             if isinstance(step, Pass):
@@ -99,19 +103,23 @@ class _Planner:
                 if len(axes(op.result)) == 2:
                     dots = [use.operation for use in op.result.uses]
                     paired = [self.pairs and isinstance(d, DotOp) and is_paired(d, self.rows) for d in dots]
+                    tiled = [d in self.tiles.dots for d in dots]
+                    self.plan.tile_loads += [(op, kind) for kind in self.tiles.loaded(op)]
                     self.plan.pair_loads += [op] if any(paired) else []
-                    self.plan.key_loads += [] if all(paired) else [op]
+                    self.plan.key_loads += [] if all(p or t for p, t in zip(paired, tiled, strict=True)) else [op]
                 else:
                     self.plan.inlined.add(op.result)  # one scalar a row: read where it is used
             case LoadOp() if len(axes(op.result)) == 1 or self.loops & axes(op.result).keys():
                 self._join(op)
             case LoadOp():
                 in_memory = [self._reads_memory(use.operation, op.result) for use in op.result.uses]
-                if any(in_memory):
+                self.plan.tile_loads += [(op, kind) for kind in self.tiles.loaded(op)]
+                readers = [u.operation for u, reads in zip(op.result.uses, in_memory, strict=True) if reads]
+                if any(dot not in self.tiles.dots for dot in readers):
                     self.plan.key_loads.append(op)
                 if not all(in_memory):
                     self._append(op)
-            case DotOp() if contracts_rows(op, self.rows):
+            case DotOp() if contracts_rows(op, self.rows) or op in self.tiles.dots:
                 self._append(op)
             case StoreOp() if contracts_rows(op.value.owner, self.rows):
                 pass  # the dot adds to memory itself
@@ -128,7 +136,7 @@ class _Planner:
             case MapOp() | MaskOp() | ReduceOp():
                 self._join(op)
             case ForOp():
-                body = _Planner(self.rows, self.pairs, self.loops | {op.axis.data})
+                body = _Planner(self.rows, self.pairs, self.tiles, self.loops | {op.axis.data})
                 self.plan.bodies[op] = body.run(op.body.block)
                 self._append(op)
             case StoreOp():
@@ -137,9 +145,12 @@ class _Planner:
                 raise UnsupportedKernelError(f"no CPU lowering for {op.name}")
 
     def _only_accumulates(self, value: SSAValue) -> bool:
-        """Is the value used once, as the accumulator of a dot?"""
-        uses = list(value.uses)
-        return len(uses) == 1 and isinstance(uses[0].operation, DotOp) and uses[0].operation.acc is value
+        """Is the value used once, as the accumulator of a dot in vector registers?"""
+        uses = [use.operation for use in value.uses]
+        return len(uses) == 1 and isinstance(uses[0], DotOp) and uses[0].acc is value and uses[0] not in self.tiles.dots
+
+    def _is_score(self, op: Operation) -> bool:
+        return isinstance(op, DotOp) and self.tiles.dots.get(op) == "score"
 
     def _reads_memory(self, op: Operation, value: SSAValue) -> bool:
         """Does ``op`` read the rows of the loaded ``value`` from memory, and not as lanes?"""

@@ -65,9 +65,9 @@ class RowDotEmitter:
             raise UnsupportedKernelError(f"{self.store}: the index must be affine in {self.feature!r}")
         start = f.spans[self.axis].start if self.axis in f.spans else b.integer(0)
         with b.when(b.cmpi("eq", stride, b.integer(1))):
-            self._add(transfers, start, row, loop.results, vectors, None)
+            self._add(transfers, b.add(start, row), loop.results, vectors)
         with b.otherwise():
-            self._add(transfers, start, row, loop.results, vectors, stride)
+            self._add_scalars(transfers, b.add(start, row), loop.results, vectors)
 
     def _features(self, row: Val, vector: int) -> Val:
         """One vector of a row of the operand in memory."""
@@ -80,20 +80,25 @@ class RowDotEmitter:
         left = self.view.width - vector * self.f.lanes
         return self.b.mask_first(left, self.f.lanes) if left < self.f.lanes else None
 
-    def _add(
-        self, transfers: Transfers, start: Val, row: Val, sums: list[Val], vectors: range, stride: Val | None
-    ) -> None:
-        """Add a block to memory whose features are contiguous, or ``stride`` elements apart."""
+    def _add(self, transfers: Transfers, row: Val, sums: list[Val], vectors: range) -> None:
+        """Add a block to memory whose features are contiguous."""
         f, b = self.f, self.b
-        height = len(sums) // len(vectors)
-        for r in range(height):
+        for r in range(len(sums) // len(vectors)):
+            at = {self.axis: b.add(row, r), self.feature: b.integer(0)}
+            pointer = transfers.address(self.memory, self.store.index.data, **at)
             for n, vector in enumerate(vectors):
-                first = b.integer(vector * f.lanes)
-                at = {self.axis: b.add(start, b.add(row, r)), self.feature: first}
-                pointer = transfers.address(self.memory, self.store.index.data, **at)
-                value = sums[r * len(vectors) + n]
-                if stride is None:
-                    transfers.put(self.store, pointer, value, self._mask(vector))
-                else:
-                    mask = self._mask(vector) or b.boolean(True, f.lanes)
-                    transfers.put_strided(self.store, pointer, value, stride, mask)
+                place = b.at(pointer, vector * f.lanes, self.memory.stored)
+                transfers.put(self.store, place, sums[r * len(vectors) + n], self._mask(vector))
+
+    def _add_scalars(self, transfers: Transfers, row: Val, sums: list[Val], vectors: range) -> None:
+        """The same element by element, by way of scratch."""
+        f, b = self.f, self.b
+        first, pitch = vectors[0] * f.lanes, len(vectors) * f.lanes
+        width = min(self.view.width - first, pitch)
+        block = b.room(len(sums) * f.target.vector_bytes, f"sums{len(sums)}")
+        for n, value in enumerate(sums):
+            b.store(value, b.at(block, n * f.lanes, f.element), f.align)
+        with b.loop(0, len(sums) // len(vectors), hint=self.axis) as r, b.loop(0, width, hint=self.feature) as column:
+            at = {self.axis: b.add(row, r.iv), self.feature: b.add(column.iv, first)}
+            value = b.load(b.at(block, b.add(b.mul(r.iv, pitch), column.iv), f.element), f.element)
+            transfers.put(self.store, transfers.address(self.memory, self.store.index.data, **at), value)

@@ -1,6 +1,7 @@
 """Moving tiles between the user's memory and scratch: query tiles are transposed, key tiles viewed or packed.
 
 A store with ``add`` reads, adds and writes.  Elements that may collide are handled one after the other.
+A square of lanes is transposed by a function of its own, so that a kernel holds the code once for each element type.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from xdsl.ir import SSAValue
 
 from ...ir.expr import Expr
 from ...ir.tile import LoadOp, StoreOp
-from .builder import PTR, Val, vec
+from .builder import ELEMENT_BYTES, PTR, Val, vec
 from .errors import UnsupportedKernelError
 from .frame import Frame, KeyView
 from .memory import Memory
@@ -85,7 +86,7 @@ class Transfers:
             return self.b.cast("extf", value, vec(value.lanes, "f64"))
         if memory.stored not in ("f32", "bf16", "f16") or value.element not in wide:
             raise UnsupportedKernelError(f"cannot store {value.element} to {memory.name!r} of {memory.element}")
-        return self.b.cast("truncf", value, vec(value.lanes, memory.stored))
+        return self.f.expressions.math.narrow(value, memory.stored)
 
     def _blocks(self, width: int, emit: Callable[[Val, int], None]) -> None:
         """Run ``emit(first, count)`` for features in groups of a lane vector: a loop, then what is left."""
@@ -173,7 +174,7 @@ class Transfers:
             raise UnsupportedKernelError(f"a tile over {axes(value)} must have the row axis and one feature axis")
         return next(iter(rest.items()))
 
-    def _last_live(self, row: Val) -> Val:
+    def last_live(self, row: Val) -> Val:
         """``row``, or the last live row: a dead row's lanes repeat it."""
         count = self.f.spans[self.f.rows].count
         assert isinstance(count, Val)
@@ -181,25 +182,41 @@ class Transfers:
 
     def _load_transposed(self, op: LoadOp, memory: Memory) -> None:
         f, b = self.f, self.b
-        feature, width = self._feature(op.result)
-        start = f.spans[f.rows].start
+        _, width = self._feature(op.result)
         pairs = f.pairs and keeps_pairs(op, f.rows)
-        with b.loop(0, f.pitch, f.lanes, hint="lane") as loop:
-            rows = []
-            for n in range(f.lanes):
-                row = b.add(start, self._last_live(b.add(loop.iv, n)))
-                rows.append(self.address(memory, op.index.data, **{f.rows: row, feature: b.integer(0)}))
+        with b.loop(0, f.row_width, f.lanes, hint="lane") as loop:
+            rows = self._row_addresses(op.index.data, memory, op.result, loop.iv)
 
             def block(first: Val, count: int) -> None:
-                if pairs:
-                    vectors = [self._pairs(b.at(p, b.mul(first, 2), memory.stored), count) for p in rows]
-                else:
-                    vectors = [self._widen(memory, b.at(p, first, memory.stored), count) for p in rows]
-                target = f.row_pointer(op.result, first, loop.iv)
-                for n, value in enumerate(self._transpose(vectors)[:count]):
-                    b.store(value, b.at(target, n * f.pitch, f.element), f.align)
+                name = f"load_{memory.stored}{'_pairs' if pairs else ''}_{count}"
+                arguments = [rows, first, f.row_pointer(op.result, first, loop.iv)]
+                f.call(name, arguments, lambda inner, args: Transfers(inner).load_block(memory, pairs, count, *args))
 
             self._blocks(width // 2 if pairs else width, block)
+
+    def _row_addresses(self, index: Sequence[Expr], memory: Memory, value: SSAValue, lane: Val) -> Val:
+        """Room that holds the address of feature 0 of each row from ``lane`` on."""
+        f, b = self.f, self.b
+        feature, _ = self._feature(value)
+        rows = b.room(f.lanes * ELEMENT_BYTES[PTR], "rows")
+        with b.loop(0, f.lanes, hint=f.rows) as row:
+            at = b.add(f.spans[f.rows].start, self.last_live(b.add(lane, row.iv)))
+            address = self.address(memory, index, **{f.rows: at, feature: b.integer(0)})
+            b.store(address, b.at(rows, row.iv, PTR))
+        return rows
+
+    def load_block(self, memory: Memory, pairs: bool, count: int, rows: Val, first: Val, target: Val) -> None:
+        """``count`` features of a vector of rows, transposed into a buffer."""
+        f, b = self.f, self.b
+        vectors = []
+        for n in range(f.lanes):
+            row = b.load(b.at(rows, n, PTR), PTR)
+            if pairs:
+                vectors.append(self._pairs(b.at(row, b.mul(first, 2), memory.stored), count))
+            else:
+                vectors.append(self._widen(memory, b.at(row, first, memory.stored), count))
+        for n, value in enumerate(self.transpose(vectors)[:count]):
+            b.store(value, b.at(target, n * f.pitch, f.element), f.align)
 
     def _pairs(self, pointer: Val, count: int) -> Val:
         """``count`` pairs of contiguous bf16 in a full vector."""
@@ -212,8 +229,8 @@ class Transfers:
         f, b, x = self.f, self.b, self.f.expressions
         feature, width = self._feature(op.result)
         pairs = f.pairs and keeps_pairs(op, f.rows)
-        with b.loop(0, f.pitch, hint=f.rows) as row, b.loop(0, width, hint=feature) as column:
-            at = {f.rows: b.add(f.spans[f.rows].start, self._last_live(row.iv)), feature: column.iv}
+        with b.loop(0, f.row_width, hint=f.rows) as row, b.loop(0, width, hint=feature) as column:
+            at = {f.rows: b.add(f.spans[f.rows].start, self.last_live(row.iv)), feature: column.iv}
             value = b.load(self.address(memory, op.index.data, **at), memory.stored)
             if pairs:  # the halves of a pair are features 2n and 2n + 1
                 half = b.binary("andi", column.iv, b.integer(1))
@@ -239,34 +256,50 @@ class Transfers:
         with b.otherwise():
             self._store_scalars(op, memory)
 
+    def expect(self, op: StoreOp) -> None:
+        """Ask for the lines that ``op`` is going to write: a store that misses waits for its line in full."""
+        f, b, memory = self.f, self.b, self.f.memories[op.memory]
+        feature, width = self._feature(op.value)
+        with b.loop(0, f.spans[f.rows].count, hint=f.rows) as row:
+            at = {f.rows: b.add(f.spans[f.rows].start, row.iv), feature: b.integer(0)}
+            start = self.address(memory, op.index.data, **at)
+            for n in range(0, width, 64 // ELEMENT_BYTES[memory.stored]):
+                b.prefetch(b.at(start, n, memory.stored), write=True)
+
     def _store_transposed(self, op: StoreOp, memory: Memory) -> None:
         f, b = self.f, self.b
-        feature, width = self._feature(op.value)
-        start, live = f.spans[f.rows].start, f.spans[f.rows].count
+        _, width = self._feature(op.value)
+        live = f.spans[f.rows].count
         assert isinstance(live, Val)
-        # a dead row is written where the last live one goes, which comes later and overwrites it; or it adds 0
-        order = range(f.lanes) if op.add is not None else range(f.lanes)[::-1]
         with b.loop(0, live, f.lanes, hint="lane") as loop:
-            rows = []
-            for n in range(f.lanes):
-                row = b.add(start, self._last_live(b.add(loop.iv, n)))
-                rows.append(self.address(memory, op.index.data, **{f.rows: row, feature: b.integer(0)}))
+            rows = self._row_addresses(op.index.data, memory, op.value, loop.iv)
+            left = b.sub(live, loop.iv)
 
             def block(first: Val, count: int) -> None:
-                source = f.row_pointer(op.value, first, loop.iv)
-                features = [
-                    b.load(b.at(source, min(n, count - 1) * f.pitch, f.element), f.vector, f.align)
-                    for n in range(f.lanes)
-                ]
-                vectors = self._transpose(features)
-                for n in order:
-                    value = vectors[n]
-                    if op.add is not None:
-                        value = b.select(b.less(b.add(loop.iv, n), live), value, b.real(0.0, f.vector))
-                    mask = b.mask_first(count, f.lanes) if count < f.lanes else None
-                    self.put(op, b.at(rows[n], first, memory.stored), value, mask)
+                name = f"{'add' if op.add is not None else 'store'}_{memory.stored}_{count}"
+                arguments = [rows, first, f.row_pointer(op.value, first, loop.iv), left]
+                f.call(name, arguments, lambda inner, args: Transfers(inner).store_block(op, memory, count, *args))
 
             self._blocks(width, block)
+
+    def store_block(
+        self, op: StoreOp, memory: Memory, count: int, rows: Val, first: Val, source: Val, live: Val
+    ) -> None:
+        """``count`` features of a vector of rows from a buffer, transposed; only the first ``live`` rows are."""
+        f, b = self.f, self.b
+        # a dead row is written where the last live one goes, which comes later and overwrites it; or it adds 0
+        order = range(f.lanes) if op.add is not None else range(f.lanes)[::-1]
+        features = [
+            b.load(b.at(source, min(n, count - 1) * f.pitch, f.element), f.vector, f.align) for n in range(f.lanes)
+        ]
+        vectors = self.transpose(features)
+        mask = b.mask_first(count, f.lanes) if count < f.lanes else None
+        for n in order:
+            value = vectors[n]
+            if op.add is not None:
+                value = b.select(b.less(b.integer(n), live), value, b.real(0.0, f.vector))
+            row = b.load(b.at(rows, n, PTR), PTR)
+            self.put(op, b.at(row, first, memory.stored), value, mask)
 
     def _store_scalars(self, op: StoreOp, memory: Memory) -> None:
         f, b = self.f, self.b
@@ -329,7 +362,7 @@ class Transfers:
 
     # ---- registers ------------------------------------------------------------------------------------
 
-    def _transpose(self, rows: list[Val]) -> list[Val]:
+    def transpose(self, rows: list[Val]) -> list[Val]:
         """Transpose a square block in registers: exchange halves, then quarters, and so on."""
         rows, n = list(rows), len(rows)
         step = n // 2
@@ -339,9 +372,9 @@ class Transfers:
             for i in range(n):
                 if not i & step:
                     x, y = rows[i], rows[i + step]
-                    rows[i], rows[i + step] = self._shuffle(x, y, low), self._shuffle(x, y, high)
+                    rows[i], rows[i + step] = self.shuffle(x, y, low), self.shuffle(x, y, high)
             step //= 2
         return rows
 
-    def _shuffle(self, x: Val, y: Val, picks: list[int]) -> Val:
+    def shuffle(self, x: Val, y: Val, picks: list[int]) -> Val:
         return self.b.pure(f"vector.shuffle {x.ssa}, {y.ssa} {picks} : {x.type}, {y.type}", x.type)

@@ -21,6 +21,8 @@ EXP2 = {
             0.00133335581464064707, 0.000154035304637243542, 0.0000152527338415567726, 1.32154325359123762e-6,
             1.01780570877339411e-7, 7.07419429728852101e-9, 4.45581790833606449e-10),
 }  # fmt: skip
+# 2**r on [0, 1], error 8.6e-5, exact at 0
+COARSE_EXP2 = (1.0, 0.695116788128393, 0.227644983587445, 0.0770670489860976)
 # log2(m) = s * P(s * s) with s = (m - 1) / (m + 1), for m in [sqrt(1/2), sqrt(2)]
 LOG2 = {
     # error 7.0e-10
@@ -44,8 +46,9 @@ TANH = {
 class VectorMath:
     """Emits elementary functions for vectors of one float type."""
 
-    def __init__(self, builder: Builder, target: Target, element: str):
+    def __init__(self, builder: Builder, target: Target, element: str, *, coarse: bool = False):
         self.b, self.target, self.element = builder, target, element
+        self.coarse = coarse and element == "f32" and target.scalef  # results meet operands of bf16
         self.lanes = target.lanes(element)
         self.type = vec(self.lanes, element)
         self.wide = element == "f64"
@@ -65,6 +68,21 @@ class VectorMath:
             result = self.b.fma(result, x, self.const(c))
         return result
 
+    def narrow(self, x: Val, element: str) -> Val:
+        """Floats rounded to a narrower type, to the nearest and then to even; by way of f32, as PyTorch does."""
+        b = self.b
+        x = b.cast("truncf", x, vec(x.lanes, "f32"))
+        if element != "bf16" or self.target.rounds:
+            return b.cast("truncf", x, vec(x.lanes, element))
+        # without the instruction LLVM would call a library for every lane
+        type = vec(x.lanes, "i32")
+        bits = b.bitcast(x, type)
+        odd = b.binary("andi", b.binary("shrui", bits, b.integer(16, type)), b.integer(1, type))
+        up = b.binary("addi", b.binary("addi", bits, b.integer(0x7FFF, type)), odd)
+        quiet = b.binary("ori", bits, b.integer(0x400000, type))
+        high = b.binary("shrui", b.select(b.cmpf("uno", x, x), quiet, up), b.integer(16, type))
+        return b.bitcast(b.cast("trunci", high, vec(x.lanes, "i16")), vec(x.lanes, "bf16"))
+
     def maximum(self, a: Val, b: Val) -> Val:
         """One instruction on x86; when either is NaN, ``b``."""
         return self.b.select(self.b.cmpf("ogt", a, b), a, b)
@@ -82,6 +100,8 @@ class VectorMath:
         Intel CPUs, and the scores that a mask took away all end there.
         """
         b = self.b
+        if self.coarse:
+            return self._coarse_exp2(x)
         smallest = self.const(2.0 - self.bias)
         t = self.maximum(smallest, x)
         if not self.target.scalef:  # where the exponent passes through an integer
@@ -95,6 +115,17 @@ class VectorMath:
             r = b.fma(factor, other, b.pure(f"arith.negf {offset.ssa} : {offset.type}", offset.type))
         p = self.polynomial(EXP2[self.element], r)
         return b.select(b.cmpf("olt", x, smallest), self.const(0.0), self._scale(p, n))
+
+    def _coarse_exp2(self, x: Val) -> Val:
+        """The same to 13 bits: more than bf16 keeps, and exact at 0, so that factors of 1 do not drift.
+
+        Two instructions take the fraction and the integer below ``x``.  Subnormals are flushed (see ``amx.configure``).
+        """
+        b, all_lanes, current = self.b, self.b.integer(-1, "i16"), self.b.integer(4, "i32")
+        floor = b.integer(0x9, "i32")
+        r = b.intrinsic("llvm.x86.avx512.mask.reduce.ps.512", [x, floor, x, all_lanes, current], self.type)
+        p = self.polynomial(COARSE_EXP2, r)
+        return b.intrinsic("llvm.x86.avx512.mask.scalef.ps.512", [p, x, p, all_lanes, current], self.type)
 
     def _scale(self, p: Val, n: Val) -> Val:
         """``p * 2**n``."""

@@ -41,6 +41,8 @@ class Device:
     fast: int
     registers: int  # bytes of accumulators that fit registers
     step: float
+    vectors: int = 0  # lane vectors of a tile of queries that registers like best (CPU)
+    matrix: bool = False  # a CPU with matrix registers for bf16
 
     @property
     def is_gpu(self) -> bool:
@@ -50,11 +52,10 @@ class Device:
         return hash(self.name)
 
 
-def _cpu(name: str, lanes: int, fast: int, bf16: float = 1.0) -> Device:
+def _cpu(name: str, lanes: int, fast: int, bf16: float = 1.0, vectors: int = 4, matrix: bool = False) -> Device:
     f32 = lanes * 2 * 2.5e9  # two multiply-add units
-    return Device(
-        name, lanes, {"f32": f32, "f64": f32 / 2, "bf16": f32 * bf16, "f16": f32}, 8e9, fast, 32 * lanes * 4, 60e-9
-    )
+    peak = {"f32": f32, "f64": f32 / 2, "bf16": f32 * bf16, "f16": f32}
+    return Device(name, lanes, peak, 8e9, fast, 32 * lanes * 4, 60e-9, vectors, matrix)
 
 
 def _gpu(name: str, half: float, single: float, double: float, bandwidth: float, cores: int, fast: int) -> Device:
@@ -67,8 +68,11 @@ DEVICES = {
     for d in (
         _cpu("cpu-avx512", 16, 48 << 10),
         _cpu("cpu-avx512-bf16", 16, 48 << 10, bf16=2.0),
-        _cpu("cpu-avx2", 8, 32 << 10),
+        _cpu("cpu-avx512-amx", 16, 48 << 10, bf16=8.0, matrix=True),
+        # of 16 registers, blocks of 3 vectors and 4 rows fill all; blocks of 2 and 6 take 10 % longer
+        _cpu("cpu-avx2", 8, 32 << 10, vectors=3),
         _cpu("cpu-neon", 4, 64 << 10),
+        _cpu("cpu-generic", 4, 32 << 10),
         # peak rates of the whole device: matrix units for halves, plain multiply-adds for f32 and f64, whose
         # products must not lose bits; then memory bandwidth, multiprocessors, shared memory of one
         _gpu("sm_80", 312e12, 19.5e12, 9.7e12, 2.0e12, 108, 163 << 10),
@@ -134,6 +138,11 @@ def _seconds(work: Work, on: Device, tiles: tuple[int, int], steps: float, area:
     # exponentials cost about 16 multiply-adds each
     busy = _busy(on, work.dtype, rows, keys)
     arithmetic = area * widths / (on.peak[work.dtype] * busy) + area * 16 / on.peak["f32"]
+    if _converts(on, work.dtype):  # a vector in the time of four multiply-adds
+        arithmetic += area / rows * widths * 4 / on.peak["f32"]
+    if on.matrix and work.dtype == "bf16":
+        # values are transposed for each tile of queries, accumulators rescaled and moved for each tile of keys
+        return arithmetic + area * work.value_width * (80e-12 / rows + 110e-12 / keys) + steps * on.step
     traffic = area / rows * widths * _BYTES[work.dtype] / (on.bandwidth * 8)  # keys mostly come from the last cache
     return max(arithmetic, traffic) + steps * on.step
 
@@ -142,17 +151,35 @@ def _busy(on: Device, dtype: str, rows: int, keys: int) -> float:
     """The share of a device's multiply-adds that a tile of this shape keeps going."""
     if on.is_gpu:  # a narrow tile leaves matrix units idle
         return min(1.0, rows / 128) ** 0.5 * min(1.0, keys / 64) ** 0.5
-    return (
-        1.0 if rows >= 4 * on.lanes // (2 if dtype == "f64" else 1) else 0.95
-    )  # a key that is loaded meets fewer queries
+    full = on.vectors * _lanes(on, dtype)
+    if rows >= full:
+        return 1.0
+    return 0.95 if rows >= full // 2 else 0.85  # a key that is loaded meets fewer queries
+
+
+def _lanes(on: Device, dtype: str) -> int:
+    """Elements of a vector as a CPU computes them: halves are widened."""
+    return on.lanes // 2 if dtype == "f64" else on.lanes
+
+
+def _converts(on: Device, dtype: str) -> bool:
+    """Are keys widened before a CPU multiplies them, once for each tile of queries?"""
+    return not on.is_gpu and _BYTES[dtype] == 2 and on.peak[dtype] == on.peak["f32"]
 
 
 def candidates(work: Work, on: Device) -> Iterator[tuple[int, int]]:
     """Tiles that a device can hold."""
     if not on.is_gpu:
-        # queries fill four vector registers, or two where bands are narrow; scores stay in the level-1 cache
-        rows = 4 * on.lanes // (2 if work.dtype == "f64" else 1)
-        yield from itertools.product((rows, rows // 2), (128, 64, 32, 16))
+        if on.matrix and work.dtype == "bf16":
+            yield from itertools.product((256, 128, 64, 32), (256, 128, 64, 32))
+            return
+        # queries fill several vector registers, fewer where bands are narrow, more where keys have to be converted
+        wide = [2 * on.vectors] if _converts(on, work.dtype) else []
+        lanes = _lanes(on, work.dtype)
+        element = 8 if work.dtype == "f64" else 4
+        for vectors, keys in itertools.product((on.vectors, *wide, 2, 1), (128, 64, 32, 16)):
+            if vectors * lanes * keys * element <= on.fast:
+                yield vectors * lanes, keys
         return
     size = _BYTES[work.dtype]
     width, value_width = _padded(work.width), _padded(work.value_width)
@@ -190,14 +217,24 @@ _HALF_GRADIENT = {
 }
 
 
+WORTH_HALVING = 0.92  # the share of pairs below which narrower register blocks pay
+
+
 def choose_gradient_tiles(work: Work, target: str) -> tuple[int, int]:
     """The tile for gradients: (rows of a task, step of its loop); rows are queries or keys, and the loop the other.
 
-    Twice the accumulators and the streams of the forward kernel, so tiles are smaller; they do not depend on the mask.
+    Twice the accumulators and the streams of the forward kernel, so tiles are smaller.  On a GPU they do not depend on
+    the mask; on a CPU a task has half the rows where that leaves many fewer pairs to compute.
     """
     on = device(target)
+    if on.matrix and work.dtype == "bf16":
+        return 128, 128
     if not on.is_gpu:
-        return 4 * on.lanes // (2 if work.dtype == "f64" else 1), 64
+        rows = on.vectors * _lanes(on, work.dtype)
+        if _converts(on, work.dtype):  # as many as the forward kernel likes to have between conversions
+            return max(rows, choose_tiles(work, target)[0]), 64
+        whole, half = (_areas(work, n, [(n, 1)], NOMINAL_LENGTH)[0] for n in (rows, rows // 2))
+        return rows // 2 if half < WORTH_HALVING * whole else rows, 64
     widest = max(work.width, work.value_width)
     if work.dtype in ("f16", "bf16") and widest <= 128:
         return _HALF_GRADIENT[on.name][widest > 64]

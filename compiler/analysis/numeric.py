@@ -34,6 +34,9 @@ def array_value(e: Expr, env: Mapping[str, Any]) -> Any:
             return env[name]
         case Load():
             raise TypeError(f"cannot evaluate {e} without its tensors")
+        case Op("//" | "%" as name, (x, y)):
+            with np.errstate(divide="ignore", invalid="ignore"):  # by a size of 0: nothing is asked of such a point
+                return OPS[name][1](array_value(x, env), array_value(y, env))
         case Op(name, args):
             return (_ARRAY_OPS.get(name) or OPS[name][1])(*(array_value(a, env) for a in args))
     raise TypeError(f"not an expression: {e!r}")

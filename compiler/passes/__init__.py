@@ -12,10 +12,14 @@ if TYPE_CHECKING:
 
 # name -> "module:class", in pipeline order
 PASSES = {
+    "pin-sizes": "pin_sizes:PinSizes",
     "simplify-masks": "simplify_masks:SimplifyMasks",
     "fold-reorders": "fold_reorders:FoldReorders",
     "block-diagonal": "block_diagonal:BlockDiagonal",
     "dilation": "dilation:Dilation",
+    "image-rows": "image_rows:ImageRows",
+    "few-rows": "few_rows:FewRows",
+    "split-keys": "split_keys:SplitKeys",
     "choose-tiles": "choose_tiles:ChooseTiles",
     "online-softmax": "online_softmax:OnlineSoftmax",
     "key-ranges": "key_ranges:KeyRanges",

@@ -13,6 +13,7 @@ from .gradient_frame import Frame
 from .gradient_groups import by_groups
 from .gradient_pairs import Keys, Pairs, Queries, rounded
 from .gradient_problem import DOT, Problem
+from .gradient_segments import Segments
 from .gradient_targets import Target, target
 from .kernel_builder import ZERO
 
@@ -151,8 +152,18 @@ def key_kernel(
         outputs["dq"] = target(problem, [problem.row, d], problem.query_map, problem.type("query"), add=True)
         roles.append("query")
     in_order = sorted(set().union(*(to.in_order for to in outputs.values())))
+    segments = Segments.of(problem, own, in_order) if "query" in wanted else None
+    if segments is not None:
+        outputs["dq"] = segments.slices(outputs["dq"])
     frame = Frame(
-        problem, name, own, _types(outputs), given=given, sequential=in_order, tiles_in_order="query" in wanted
+        problem,
+        name,
+        own,
+        _types(outputs),
+        given=given,
+        sequential=in_order,
+        tiles_in_order="query" in wanted,
+        segments=segments,
     )
     b = frame.builder
     keys = Keys.load(frame, n)

@@ -6,6 +6,7 @@ A frame offers every tensor of the problem and every op that a body may want; cl
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from xdsl.dialects.builtin import ArrayAttr, StringAttr
 from xdsl.ir import Operation, SSAValue
@@ -13,8 +14,9 @@ from xdsl.rewriter import Rewriter
 
 from ...ir import attn, tile
 from ...ir.attributes import Dim, strings
-from ...ir.expr import loads
+from ...ir.expr import Var, loads, op
 from .gradient_problem import Problem, tensors_of
+from .gradient_segments import Segments
 from .kernel_builder import KernelBuilder, batch_grid, fresh, inherit, memory_of, row_tiles
 
 _NAMES = {"query": "q", "out": "o", "d_out": "do", "lse": "lse", "d_lse": "dlse", "delta": "delta", "norm": "norm"}
@@ -24,7 +26,7 @@ class Frame:
     """A kernel under construction: rows ``rows`` in tiles, ``outputs`` by the names of their memories.
 
     ``given`` are tensors of numbers for each row, by role: ``delta``, ``norm``.  ``sequential`` names batch dimensions
-    that run in order within a task; ``tiles_in_order`` adds the tiles of rows.
+    that run in order within a task; ``tiles_in_order`` adds the tiles of rows, by ``segments``.
     """
 
     def __init__(
@@ -37,14 +39,18 @@ class Frame:
         given: Mapping[str, SSAValue] | None = None,
         sequential: Sequence[str] = (),
         tiles_in_order: bool = False,
+        segments: Segments | None = None,
     ):
         self.problem = problem
-        taken = set(problem.taken)
+        taken = set(problem.taken) | ({segments.dim.name} if segments else set())
         sizes = problem.sizes(rows.name)
         count, axis = row_tiles(fresh("t", taken), rows, problem.batch, sizes[rows.name])
         batch = batch_grid(problem.batch)
         last = [d for d in batch if d.name in sequential]
         grid = [*(d for d in batch if d.name not in sequential), count, *last]
+        if segments is not None:
+            grid.insert(grid.index(count), segments.dim)
+            axis = replace(axis, bound=op("where", segments.owns(Var(count.name)), axis.bound, 0))
 
         tensors = tensors_of(problem.op) | dict(given or {})
         captured = problem.op.captured
@@ -72,7 +78,7 @@ class Frame:
         _drop_dead(self.kernel.body.block.ops)
         kernel = self.kernel
         kernel.properties["sym_name"] = StringAttr(fresh(kernel.sym_name.data, taken))
-        read = {load.tensor for op in kernel.body.walk() for e in tile.op_exprs(op) for load in loads(e)}
+        read = {load.tensor for inner in kernel.body.walk() for e in tile.op_exprs(inner) for load in loads(e)}
         inputs, names = [], []
         for arg, name, value in zip(list(kernel.body.block.args), kernel.names, self.inputs, strict=False):
             if arg.uses.get_length() or name in read:
@@ -97,9 +103,9 @@ def _hint(role: str) -> str:
 
 
 def _drop_dead(ops: Iterable[Operation]) -> None:
-    for op in reversed(list(ops)):
-        for region in op.regions:
+    for old in reversed(list(ops)):
+        for region in old.regions:
             _drop_dead(region.block.ops)
-        if op.results and not any(r.uses.get_length() for r in op.results):
-            if not any(isinstance(inner, tile.StoreOp) for inner in op.walk()):
-                Rewriter.erase_op(op)
+        if old.results and not any(r.uses.get_length() for r in old.results):
+            if not any(isinstance(inner, tile.StoreOp) for inner in old.walk()):
+                Rewriter.erase_op(old)

@@ -30,13 +30,13 @@ from .kernel_builder import fresh
 def by_groups(problem: Problem, index: Sequence[Expr]) -> Problem:
     """The problem with every dimension split that ``index`` uses in groups only."""
     for n, dim in enumerate(problem.batch):
-        grouped = _grouped(dim, index, problem)
+        grouped = grouped_by(dim, index, problem)
         if grouped is not None:
             return _split(problem, n, *grouped)
     return problem
 
 
-def _grouped(dim: Dim, index: Sequence[Expr], problem: Problem) -> tuple[str, Expr] | None:
+def grouped_by(dim: Dim, index: Sequence[Expr], problem: Problem) -> tuple[str, Expr] | None:
     """``("//", c)`` or ``("%", c)`` when the index uses the dimension that way, and no other."""
     names = {d.name for d in problem.batch}
     if free_vars(dim.extent) & names or any(dim.name in free_vars(d.extent) for d in problem.batch):

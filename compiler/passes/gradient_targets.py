@@ -21,26 +21,37 @@ from ..analysis.bounds import max_over
 from ..analysis.injective import reach
 from .gradient_problem import Problem
 
+SLICES = 4  # that a gradient may be the sum of
+
 
 @dataclass(frozen=True)
 class Target:
-    """A memory for a gradient; ``in_order`` are the dimensions that no two tasks may differ in alone."""
+    """A memory for a gradient; ``in_order`` are the dimensions that no two tasks may differ in alone.
+
+    With ``sum``, its first dimension counts slices, 1 or ``SLICES``, whose sum is of this type.
+    """
 
     type: attn.TensorType
     index: tuple[Expr, ...]
     add: bool
     in_order: frozenset[str] = frozenset()
     scatter: tuple[tuple[Dim, ...], tuple[Expr, ...], attn.TensorType] | None = None
+    sum: attn.TensorType | None = None
 
     def finish(self, written: SSAValue, problem: Problem) -> tuple[list[Operation], SSAValue]:
         """What makes the gradient of what a kernel wrote."""
+        ops: list[Operation] = []
+        if self.sum is not None:
+            # slice after slice: the same bits however many threads do it
+            text = " + ".join(f"x0[{k}]" for k in range(SLICES))
+            written = _call(ops, f"x0[0] if x0.shape[0] == 1 else {text}", [written], self.sum.element, self.sum)
         if self.scatter is None:
-            return [], written
+            return ops, written
         dims, index, type = self.scatter
         read = {load.tensor for e in index for load in loads(e)}
         captured = {n: v for n, v in problem.op.captured.items() if n in read}
         op = ScatterOp(written, dims, index, type, captured)
-        return [op], op.output
+        return [*ops, op], op.output
 
 
 def target(

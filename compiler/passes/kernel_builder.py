@@ -9,7 +9,7 @@ from xdsl.builder import Builder
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.rewriter import InsertPoint
 
-from ...ir import attn, tile
+from ...ir import attn, poly, tile
 from ...ir.attributes import Dim
 from ...ir.expr import Const, Expr, Lambda, Op, Var, ceildiv, free_vars, lt, op, parse_lambda
 from ...ir.tile import Axis, MemType, Range, TileType
@@ -109,6 +109,19 @@ def row_tiles(task: str, rows: Dim, batch: Sequence[Dim], size: int) -> tuple[Di
             bound = op("where", lt(Var(d.name), d.extent), bound, 0)
     count = Dim(task, ceildiv(max_over(rows.extent, batch), size))
     return count, Axis(rows.name, Var(task) * size, size, bound)
+
+
+def by_locality(batch: Sequence[Dim], tiles: Dim, row: str, index: Sequence[Expr]) -> list[Dim]:
+    """A grid in the order of memory: dimensions that ``index`` counts between two rows vary fastest, then ``tiles``.
+
+    Rows ``i * 8 + r`` of one ``r`` lie far apart, and what lies between them are those of the other ``r``.
+    """
+    inner: set[str] = set()
+    for e in index:
+        terms = poly.of_expr(e) if row in free_vars(e) else None
+        if terms and (step := terms.get((Var(row),))):
+            inner |= {d.name for d in batch if 0 < terms.get((Var(d.name),), 0) < step}
+    return [*(d for d in batch if d.name not in inner), tiles, *(d for d in batch if d.name in inner)]
 
 
 def split_factor(score: Lambda) -> tuple[Lambda, float]:

@@ -35,7 +35,7 @@ from xdsl.rewriter import Rewriter
 from ...ir import attn, tile
 from ...ir.attributes import Dim
 from ...ir.dtypes import accumulator
-from ...ir.expr import Var
+from ...ir.expr import Lambda, Var, free_vars
 from .kernel_builder import (
     LN_2,
     LOG2_E,
@@ -43,6 +43,7 @@ from .kernel_builder import (
     ZERO,
     KernelBuilder,
     batch_grid,
+    by_locality,
     element_of,
     fresh,
     inherit,
@@ -71,6 +72,8 @@ class OnlineSoftmax(ModulePass):
             op.body.block.add_op(kernel)
             launch = tile.LaunchOp(name, attend.operands, [attend.out.type, attend.lse.type])
             inherit(attend, launch)
+            if "part" in attend.attributes:
+                launch.attributes["part"] = attend.attributes["part"]
             for old, new in zip(attend.results, launch.outputs, strict=True):
                 new.name_hint = old.name_hint
             Rewriter.replace_op(attend, launch)
@@ -93,7 +96,8 @@ class _Lowering:
         names += [fresh("k", taken) for _ in op.keys] + [fresh("v", taken) for _ in op.values]
         names += [*op.captured, fresh("o", taken), fresh("lse", taken)]
         types = [memory_of(v) for v in (*op.operands, *op.results)]
-        self.kernel = tile.KernelOp(name, names, types, 2, [*batch_grid(batch), count], rows)
+        grid = by_locality(batch_grid(batch), count, row.name, op.out_map.data)
+        self.kernel = tile.KernelOp(name, names, types, 2, grid, rows)
         inherit(op, self.kernel)
         sizes = {s.key: step for s in op.source_list} | {"d": op.width.data, "e": op.value_width.data}
         compute = accumulator(attn.tensor_type(op.query).element)
@@ -106,7 +110,8 @@ class _Lowering:
 
     def _body(self) -> None:
         i, op_, b = self.row, self.op, self.builder
-        q = b.load("query", self.query, op_.query_map.data, i, "d")
+        compares = any("dot" in free_vars(s.score.body) for s in op_.source_list)
+        q = b.load("query", self.query, op_.query_map.data, i, "d") if compares else None
         state = [b.full("m", MINUS_INF, i), b.full("l", ZERO, i), b.full("acc", ZERO, i, "e")]
         for source, key, value in zip(op_.source_list, self.keys, self.values, strict=True):
             state = b.loop(
@@ -123,16 +128,19 @@ class _Lowering:
         b.store(lse, self.lse, op_.lse_map.data)
 
     def _step(
-        self, source: attn.Source, q: SSAValue, key: SSAValue, value: SSAValue, state: Sequence[SSAValue]
+        self, source: attn.Source, q: SSAValue | None, key: SSAValue, value: SSAValue, state: Sequence[SSAValue]
     ) -> list[SSAValue]:
         """Fold one tile of keys into the running maximum, sum and output."""
         i, j, b = self.row, source.key, self.builder
         m, l, acc = state
-        k = b.load("key", key, source.key_map, j, "d")
-        s = b.dot("dot", q, k, i, j)
         score, factor = split_factor(source.score)
-        if score.body != Var("dot", "float"):
-            s = b.map("score", score, [s], i, j)
+        if q is not None and "dot" in free_vars(score.body):
+            k = b.load("key", key, source.key_map, j, "d")
+            s = b.dot("dot", q, k, i, j)
+            if score.body != Var("dot", "float"):
+                s = b.map("score", score, [s], i, j)
+        else:
+            s = b.map("score", Lambda((), score.body), [], i, j)
         c = repr(factor * LOG2_E)
         s = b.mask(s, source.mask)
         peak = b.reduce("peak", "max", s, i)

@@ -95,7 +95,7 @@ def fake(monkeypatch, tmp_path):
     monkeypatch.setattr(driver, "load_backend", lambda _: backend)
     monkeypatch.setattr(lowering, "need_package", lambda _: None)
     monkeypatch.setattr(
-        "attnc.compiler.pipelines.forward", lambda target, narrow: [load_pass("online-softmax")(narrow)]
+        "attnc.compiler.pipelines.forward", lambda target, narrow, sizes: [load_pass("online-softmax")(narrow)]
     )
     forget()
     yield backend

@@ -129,9 +129,9 @@ def test_tiles_are_costed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost, "computed_pairs", count)
     cost.timings.cache_clear()
     page = lowered("abs(i - j) <= 160 and (i - j) % 8 == 0").explain()
-    assert "best of 8 sizes" in page.kernels[0].why
-    # with the residues and without, for two lengths and two heights of tiles
-    assert len(counted) == len(set(counted)) == 8
+    assert "best of 12 sizes" in page.kernels[0].why
+    # with the residues and without, for two lengths and three heights of tiles
+    assert len(counted) == len(set(counted)) == 12
 
 
 # ---- gradients -------------------------------------------------------------------------------------------

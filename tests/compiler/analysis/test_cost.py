@@ -49,7 +49,7 @@ def test_narrow_bands_get_fewer_queries() -> None:
     assert choose_tiles(work("True"), "cpu-avx512")[0] == 64
     assert choose_tiles(work("j <= i"), "cpu-avx512")[0] == 64
     residues = work("abs(i - j) <= 32", domain="b < B, r < 8, i < (N - r + 7) // 8", keys="(N - r + 7) // 8")
-    assert choose_tiles(residues, "cpu-avx512")[0] == 32
+    assert choose_tiles(residues, "cpu-avx512")[0] == 16
 
 
 def test_holes_are_worth_taking_out() -> None:
@@ -65,7 +65,10 @@ def test_holes_are_worth_taking_out() -> None:
     [
         ("cpu-avx512", "f32", 64, (64, 64)),
         ("cpu-avx512", "f64", 64, (32, 64)),
-        ("cpu-avx2", "f32", 64, (32, 64)),
+        ("cpu-avx512", "f16", 64, (128, 64)),
+        ("cpu-avx512-bf16", "bf16", 64, (64, 64)),
+        ("cpu-avx2", "f32", 64, (24, 64)),
+        ("cpu-avx2", "bf16", 64, (48, 64)),
         ("sm_90", "bf16", 64, (128, 32)),
         ("sm_90", "bf16", 80, (128, 32)),
         ("sm_80", "f16", 128, (32, 32)),
@@ -77,6 +80,12 @@ def test_holes_are_worth_taking_out() -> None:
 )
 def test_tiles_of_gradients(target: str, dtype: str, width: int, tiles: tuple[int, int]) -> None:
     assert choose_gradient_tiles(work("True", width, dtype), target) == tiles
+
+
+def test_gradients_of_narrow_bands_get_fewer_rows() -> None:
+    assert choose_gradient_tiles(work("j <= i"), "cpu-avx512") == (64, 64)
+    assert choose_gradient_tiles(work("abs(i - j) <= 2048"), "cpu-avx512") == (64, 64)
+    assert choose_gradient_tiles(work("abs(i - j) <= 32"), "cpu-avx512") == (32, 64)
 
 
 @pytest.mark.parametrize("target", GPUS)

@@ -21,6 +21,7 @@ from attnc.ir.expr import Expr, evaluate, parse
 
 PLAIN, ROWS = "j < N_k", "b < 2, i < N"
 HEADS = "h < 5, i < N"
+LINES = "y < (N + 23) // 24, i < min(24, N - y * 24)"
 RESIDUES = "r < 4, i < (N - r + 3) // 4"
 
 # domain, keys, mask
@@ -59,6 +60,9 @@ PATTERNS = [
     (ROWS, PLAIN, "max(i, j) < 30 or min(i, j) > 50"),
     (ROWS, PLAIN, "(i ^ j) < 8"),
     (ROWS, PLAIN, "abs(i // 8 - j // 8) <= 1 and abs(i % 8 - j % 8) <= 1"),
+    (ROWS, PLAIN, "abs(i // 8 - j // 8) <= 2 and abs(i % 8 - j % 8) <= 1 and j <= i"),
+    (LINES, PLAIN, "abs(y - j // 24) <= 1 and abs(i - j % 24) <= 2"),
+    (LINES, PLAIN, "y - j // 24 < 2 and j // 24 <= y and (i - j % 24) * 2 <= y and i >= j % 24"),
     (ROWS, PLAIN, "abs(i - j) <= (N + 3) // 4"),
     (ROWS, PLAIN, "j * N < i * N_k"),
     (ROWS, PLAIN, "where(i < 20, j < 10, j <= i)"),
@@ -151,6 +155,20 @@ def test_common_patterns_have_few_short_ranges():
     assert len(partial) == 2
     full, partial = ranges("abs(i - j) <= 256 or j < 4")
     assert (len(full), len(partial)) == (2, 2)
+
+
+def test_keys_of_an_image_are_pieces_of_its_rows():
+    domain, _, ranges = analyse(
+        "b < B, y < (N + 63) // 64, i < min(64, N - y * 64)",
+        "j < N",
+        "abs(y - j // 64) <= 3 and abs(i - j % 64) <= 3",
+        16,
+    )
+    assert (len(ranges.full), len(ranges.partial)) == (0, 7)
+    keys = [
+        max(0, evaluate(r.hi, env) - evaluate(r.lo, env)) for env in [{"N": 4096, "y": 9, "t": 1}] for r in ranges.all
+    ]
+    assert keys == [16 + 2 * 3] * 7
 
 
 def test_questions():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from attnc.compiler.pass_manager import PassManager, parse_passes
-from attnc.ir import attn
+from attnc.ir import attn, tile
 from attnc.ir.dtypes import to_torch
 from attnc.ir.expr import evaluate
 from attnc.ir.interpret import bind_sizes, interpret
@@ -193,6 +195,40 @@ def test_several_sources(options: str, other: str) -> None:
 @pytest.mark.parametrize("wanted", ['"query"', '"key0"', '"value0"', '"value0", "query"'])
 def test_only_what_is_asked_for(options: str, given: tuple[str, ...], wanted: str) -> None:
     check(problem(source("j <= i"), wanted=wanted, given=given), LENGTHS[:2], options=options)
+
+
+@pytest.mark.parametrize("mask", ["True", "j <= i", "abs(i - j) <= 9"])
+def test_few_heads_with_many_keys(mask: str) -> None:
+    """Key tiles in segments, each with a slice of the queries' gradient; the interpreter refuses tasks that meet."""
+    check(problem(source(mask)), [(1, 1, 33, 131), (1, 3, 19, 128), (1, 1, 3, 127), (2, 2, 5, 130)], "{fused=true}")
+
+
+def test_segments_of_groups_of_heads() -> None:
+    """Heads that run in order do not count as tasks."""
+    text = problem(
+        source("j <= i").replace("b, h, j", "b, 0, j"), arguments={"k": tensor("B, 1, M, 8"), "v": tensor("B, 1, M, 5")}
+    )
+    check(text, [(1, 6, 21, 131), (1, 1, 20, 14)], "{fused=true}")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "tasks"), [((1, 1, 128), 4), ((1, 3, 999), 12), ((1, 4, 999), 4), ((1, 1, 112), 1), ((0, 1, 200), 0)]
+)
+def test_tasks_of_few_heads(sizes: tuple[int, int, int], tasks: int) -> None:
+    module = PassManager(parse_passes("gradient-kernels{fused=true}")).run(parse_module(problem(source("j <= i"))))
+    kernel = tile.kernels_of(module)["f_key0"]
+    parallel = kernel.grid.data[: len(kernel.grid.data) - kernel.sequential.data]
+    env = dict(zip("BHM", sizes, strict=True))
+    assert math.prod(int(evaluate(d.extent, env)) for d in parallel) == tasks
+
+
+def test_enough_residues_need_no_segments() -> None:
+    maps = ("b, h, i * 4 + r, d", "b, h, i * 4 + r, e", "b, h, i * 4 + r")
+    keys = source().replace("j, ", "j * 4 + r, ").replace("j < M", "j < M // 4")
+    text = problem(keys, over="b < B, h < H, r < 4, i < (N - r + 3) // 4", maps=maps)
+    module = PassManager(parse_passes("gradient-kernels{fused=true}")).run(parse_module(text))
+    grid = tile.kernels_of(module)["f_key0"].grid.text()
+    assert grid == "b < B, h < H, r < 4, t < (M // 4 + 15) // 16"
 
 
 RESIDUES = "b < B, h < H, r < 3, i < (N - r + 2) // 3"

@@ -82,6 +82,14 @@ CASES = {
             "(i - j) % 4 == 0 and table[h, j % 7] > 0.0",
         )
     ],
+    "image-rows": [
+        ("image-rows{always=true}," + LOWER, mask)
+        for mask in (
+            "abs(i // 7 - j // 7) <= 1 and abs(i % 7 - j % 7) <= 1",
+            "abs(i // 20 - j // 20) <= 2 and abs(i % 20 - j % 20) <= 1 and j <= i",
+            "i // 7 <= j // 7 and i % 7 == h",
+        )
+    ],
     "block-diagonal": [
         ("block-diagonal{always=true},dilation{always=true}," + LOWER, mask)
         for mask in (

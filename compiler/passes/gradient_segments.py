@@ -1,0 +1,64 @@
+"""Split the key tiles of a fused gradient kernel among tasks, where there are few heads.
+
+before::
+
+    grid "b < B, h < H, t < T" sequential 1 rows "j, t * 64, 64, N_k" {
+      ... tile.store %dq_1, %dq at <"b, h, i, d"> add }
+
+after, with ``S`` segments of consecutive tiles::
+
+    grid "b < B, h < H, s < S, t < T" sequential 1 rows "j, t * 64, 64, where(t // ceil(T / S) == s, N_k, 0)" {
+      ... tile.store %dq_1, %dq at <"s, b, h, i, d"> add }
+
+Every segment adds up a gradient of the queries of its own, and those are summed in the end, always in the same order.
+``S`` is 1 for many heads or few tiles, and then the sum is no work.  It follows from sizes alone, so that the bits of a
+gradient do not depend on the number of threads.
+
+Legality: a tile belongs to one segment, and tasks that differ in ``s`` write different slices.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ...ir import attn
+from ...ir.attributes import Dim
+from ...ir.expr import Const, Expr, Var, ceildiv, lt, op
+from ..analysis.bounds import max_over
+from .gradient_problem import Problem
+from .gradient_targets import SLICES, Target
+from .kernel_builder import batch_grid, fresh
+
+TILES = 2  # tiles of a segment, at least
+
+
+@dataclass(frozen=True)
+class Segments:
+    """The grid dimension that counts segments, and the tiles in each."""
+
+    dim: Dim
+    tiles: Expr
+
+    @staticmethod
+    def of(problem: Problem, rows: Dim, in_order: Sequence[str]) -> Segments | None:
+        """How to split tiles of ``rows``; None where there are always enough tasks, or too few tiles."""
+        extents = [d.extent for d in batch_grid(problem.batch) if d.name not in in_order]
+        if math.prod(e.value for e in extents if isinstance(e, Const)) >= SLICES:
+            return None
+        tiles = ceildiv(max_over(rows.extent, problem.batch), problem.sizes(rows.name)[rows.name])
+        few = op("and", lt(math.prod(extents, start=Const(1)), SLICES), op(">=", tiles, TILES * SLICES))
+        count = op("where", few, SLICES, 1)
+        if count == Const(1):
+            return None
+        return Segments(Dim(fresh("s", set(problem.taken)), count), ceildiv(tiles, count))
+
+    def owns(self, tile: Expr) -> Expr:
+        """Is this the segment of a tile?"""
+        return op("==", tile // self.tiles, Var(self.dim.name))
+
+    def slices(self, to: Target) -> Target:
+        """The target with a slice for each segment."""
+        type = attn.TensorType.of([self.dim.extent, *to.type.shape], to.type.element)
+        return replace(to, type=type, index=(Var(self.dim.name), *to.index), sum=to.type)

@@ -1,0 +1,87 @@
+"""Give every row of an image its own point of the batch where a mask looks at rows and columns.
+
+before::
+
+    attn.attend over "b < B, h < H, i < N" ... mask "abs(i // 56 - j // 56) <= 3 and abs(i % 56 - j % 56) <= 3"
+
+after::
+
+    attn.attend over "b < B, h < H, y < (N + 55) // 56, i < min(56, N - y * 56)" ...
+      mask "abs(y - j // 56) <= 3 and abs(i - j % 56) <= 3"
+
+A tile then holds queries of one image row, whose keys are short pieces of a few image rows: a tile of consecutive
+tokens may begin in one row and end in the next.
+
+Legality: a change of variables of the rows, one to one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.passes import ModulePass
+
+from ...ir import attn
+from ...ir.attributes import Dim
+from ...ir.expr import Const, Expr, Lambda, Op, Var, ceildiv, free_vars, minimum, substitute, walk
+from ..analysis.cost import faster
+from .common import attends, facts_about, fresh, tidy, work_of
+from .rewriting import replace
+
+
+@dataclass(frozen=True)
+class ImageRows(ModulePass):
+    """Options: ``target`` is the device whose cost decides; ``always`` does it whatever the cost."""
+
+    name = "image-rows"
+    target: str = "cpu-avx512"
+    always: bool = False
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        for attend, facts in attends(op):
+            for width in _widths(attend):
+                after = _by_rows(attend, width, facts)
+                if after is None:
+                    continue
+                before = work_of(attend, facts)
+                work = dataclasses.replace(before, domain=after.domain, sources=tuple(after.source_list))
+                if self.always or faster(work, before, self.target):
+                    replace(attend, after)
+                    break
+
+
+def _widths(op: attn.AttendOp) -> list[int]:
+    """Constants by which the masks both divide and reduce the row."""
+    found: dict[str, set[int]] = {"//": set(), "%": set()}
+    for source in op.source_list:
+        for e in walk(source.mask):
+            match e:
+                case Op("//" | "%" as name, (x, Const(int() as c))) if op.domain[-1].name in free_vars(x) and c > 1:
+                    found[name].add(c)
+    return sorted(found["//"] & found["%"])
+
+
+def _by_rows(op: attn.AttendOp, width: int, facts: tuple[Expr, ...]) -> attn.AttendOp | None:
+    """The same with the rows in lines of ``width``."""
+    *batch, row = op.domain
+    if free_vars(row.extent) & {d.name for d in batch}:
+        return None  # ragged as it is
+    line = Dim(fresh("y", op), ceildiv(row.extent, width))
+    domain = (*batch, line, Dim(row.name, minimum(Const(width), row.extent - Var(line.name) * width)))
+    rows = {row.name: Var(line.name) * width + Var(row.name)}
+    sources = []
+    for s in op.source_list:
+        pairs = (*domain, Dim(s.key, s.extent))
+        known = facts_about(pairs, facts)
+        score = Lambda(s.score.params, known.simplify(substitute(s.score.body, rows)))
+        key, value = (tuple(known.simplify(substitute(e, rows)) for e in m) for m in (s.key_map, s.value_map))
+        sources.append(attn.Source(s.key, s.extent, key, value, tidy(substitute(s.mask, rows), pairs, facts), score))
+    known = facts_about(domain, facts)
+    maps = {
+        name: tuple(known.simplify(substitute(e, rows)) for e in getattr(op, name).data)
+        for name in ("query_map", "out_map", "lse_map")
+    }
+    return op.rebuilt(dims=domain, sources=tuple(sources), **maps)

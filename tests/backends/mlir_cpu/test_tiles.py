@@ -1,0 +1,132 @@
+"""Products of bf16 on matrix registers (AMX): numbers at awkward sizes, instructions, and hosts without them."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+import attnc
+from attnc.backends import get_backend
+from attnc.backends.mlir_cpu import target
+from attnc.backends.mlir_cpu.lower import lower
+from tests.numerics import assert_gradients_match, assert_matches, cotangents
+from tests.patterns import causal
+
+from .backward_kernels import KeyBackward, check_backward
+from .kernels import Forward, check_forward, parse_kernel
+
+needs_tiles = pytest.mark.skipif(not target.tiles_permitted(), reason="needs a CPU with AMX and bf16")
+
+
+@dataclass(frozen=True)
+class NarrowForward(Forward):
+    """Probabilities are rounded before they meet the values."""
+
+    dt: str = "bf16"
+
+    @property
+    def text(self) -> str:
+        ij = f'!tile.tile<"i:{self.rows}, j:%d"'
+        text = super().text
+        for _, step in self.loops:
+            wide, narrow = f"{ij % step}, f32>", f"{ij % step}, bf16>"
+            text = text.replace(
+                f"%an = tile.dot %p, %V acc %as : {wide}",
+                f'%pn = tile.map "lambda p: p" (%p) : ({wide}) -> {narrow}\n'
+                f"    %an = tile.dot %pn, %V acc %as : {narrow}",
+            )
+        return text
+
+
+@dataclass(frozen=True)
+class NarrowBackward(KeyBackward):
+    """So are probabilities and their gradients, once for each product."""
+
+    dt: str = "bf16"
+
+    @property
+    def text(self) -> str:
+        text, wide, narrow = super().text, self.tile("ij", "f32"), self.tile("ij", "bf16")
+        for name, source, product in (("pn", "p", "dO"), ("dsn", "ds", "Q"), ("dsk", "ds", "K")):
+            rounded = f'%{name} = tile.map "lambda x: x" (%{source}) : ({wide}) -> {narrow}\n    '
+            for result in ("%dv2", "%dk2", "%dq0"):
+                old = f"{result} = tile.dot %{source}, %{product}"
+                if old in text:
+                    head, _, tail = text.partition(old)
+                    text = head + rounded + old.replace(f"%{source},", f"%{name},") + tail.replace(wide, narrow, 1)
+        return text
+
+
+@needs_tiles
+@pytest.mark.parametrize("layout", ["bhnd", "bnhd", "bhdn"])
+@pytest.mark.parametrize(("d", "e"), [(20, 33), (64, 64), (5, 80), (32, 128)])
+def test_forward(d: int, e: int, layout: str) -> None:
+    check_forward(NarrowForward(D=d, E=e), layout=layout)
+
+
+@needs_tiles
+@pytest.mark.parametrize("length", [(63, 64), (65, 63), (127, 3), (129, 257), (1, 300), (64, 1), (64, 159)])
+@pytest.mark.parametrize("rows", [16, 64, 80, 256])
+def test_lengths(rows: int, length: tuple[int, int]) -> None:
+    check_forward(NarrowForward(D=32, rows=rows), [length])
+
+
+@needs_tiles
+def test_index_maps_that_are_not_affine() -> None:
+    check_forward(NarrowForward(query="b, h, N - 1 - i, d", key="b, h, M - 1 - j, d", value="b, h, (j + 3) % M, e"))
+
+
+@needs_tiles
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("layout", ["bhnd", "bnhd", "bhdn"])
+@pytest.mark.parametrize(("d", "e"), [(20, 33), (64, 64)])
+def test_backward(d: int, e: int, layout: str, fused: bool) -> None:
+    check_backward(NarrowBackward(D=d, E=e, fused=fused), layout=layout)
+
+
+@needs_tiles
+@pytest.mark.parametrize("length", [1, 31, 65, 200])
+def test_captured_functions(length: int) -> None:
+    inputs = [torch.randn(1, 2, length, 40).bfloat16() for _ in range(3)]
+    compiled = attnc.compile(causal)
+    assert_matches(causal, compiled(*inputs), inputs)
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    out = compiled(*leaves)
+    assert_gradients_match(causal, torch.autograd.grad(out, leaves, cotangents(out, 1)[0]), inputs)
+
+
+@pytest.mark.parametrize(("case", "kinds"), [(NarrowForward(), 2), (Forward(dt="bf16"), 1), (NarrowBackward(), 5)])
+def test_products_run_on_tiles(case: Forward | KeyBackward, kinds: int) -> None:
+    text = lower(parse_kernel(case.text), target.TARGETS["avx512-amx"]).text
+    assert text.count('"llvm.x86.tdpbf16ps"') == 4 * kinds
+
+
+@pytest.mark.parametrize("dt", ["f32", "f64", "f16"])
+def test_other_types_do_not(dt: str) -> None:
+    plain, amx = (target.TARGETS[n] for n in ("avx512", "avx512-amx"))
+    amx = dataclasses.replace(amx, name=plain.name, extensions=plain.extensions)
+    texts = {lower(parse_kernel(Forward(dt=dt).text), t).text for t in (plain, amx)}
+    assert len(texts) == 1
+
+
+@needs_tiles
+def test_object_holds_the_instruction() -> None:
+    artifact = get_backend("cpu").compile(parse_kernel(NarrowForward().text), stages=["llvm"])
+    assert "llvm.x86.tdpbf16ps" in artifact.stages["llvm"]
+
+
+def test_permission_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system may keep matrix registers from a process: kernels then use none."""
+    monkeypatch.setattr(target, "tiles_permitted", lambda: False)
+    target.host_target.cache_clear()
+    try:
+        assert not target.host_target().tiles
+        options = get_backend("cpu").pipeline_options("bf16", torch.device("cpu"))
+        assert not options["narrow"]
+        assert options["target"] != "cpu-avx512-amx"
+        check_forward(NarrowForward(D=20), [(65, 130)], target=target.host_target().name)
+    finally:
+        target.host_target.cache_clear()
