@@ -21,8 +21,10 @@ EXP2 = {
             0.00133335581464064707, 0.000154035304637243542, 0.0000152527338415567726, 1.32154325359123762e-6,
             1.01780570877339411e-7, 7.07419429728852101e-9, 4.45581790833606449e-10),
 }  # fmt: skip
-# 2**r on [0, 1], error 8.6e-5, exact at 0
-COARSE_EXP2 = (1.0, 0.695116788128393, 0.227644983587445, 0.0770670489860976)
+# 2**r on [0, 1], exact at 0
+COARSE_EXP2 = (1.0, 0.695116788128393, 0.227644983587445, 0.0770670489860976)  # error 8.6e-5
+FINE_EXP2 = (1.0, 0.693147044443107, 0.24022930555458902, 0.05548528060973756, 0.009675451582218483,
+             0.0012467846323603706, 0.00021612915326403145)  # error 2.1e-9; fmt: skip
 # log2(m) = s * P(s * s) with s = (m - 1) / (m + 1), for m in [sqrt(1/2), sqrt(2)]
 LOG2 = {
     # error 7.0e-10
@@ -100,8 +102,8 @@ class VectorMath:
         Intel CPUs, and the scores that a mask took away all end there.
         """
         b = self.b
-        if self.coarse:
-            return self._coarse_exp2(x)
+        if self.target.scalef and not self.wide:
+            return self._exp2_above(x)
         smallest = self.const(2.0 - self.bias)
         t = self.maximum(smallest, x)
         if not self.target.scalef:  # where the exponent passes through an integer
@@ -116,16 +118,22 @@ class VectorMath:
         p = self.polynomial(EXP2[self.element], r)
         return b.select(b.cmpf("olt", x, smallest), self.const(0.0), self._scale(p, n))
 
-    def _coarse_exp2(self, x: Val) -> Val:
-        """The same to 13 bits: more than bf16 keeps, and exact at 0, so that factors of 1 do not drift.
+    def _exp2_above(self, x: Val) -> Val:
+        """The same by two instructions that take the fraction and the integer below ``x``.
 
-        Two instructions take the fraction and the integer below ``x``.  Subnormals are flushed (see ``amx.configure``).
+        Coarse, it is right to 13 bits, which is more than bf16 keeps, and exact at 0, so that factors of 1 do not
+        drift; subnormals are flushed then (see ``amx.configure``), and here are left out by a mask.
         """
-        b, all_lanes, current = self.b, self.b.integer(-1, "i16"), self.b.integer(4, "i32")
-        floor = b.integer(0x9, "i32")
+        b, current = self.b, self.b.integer(4, "i32")
+        all_lanes, floor = b.integer(-1, "i16"), b.integer(0x9, "i32")
         r = b.intrinsic("llvm.x86.avx512.mask.reduce.ps.512", [x, floor, x, all_lanes, current], self.type)
-        p = self.polynomial(COARSE_EXP2, r)
-        return b.intrinsic("llvm.x86.avx512.mask.scalef.ps.512", [p, x, p, all_lanes, current], self.type)
+        p = self.polynomial(COARSE_EXP2 if self.coarse else FINE_EXP2, r)
+        otherwise, lanes = p, all_lanes
+        if not self.coarse:
+            kept = b.cmpf("uge", x, self.const(2.0 - self.bias))
+            lanes = b.pure(f"llvm.bitcast {kept.ssa} : {kept.type} to i16", "i16")
+            otherwise = self.const(0.0)
+        return b.intrinsic("llvm.x86.avx512.mask.scalef.ps.512", [p, x, otherwise, lanes, current], self.type)
 
     def _scale(self, p: Val, n: Val) -> Val:
         """``p * 2**n``."""
