@@ -133,10 +133,11 @@ def swin(q: Tensor, k: Tensor, v: Tensor, table: Tensor) -> Tensor:
 def swin_by_sdpa(q: Tensor, k: Tensor, v: Tensor, table: Tensor) -> Tensor:
     rows, columns = q.shape[2:4]
     q, k, v = partition(q), partition(k), partition(v)
-    heads_last = [x.transpose(1, 2).flatten(0, 1) for x in (q, k, v)]  # SDPA's kernel takes four dimensions
-    bias = swin_bias(table, rows, columns).transpose(0, 1).repeat(q.shape[0], 1, 1, 1).to(q.dtype)
-    out = F.scaled_dot_product_attention(*heads_last, attn_mask=bias)
-    return put_together(out.unflatten(0, (q.shape[0], -1)).transpose(1, 2), rows, columns)
+    batch = q.shape[0]
+    q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))  # SDPA's kernel takes four dimensions
+    bias = swin_bias(table, rows, columns).transpose(0, 1).repeat(batch, 1, 1, 1).to(q.dtype)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    return put_together(out.unflatten(0, (batch, -1)).transpose(1, 2), rows, columns)
 
 
 # ---- hierarchy: the own block token by token, and the blocks before it as their means
