@@ -143,6 +143,8 @@ def _seconds(work: Work, on: Device, tiles: tuple[int, int], steps: float, area:
     if on.matrix and work.dtype == "bf16":
         # values are transposed for each tile of queries, accumulators rescaled and moved for each tile of keys
         return arithmetic + area * work.value_width * (80e-12 / rows + 110e-12 / keys) + steps * on.step
+    if not on.is_gpu and rows * (widths + keys) * max(4, _BYTES[work.dtype]) > on.fast:
+        arithmetic *= 1.02  # queries, scores and outputs come from the second level now and then
     traffic = area / rows * widths * _BYTES[work.dtype] / (on.bandwidth * 8)  # keys mostly come from the last cache
     return max(arithmetic, traffic) + steps * on.step
 

@@ -1,6 +1,6 @@
 // RUN: attnc opt -p choose-tiles{target=cpu-avx512}
 
-// CHECK: normaliser softmax tiles "64 x 128"
+// CHECK: normaliser softmax tiles "64 x 64"
 attn.func @f(%q: !attn.tensor<"B, H, N, 64", f32>, %k: !attn.tensor<"B, H, N, 64", f32>, %v: !attn.tensor<"B, H, N, 64", f32>) {
   %o, %lse = attn.attend over "b < B, h < H, i < N"
     query %q "b, h, i, d" width 64
