@@ -20,7 +20,7 @@ from .builder import ELEMENT_BYTES, Val, vec
 from .expressions import Expressions
 from .frame import Frame, KeyView, Span
 from .loops import walk_ranges
-from .memory import CapturedReads
+from .memory import CapturedReads, coefficient
 from .passes import Chunk, PassEmitter, empty_value
 from .plan import Pass, axes
 from .transfers import Transfers
@@ -229,11 +229,8 @@ class FewRowsEmitter:
     def _view(self, op: LoadOp) -> None:
         """Keys or values, in place where rows have contiguous features."""
         transfers = Transfers(self.f)
-        row, feature = axes(op.result)
-        memory = self.f.memories[op.memory]
-        affine = all(transfers.stride(memory, op.index.data, a) is not None for a in (row, feature))
-        floats = memory.stored in ("bf16", "f16", "f32", "f64")
-        self.f.views[op.result] = transfers.view(op, self.packs[op], pairs=affine and floats)
+        floats = self.f.memories[op.memory].stored in ("bf16", "f16", "f32", "f64")
+        self.f.views[op.result] = transfers.view(op, self.packs[op], pairs=floats and self._is_affine(op))
 
     def _place(self, op: LoadOp | StoreOp, row: Val, value: SSAValue, column: Val) -> Val:
         """Where an element of a row is in memory."""
@@ -315,8 +312,15 @@ class FewRowsEmitter:
         dots = [use.operation for use in query.uses]
         loads = [v.owner for dot in dots if isinstance(dot, DotOp) for v in (dot.lhs, dot.rhs)]
         return len(loads) == 2 * len(dots) and all(
-            isinstance(op, LoadOp) and self.f.memories[op.memory].stored == "bf16" for op in loads
+            isinstance(op, LoadOp) and self.f.memories[op.memory].stored == "bf16" and self._stays(op) for op in loads
         )
+
+    def _stays(self, op: LoadOp) -> bool:
+        """Is the tile a query, or keys in their own type?"""
+        return self.rows in axes(op.result) or self._is_affine(op)
+
+    def _is_affine(self, op: LoadOp) -> bool:
+        return all(coefficient(e, axis) is not None for e in op.index.data for axis in axes(op.result))
 
     def _features(self, view: KeyView, pointer: Val, first: Val | int, count: int, *, paired: bool = False) -> Val:
         """A vector of features of one key or value."""
@@ -336,7 +340,7 @@ class FewRowsEmitter:
         assert isinstance(count, Val)
         query = self._frame_of(op.lhs)
         zero = b.real(0.0, f.vector)
-        paired = self._is_paired(op.lhs) and view.element == "bf16"
+        paired = self._is_paired(op.lhs)
         step, element = (2 * f.lanes, "bf16") if paired else (f.lanes, f.element)
         with b.loop(0, count, keys, hint=f.rows) as loop:
             pointers = []
