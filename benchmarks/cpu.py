@@ -2,19 +2,23 @@
 
 FlexAttention is compiled with ``torch.compile`` and gets its block mask in advance; SDPA gets its mask in advance.
 What attnc computes from the function's text at run time is inside its time.  A backward is timed alone, with its
-forward done before; FlexAttention has none on the CPU.
+forward done before; FlexAttention has none on the CPU.  ``--quick`` leaves out wide heads and most of bf16.
 """
 
 from __future__ import annotations
 
+import cpu_table
 import torch
 from cpu_cases import Case, cases
 from harness import Comparison, arguments, compare, save, show
 
 
+def title(case: Case) -> str:
+    return f"{case.name}, {'backward' if case.backward else 'forward'}"
+
+
 def measure(case: Case, rounds: int) -> Comparison:
-    name = f"{case.name}, {'backward' if case.backward else 'forward'}"
-    found = compare(name, case.contenders(), rounds, case.goals)
+    found = compare(title(case), case.contenders(), rounds, case.goals)
     found.seconds = {who: [t / case.rounds for t in times] for who, times in found.seconds.items()}
     found.error = {"attnc": case.error()}
     found.gflops = case.flops / found.medians["attnc"] / 1e9
@@ -24,12 +28,13 @@ def measure(case: Case, rounds: int) -> Comparison:
 def main() -> None:
     args = arguments((__doc__ or "").split("\n", 1)[0], rounds=11, heads=8, threads=2, only="")
     torch.set_num_threads(args.threads)
-    chosen = [c for c in cases(args.heads) if args.only in f"{c.name}, {'backward' if c.backward else 'forward'}"]
+    chosen = [c for c in cases(args.heads) if args.only in title(c) and (c.quick or not args.quick)]
     found = [measure(case, 3 if args.quick else args.rounds) for case in chosen]
     setup = f"H={args.heads}, {args.threads} threads"
     show(found, setup)
     if not args.quick and not args.only:
         print(save("cpu", found, {"sizes": setup, "rounds": args.rounds}))
+        cpu_table.PAGE.write_text(cpu_table.page())
 
 
 if __name__ == "__main__":

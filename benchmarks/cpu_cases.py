@@ -33,6 +33,7 @@ class Case:
     backward: bool = False
     flops: float = 0  # multiplications and additions that the pattern needs
     rounds: int = 1  # how often each contender runs in one turn: short calls are timed together
+    quick: bool = True  # is it one of the quick run's?
     check: tuple[tuple[int, ...], ...] = ()  # smaller shapes, where float64 with all scores is too much
 
     @cached_property
@@ -102,7 +103,8 @@ def _dense(heads: int) -> Iterator[Case]:
             yield Case(
                 f"dense {NAMES[dtype]} D{width}", p.dense, _shape(heads, SHORT, width), {"SDPA": lambda: sdpa},
                 {"SDPA": goal}, dtype, backward,
-                flops=heads * SHORT**2 * width * (10 if backward else 4), check=_shape(1, 1024, width),
+                flops=heads * SHORT**2 * width * (10 if backward else 4), quick=width == 64,
+                check=_shape(1, 1024, width),
             )  # fmt: skip
 
 
@@ -128,12 +130,13 @@ def _banded(
         check, flops = _shape(1, 2048, 64), heads * keys * 64
         title = f"{name} {NAMES[dtype]}"
         yield Case(
-            title, ours, _shape(heads, LONG, 64), rivals, forward, dtype, flops=4 * flops * LONG, rounds=3, check=check
-        )
+            title, ours, _shape(heads, LONG, 64), rivals, forward, dtype,
+            flops=4 * flops * LONG, rounds=3, quick=dtype == f32, check=check,
+        )  # fmt: skip
         masked: dict[str, Callable[[], p.Attention]] = {"SDPA with mask": lambda: p.sdpa_masked(live, SHORT)}
         yield Case(
             title, ours, _shape(heads, SHORT, 64), masked, {"SDPA with mask": backward}, dtype, True,
-            flops=10 * flops * SHORT, check=check,
+            flops=10 * flops * SHORT, quick=dtype == f32, check=check,
         )  # fmt: skip
 
 
@@ -160,9 +163,10 @@ def _images(heads: int) -> Iterator[Case]:
         name = f"neighbourhood {side} x {side}, f32 D32"
         ours = p.masked(live)
         rivals = {"FlexAttention": lambda live=live: p.flex(live, length)}
-        yield Case(name, ours, shape, rivals, {"FlexAttention": 5.0}, flops=4 * flops, check=check)
+        quick = side == 7
+        yield Case(name, ours, shape, rivals, {"FlexAttention": 5.0}, flops=4 * flops, quick=quick, check=check)
         masked = {"SDPA with mask": lambda live=live: p.sdpa_masked(live, length)}
-        yield Case(name, ours, shape, masked, backward=True, flops=10 * flops, check=check)
+        yield Case(name, ours, shape, masked, backward=True, flops=10 * flops, quick=quick, check=check)
 
 
 def _swin(heads: int) -> Iterator[Case]:
@@ -190,7 +194,7 @@ def _hierarchical(heads: int) -> Iterator[Case]:
         name, p.hierarchical, shape, rivals, dict(zip(rivals, (8.0, 2.0), strict=True)), flops=4 * flops, check=check
     )
     slices = {"eager in slices": rivals["eager in slices"]}
-    yield Case(name, p.hierarchical, shape, slices, backward=True, flops=10 * flops, check=check)
+    yield Case(name, p.hierarchical, shape, slices, backward=True, flops=10 * flops, quick=False, check=check)
 
 
 def _groups(heads: int) -> Iterator[Case]:

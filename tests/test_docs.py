@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,3 +42,9 @@ def test_every_command_is_in_the_readme() -> None:
     shell = "".join(re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL))
     named = set(re.findall(r"\battnc ([a-z]+) ", shell))
     assert named == commands
+
+
+def test_the_measured_table_is_what_was_measured() -> None:
+    script = str(ROOT / "benchmarks" / "cpu_table.py")
+    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
