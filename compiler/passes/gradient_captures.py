@@ -15,13 +15,13 @@ from xdsl.ir import Operation, SSAValue
 from ...ir import attn
 from ...ir.attributes import Dim
 from ...ir.derivative import derivative
-from ...ir.expr import Const, Load, Var, free_vars, loads
+from ...ir.expr import Const, Expr, Load, Var, free_vars, loads
 from ..analysis.bounds import max_over
 from ..analysis.injective import reach
 from .gradient_frame import Frame
 from .gradient_pairs import Keys, Pairs, Queries
 from .gradient_problem import Problem
-from .gradient_targets import Target, target
+from .gradient_targets import Target, scattered, target
 
 ROW, KEY, BOTH, NEITHER = "row", "key", "both", "neither"
 
@@ -49,14 +49,29 @@ def role_of(read: Load) -> str:
     return f"capture:{read.tensor}"
 
 
+MOST_PAIRS = 1 << 14  # of a group that are few enough to be kept: 128 tokens, say
+
+
 @dataclass(frozen=True)
 class _Place:
-    """Where the pairs of one read are added: in the tensor, or in a slice of it for each point of ``slices``."""
+    """Where the pairs of one read are added: in the tensor, or in a slice of it for each point of ``slices``.
+
+    With a ``box`` it is a temporary over these dimensions instead of the tensor.
+    """
 
     read: Load
     slices: tuple[Dim, ...]
     in_order: frozenset[str]  # dimensions of the batch
     tiles_in_order: bool
+    box: tuple[Dim, ...] = ()
+
+    @property
+    def index(self) -> tuple[Expr, ...]:
+        return (*(Var(d.name) for d in self.slices), *([Var(d.name) for d in self.box] or self.read.index))
+
+    def shape(self, problem: Problem) -> list[Expr]:
+        sizes = [d.extent for d in self.box] or problem.type(role_of(self.read)).shape
+        return [*(d.extent for d in self.slices), *sizes]
 
 
 def pair_kernels(
@@ -73,15 +88,29 @@ def pair_kernels(
 
 def _place(problem: Problem, n: int, read: Load) -> _Place:
     """A small table, which rows and keys share, takes a slice for each point of the batch, so that these run at once;
-    what grows with rows or keys exists once, and dimensions that it lacks run in order."""
+    what grows with rows or keys exists once, and dimensions that it lacks run in order.
+
+    Where groups are small, as in windows of an image, and many read the table alike, their pairs are added up first, a
+    vector at a time, and each sum goes to its element.
+    """
     row, key = problem.row, problem.key(n)
     shape = problem.type(role_of(read)).shape
     known = reach(read.index, (*problem.batch, row, key), shape, problem.facts).determined
     loose = [d for d in problem.batch if d.name not in known]
     if row.name in known or key.name in known:
         return _Place(read, (), frozenset(d.name for d in loose), row.name not in known)
-    slices = tuple(Dim(d.name, max_over(d.extent, problem.batch)) for d in loose)
-    return _Place(read, slices, frozenset(), True)
+    used = free_vars(read)
+    alike = [d for d in problem.batch if d.name not in used]
+    if alike and isinstance(row.extent, Const) and isinstance(key.extent, Const):
+        if row.extent.value * key.extent.value <= MOST_PAIRS:
+            box = (*(_whole(d, problem) for d in problem.batch if d.name in used), key, row)  # rows are in the lanes
+            in_order = frozenset(d.name for d in alike[1:])
+            return _Place(read, (_whole(alike[0], problem),), in_order, False, box)
+    return _Place(read, tuple(_whole(d, problem) for d in loose), frozenset(), True)
+
+
+def _whole(dim: Dim, problem: Problem) -> Dim:
+    return Dim(dim.name, max_over(dim.extent, problem.batch))
 
 
 @dataclass(frozen=True)
@@ -89,25 +118,27 @@ class PairTarget:
     """What a pair kernel wrote, and how the gradient comes of it."""
 
     read: Load
-    slices: int
-    type: attn.TensorType
+    place: _Place
 
     def finish(self, written: SSAValue, problem: Problem) -> tuple[list[Operation], SSAValue]:
-        if not self.slices:
-            return [], written
-        op = attn.CallOp(f"x0.sum({tuple(range(self.slices))!r})", [written], [self.type])
-        return [op], op.results[0]
+        ops: list[Operation] = []
+        slices, box = len(self.place.slices), self.place.box
+        if slices:
+            rest = attn.TensorType.of(self.place.shape(problem)[slices:], problem.compute)
+            ops.append(attn.CallOp(f"x0.sum({tuple(range(slices))!r})", [written], [rest]))
+            written = ops[-1].results[0]
+        if box:
+            type = attn.TensorType.of(problem.type(role_of(self.read)).shape, problem.compute)
+            ops.append(scattered(written, box, self.read.index, type, problem))
+            written = ops[-1].results[0]
+        return ops, written
 
 
 def _pair_kernel(
     problem: Problem, name: str, n: int, places: list[_Place], given: Mapping[str, SSAValue]
 ) -> tuple[Frame, list[PairTarget]]:
     source, i = problem.sources[n], problem.row.name
-    finals = [attn.TensorType.of(problem.type(role_of(p.read)).shape, problem.compute) for p in places]
-    types = [
-        attn.TensorType.of([*(d.extent for d in p.slices), *t.shape], problem.compute)
-        for p, t in zip(places, finals, strict=True)
-    ]
+    types = [attn.TensorType.of(p.shape(problem), problem.compute) for p in places]
     names = [f"grad{k}:{p.read.tensor}" for k, p in enumerate(places)]
     frame = Frame(
         problem,
@@ -127,9 +158,8 @@ def _pair_kernel(
         _, gradients = pairs.tiles(queries, keys, shared, i, source.key)
         for place, memory, gradient in zip(places, names, gradients, strict=True):
             assert gradient is not None
-            index = [*(Var(d.name) for d in place.slices), *place.read.index]
-            frame.builder.store(gradient, frame.memory[memory], index, add=True)
+            frame.builder.store(gradient, frame.memory[memory], place.index, add=True)
         return carried
 
     frame.builder.loop(problem.key(n), source.mask, [], step)
-    return frame, [PairTarget(p.read, len(p.slices), t) for p, t in zip(places, finals, strict=True)]
+    return frame, [PairTarget(p.read, p) for p in places]

@@ -47,11 +47,17 @@ class Target:
             written = _call(ops, f"x0[0] if x0.shape[0] == 1 else {text}", [written], self.sum.element, self.sum)
         if self.scatter is None:
             return ops, written
-        dims, index, type = self.scatter
-        read = {load.tensor for e in index for load in loads(e)}
-        captured = {n: v for n, v in problem.op.captured.items() if n in read}
-        op = ScatterOp(written, dims, index, type, captured)
+        op = scattered(written, *self.scatter, problem)
         return [*ops, op], op.output
+
+
+def scattered(
+    written: SSAValue, dims: Sequence[Dim], index: Sequence[Expr], type: attn.TensorType, problem: Problem
+) -> ScatterOp:
+    """What brings the elements of a temporary over ``dims`` together."""
+    read = {load.tensor for e in index for load in loads(e)}
+    captured = {n: v for n, v in problem.op.captured.items() if n in read}
+    return ScatterOp(written, tuple(dims), tuple(index), type, captured)
 
 
 def target(
