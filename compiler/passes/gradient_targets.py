@@ -8,14 +8,14 @@ shape of the domain, whose elements ``attn.scatter`` then brings together.  No t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from xdsl.ir import Attribute, Operation, SSAValue
 
 from ...ir import attn
 from ...ir.attributes import Dim
 from ...ir.dtypes import torch_name
-from ...ir.expr import Expr, Var, free_vars, loads
+from ...ir.expr import Expr, Var, free_vars, loads, substitute
 from ...ir.gradient import ScatterOp
 from ..analysis.bounds import max_over
 from ..analysis.injective import reach
@@ -75,8 +75,11 @@ def target(
     index leaves out may run in order.
     """
     dims = (*problem.batch, *axes)
+    names = {d.name for d in dims}
     found = reach(index, dims, type.shape, problem.facts)
-    loose = {d.name for d in dims} - found.determined
+    if _is_outputs(index, axes, type, problem):
+        found = replace(found, determined=frozenset(names), onto=True)
+    loose = names - found.determined
     used = set().union(*(free_vars(e) for e in index))
     wide = attn.TensorType.of(type.shape, problem.compute)
     if loose and (not share or loose & (used | {d.name for d in axes})):
@@ -85,6 +88,15 @@ def target(
     if add or loose or not found.onto:
         return Target(wide, index, True, frozenset(loose))
     return Target(type, index, False)
+
+
+def _is_outputs(index: Sequence[Expr], axes: Sequence[Dim], type: attn.TensorType, problem: Problem) -> bool:
+    """Is this the map of the output, by other names?  That one writes each element of its tensor once."""
+    if len(axes) != 2 or axes[0].extent != problem.row.extent:
+        return False
+    names = {axes[0].name: Var(problem.row.name), axes[1].name: Var("e")}
+    same = tuple(substitute(e, names) for e in index) == problem.out_map
+    return same and type.shape == attn.tensor_type(problem.op.out).shape
 
 
 def total(parts: Sequence[SSAValue], type: attn.TensorType) -> tuple[list[Operation], SSAValue]:

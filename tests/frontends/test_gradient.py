@@ -430,3 +430,25 @@ def test_a_warm_process_imports_no_compiler(tmp_path: Path) -> None:
     assert first == second
     assert cold != "light"
     assert warm == "light"
+
+
+def shifted_windows(q: Tensor, k: Tensor, v: Tensor, table: Tensor) -> Tensor:
+    """Windows of 8 tokens with a bias for every offset in one, which all windows share."""
+    q, k, v = (x.roll(-3, 2).unflatten(2, (-1, 8)) for x in (q, k, v))
+    i = torch.arange(8)
+    bias = table[:, i[:, None] - i[None, :] + 7]
+    return ((q @ k.mT + bias[:, None]).softmax(-1) @ v).flatten(2, 3).roll(3, 2)
+
+
+def test_small_groups_add_up_before_the_table() -> None:
+    """What is written where the output was needs no scatter; of the bias, only a sum for each pair of a window does."""
+    inputs = [torch.randn(2, 3, 40, 6) for _ in range(3)] + [torch.randn(3, 15)]
+    leaves = [x.double().requires_grad_() for x in inputs]
+    compiled = attnc.compile(shifted_windows, fallback="error")
+    text = compiled.lower(*leaves).backward().ir("tile")
+    assert text.count("attn.scatter") == 1
+    assert '"B, H, 8, 8"' in text
+    d_out = torch.randn(2, 3, 40, 6, dtype=torch.float64)
+    found = torch.autograd.grad(compiled(*leaves), leaves, d_out)
+    for a, b in zip(found, torch.autograd.grad(shifted_windows(*leaves), leaves, d_out), strict=True):
+        torch.testing.assert_close(a, b)
