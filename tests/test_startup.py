@@ -17,8 +17,8 @@ import attnc
 from attnc.compiler import collector
 from tests.patterns import BY_NAME, Pattern
 
-# lines for each loop over keys, which has register blocks of 16, 4 and 4 vectors with their elementwise code, and for
-# what is around the loops: arguments, two transposes, and the finish of a tile
+# Lines of MLIR for each loop over keys, which has register blocks of 16, 4 and 4 vectors, and around the loops:
+# a little more than what the patterns below take, so that a kernel that grows is noticed.
 PER_LOOP, AROUND = 24 * 50, 1000
 LATER = ("xdsl", "torch_mlir", "triton", "islpy", "attnc.ir.text", "attnc.compiler.passes",
          "attnc.frontends.raising", "attnc.backends.mlir_cpu.lower")  # fmt: skip
