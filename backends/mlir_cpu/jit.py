@@ -9,7 +9,7 @@ from typing import Any
 from .errors import CpuCompileError
 
 # Emission leaves little to improve: code motion and cse, one conversion for all dialects, and LLVM's code generator.
-# LLVM's own optimiser would take longer than all of that together, and make no kernel faster.
+# LLVM's own optimiser would take longer than all of that together, and make hardly any kernel faster.
 PIPELINE = "builtin.module(loop-invariant-code-motion,cse,convert-scf-to-cf,convert-to-llvm)"
 
 
