@@ -125,8 +125,7 @@ class TileDots:
                 pointer = transfers.address(memory, store.index.data, **at)
                 offset = b.add(b.mul(line.iv, SIDE), half.iv)
                 value = b.load(b.at(self.f.part, offset, "f32"), f.vector, f.align)
-                left_over = b.broadcast(b.sub(b.integer(view.width), first), f.lanes)
-                mask = b.cmpi("slt", b.iota(left_over.type), left_over)
+                mask = b.mask_below(b.sub(b.integer(view.width), first), f.lanes)
                 with b.when(contiguous):
                     transfers.put(store, pointer, value, mask)
                 with b.otherwise():

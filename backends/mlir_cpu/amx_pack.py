@@ -41,7 +41,7 @@ class Packs:
         self.transfers = Transfers(frame)
         self.half, self.pairs = vec(2 * frame.lanes, "bf16"), vec(frame.lanes, "i32")
         stride = self.transfers.stride(self.memory, op.index.data, self.feature)
-        self.contiguous = self.b.boolean(False) if stride is None else self.b.cmpi("eq", stride, self.b.integer(1))
+        self.contiguous = self.transfers.is_one(stride)
 
     def _as_val(self, value: Val | int) -> Val:
         return value if isinstance(value, Val) else self.b.integer(value)
@@ -98,8 +98,7 @@ class Packs:
         with b.loop(0, self.width, SIDE, hint="feature") as loop:
             mask = None
             if self.width % SIDE:
-                left = b.broadcast(b.sub(b.integer(self.width), loop.iv), SIDE)
-                mask = b.cmpi("slt", b.iota(left.type), left)
+                mask = b.mask_below(b.sub(b.integer(self.width), loop.iv), SIDE)
             emit(loop.iv, mask)
 
     def _read(self, row: Val, first: Val, mask: Val | None) -> Val:
@@ -185,8 +184,7 @@ def load_lanes(frame: Frame, op: LoadOp) -> None:
     half, pairs = vec(2 * f.lanes, "bf16"), vec(f.lanes, "i32")
     start = f.spans[f.rows].start
     stride = transfers.stride(memory, op.index.data, feature)
-    contiguous = b.boolean(False) if stride is None else b.cmpi("eq", stride, b.integer(1))
-    with b.when(contiguous), b.loop(0, f.row_width, f.lanes, hint="lane") as lane:
+    with b.when(transfers.is_one(stride)), b.loop(0, f.row_width, f.lanes, hint="lane") as lane:
         rows = []
         for n in range(f.lanes):
             row = b.add(start, transfers.last_live(b.add(lane.iv, n)))
@@ -194,8 +192,7 @@ def load_lanes(frame: Frame, op: LoadOp) -> None:
         with b.loop(0, width, SIDE, hint=feature) as column:
             pointers = [b.at(r, column.iv, "bf16") for r in rows]
             if width % SIDE:
-                left = b.broadcast(b.sub(b.integer(width), column.iv), SIDE)
-                mask = b.cmpi("slt", b.iota(left.type), left)
+                mask = b.mask_below(b.sub(b.integer(width), column.iv), SIDE)
                 vectors = [b.masked_load(p, mask, half) for p in pointers]
             else:
                 vectors = [b.load(p, half) for p in pointers]

@@ -138,6 +138,11 @@ class Builder:
         text = "[" + ", ".join("true" if n < count else "false" for n in range(lanes)) + "]"
         return self._constant(text, vec(lanes, "i1"), "mask")
 
+    def mask_below(self, count: Val, lanes: int) -> Val:
+        """True in the first ``count`` of ``lanes``, however many these are."""
+        end = self.broadcast(count, lanes)
+        return self.cmpi("slt", self.iota(end.type), end)
+
     # ---- arithmetic -----------------------------------------------------------------------------------
 
     def binary(self, name: str, a: Val, b: Val, hint: str = "") -> Val:

@@ -240,8 +240,8 @@ class FewRowsEmitter:
 
     def _contiguous(self, op: LoadOp | StoreOp, value: SSAValue) -> Val:
         """Are features neighbours in memory?"""
-        stride = Transfers(self.f).stride(self.f.memories[op.memory], op.index.data, list(axes(value))[-1])
-        return self.b.boolean(False) if stride is None else self.b.cmpi("eq", stride, self.b.integer(1))
+        transfers = Transfers(self.f)
+        return transfers.is_one(transfers.stride(self.f.memories[op.memory], op.index.data, list(axes(value))[-1]))
 
     def _load(self, op: LoadOp) -> None:
         """Queries, a row of features each; what the last vector has beyond them is 0."""

@@ -138,11 +138,9 @@ class Frame:
 
     def live_lanes(self, lane: Val) -> Val:
         """Which lanes of the vector that starts at ``lane`` hold live rows."""
-        b, type = self.b, vec(self.lanes, "i64")
         count = self.spans[self.rows].count
         assert isinstance(count, Val)
-        left = b.broadcast(b.sub(count, lane), self.lanes)
-        return b.cmpi("slt", b.iota(type), left)
+        return self.b.mask_below(self.b.sub(count, lane), self.lanes)
 
     def element_pointer(self, value: SSAValue, row: Val | int) -> Val:
         """Where a buffer keeps one element of a tile without the row axis."""

@@ -38,7 +38,7 @@ class Transfers:
         """Elements from one index of ``axis`` to the next, where that is the same everywhere."""
         return memory.stride_along(self.f.expressions, index, axis, self.f.scalar_scope())
 
-    def _is_one(self, stride: Val | None) -> Val:
+    def is_one(self, stride: Val | None) -> Val:
         return self.b.boolean(False) if stride is None else self.b.cmpi("eq", stride, self.b.integer(1))
 
     def _widen(self, memory: Memory, pointer: Val, count: int) -> Val:
@@ -111,7 +111,7 @@ class Transfers:
         row_stride, feature_stride = (self.stride(memory, index, a) for a in (row_axis, feature))
         element = memory.stored if pairs else f.element
         in_place = memory.stored == element and row_stride is not None and feature_stride is not None
-        contiguous = self._is_one(feature_stride)
+        contiguous = self.is_one(feature_stride)
         if not in_place:
             with b.when(contiguous):
                 self._pack(op, memory, scratch, vectors=True)
@@ -163,7 +163,7 @@ class Transfers:
         """A query tile into its buffer, transposed: feature by feature, rows in the lanes."""
         b, memory = self.b, self.f.memories[op.memory]
         feature, _ = self._feature(op.result)
-        with b.when(self._is_one(self.stride(memory, op.index.data, feature))):
+        with b.when(self.is_one(self.stride(memory, op.index.data, feature))):
             self._load_transposed(op, memory)
         with b.otherwise():
             self._load_scalars(op, memory)
@@ -251,7 +251,7 @@ class Transfers:
             return
         b, memory = self.b, self.f.memories[op.memory]
         feature, _ = self._feature(op.value)
-        with b.when(self._is_one(self.stride(memory, op.index.data, feature))):
+        with b.when(self.is_one(self.stride(memory, op.index.data, feature))):
             self._store_transposed(op, memory)
         with b.otherwise():
             self._store_scalars(op, memory)
@@ -335,7 +335,7 @@ class Transfers:
         with b.loop(0, f.spans[axis].count, hint=axis) as row:
             at = {axis: b.add(f.spans[axis].start, row.iv)}
             stride = memory.stride_along(x, op.index.data, f.rows, f.scalar_scope(at))
-            with b.when(self._is_one(stride)), b.loop(0, live, f.lanes, hint="lane") as lane:
+            with b.when(self.is_one(stride)), b.loop(0, live, f.lanes, hint="lane") as lane:
                 scope = f.scalar_scope(at | {f.rows: f.lane_indices(lane.iv)})
                 index = [x.as_int(x.emit(e, scope), 64) for e in op.index.data]
                 first = [b.pure(f"vector.extract {v.ssa}[0] : i64 from {v.type}", "i64") if v.lanes else v

@@ -7,7 +7,7 @@ whose touched interval is known in closed form; the keys are the places of each 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from ...ir.attributes import Dim
@@ -39,7 +39,7 @@ _BLOCK, _PLACE = "_block", "_place"
 
 def segments(tile: Tile, touched: Callable[[Tile], KeyRanges]) -> KeyRanges | None:
     """One range for each touched block; None where blocks say nothing, or are touched as a whole."""
-    for width in _widths(tile.mask, tile.key.name):
+    for width in widths([tile.mask], lambda x: isinstance(x, Var) and x.name == tile.key.name):
         parts = _parts(tile, width)
         found = [touched(part).all for part in parts] if parts else []
         if [len(ranges) for ranges in found] == [1, 1]:
@@ -50,12 +50,12 @@ def segments(tile: Tile, touched: Callable[[Tile], KeyRanges]) -> KeyRanges | No
     return None
 
 
-def _widths(mask: Expr, key: str) -> list[int]:
-    """Constants by which the key is both divided and reduced."""
+def widths(masks: Iterable[Expr], is_token: Callable[[Expr], bool]) -> list[int]:
+    """Constants by which masks both divide and reduce a token."""
     found: dict[str, set[int]] = {"//": set(), "%": set()}
-    for e in walk(mask):
+    for e in (e for mask in masks for e in walk(mask)):
         match e:
-            case Op("//" | "%" as name, (Var(k), Const(int() as c))) if k == key and c > 1:
+            case Op("//" | "%" as name, (x, Const(int() as c))) if c > 1 and is_token(x):
                 found[name].add(c)
     return sorted(found["//"] & found["%"])
 

@@ -26,8 +26,9 @@ from xdsl.passes import ModulePass
 
 from ...ir import attn
 from ...ir.attributes import Dim
-from ...ir.expr import Const, Expr, Lambda, Op, Var, ceildiv, free_vars, minimum, substitute, walk
+from ...ir.expr import Const, Expr, Lambda, Var, ceildiv, free_vars, minimum, substitute
 from ..analysis.cost import faster
+from ..analysis.segments import widths
 from .common import attends, facts_about, fresh, tidy, work_of
 from .rewriting import replace
 
@@ -42,7 +43,8 @@ class ImageRows(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         for attend, facts in attends(op):
-            for width in _widths(attend):
+            row, masks = attend.domain[-1].name, [s.mask for s in attend.source_list]
+            for width in widths(masks, lambda x, row=row: row in free_vars(x)):  # type: ignore[misc]
                 after = _by_rows(attend, width, facts)
                 if after is None:
                     continue
@@ -51,17 +53,6 @@ class ImageRows(ModulePass):
                 if self.always or faster(work, before, self.target):
                     replace(attend, after)
                     break
-
-
-def _widths(op: attn.AttendOp) -> list[int]:
-    """Constants by which the masks both divide and reduce the row."""
-    found: dict[str, set[int]] = {"//": set(), "%": set()}
-    for source in op.source_list:
-        for e in walk(source.mask):
-            match e:
-                case Op("//" | "%" as name, (x, Const(int() as c))) if op.domain[-1].name in free_vars(x) and c > 1:
-                    found[name].add(c)
-    return sorted(found["//"] & found["%"])
 
 
 def _by_rows(op: attn.AttendOp, width: int, facts: tuple[Expr, ...]) -> attn.AttendOp | None:
