@@ -18,7 +18,8 @@ from .buffers import Buffers, assign
 from .builder import ELEMENT_BYTES, Builder, Val
 from .errors import UnsupportedKernelError
 from .expressions import Expressions, Limits
-from .few_rows import FewRowsEmitter, FewRowsPlan
+from .few_rows import FewRowsEmitter
+from .few_rows_plan import FewRowsPlan
 from .frame import Frame, Span
 from .loops import walk_ranges
 from .memory import CapturedReads, Memory, load_arguments, slots
