@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from xdsl.dialects.builtin import ModuleOp
 
 from ...ir import attn
 from ...ir.attributes import Dim
 from ...ir.dtypes import name_of
-from ...ir.expr import FALSE, TRUE, Const, Expr, Op, all_of, any_of, conjuncts, free_vars, op, walk
+from ...ir.expr import FALSE, TRUE, Const, Expr, Lambda, Op, all_of, any_of, conjuncts, free_vars, op, substitute, walk
 from ...ir.simplify import Facts, Range
 from ..analysis.cost import Work
 from ..analysis.index_sets import implies, is_empty
@@ -74,6 +74,17 @@ def _tidy(e: Expr, given: Expr, dims: Sequence[Dim], facts: tuple[Expr, ...]) ->
                 arms[n] = FALSE
         return any_of(arms)
     return e
+
+
+def moved(
+    s: attn.Source, domain: Sequence[Dim], extent: Expr, changes: Mapping[str, Expr], facts: Sequence[Expr]
+) -> attn.Source:
+    """A source with the row and the key of its attention written in other dimensions: those of ``changes``."""
+    pairs = (*domain, Dim(s.key, extent))
+    inside = facts_about(pairs, facts)
+    key, value = (tuple(inside.simplify(substitute(e, changes)) for e in m) for m in (s.key_map, s.value_map))
+    score = Lambda(s.score.params, inside.simplify(substitute(s.score.body, changes)))
+    return attn.Source(s.key, extent, key, value, tidy(substitute(s.mask, changes), pairs, facts), score)
 
 
 def moduli(mask: Expr) -> list[int]:

@@ -27,10 +27,10 @@ from xdsl.passes import ModulePass
 
 from ...ir import attn
 from ...ir.attributes import Dim
-from ...ir.expr import Expr, Lambda, Var, const, substitute
+from ...ir.expr import Expr, Var, const, substitute
 from ..analysis.cost import faster
 from ..analysis.residues import residue
-from .common import attends, facts_about, fresh, moduli, tidy, work_of
+from .common import attends, facts_about, fresh, moduli, moved, work_of
 from .rewriting import replace
 
 
@@ -69,18 +69,7 @@ def by_residue(op: attn.AttendOp, period: int, offsets: Sequence[Expr], facts: S
         first = known.simplify((Var(r.name) - offset) % period)
         extent = known.simplify((s.extent - first + (period - 1)) // period)
         keys = {s.key: Var(s.key) * period + first}
-        pairs = (*domain, Dim(s.key, extent))
-        inside = facts_about(pairs, facts)
-        sources.append(
-            attn.Source(
-                s.key,
-                extent,
-                tuple(inside.simplify(substitute(e, keys)) for e in s.key_map),
-                tuple(inside.simplify(substitute(e, keys)) for e in s.value_map),
-                tidy(substitute(s.mask, rows | keys), pairs, facts),
-                Lambda(s.score.params, inside.simplify(substitute(s.score.body, rows | keys))),
-            )
-        )
+        sources.append(moved(s, domain, extent, rows | keys, facts))
     inside = facts_about(domain, facts)
     maps = {
         name: tuple(inside.simplify(substitute(e, rows)) for e in getattr(op, name).data)

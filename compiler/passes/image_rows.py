@@ -26,10 +26,10 @@ from xdsl.passes import ModulePass
 
 from ...ir import attn
 from ...ir.attributes import Dim
-from ...ir.expr import Const, Expr, Lambda, Var, ceildiv, free_vars, minimum, substitute
+from ...ir.expr import Const, Expr, Var, ceildiv, free_vars, minimum, substitute
 from ..analysis.cost import faster
 from ..analysis.segments import widths
-from .common import attends, facts_about, fresh, tidy, work_of
+from .common import attends, facts_about, fresh, moved, work_of
 from .rewriting import replace
 
 
@@ -63,16 +63,10 @@ def _by_rows(op: attn.AttendOp, width: int, facts: tuple[Expr, ...]) -> attn.Att
     line = Dim(fresh("y", op), ceildiv(row.extent, width))
     domain = (*batch, line, Dim(row.name, minimum(Const(width), row.extent - Var(line.name) * width)))
     rows = {row.name: Var(line.name) * width + Var(row.name)}
-    sources = []
-    for s in op.source_list:
-        pairs = (*domain, Dim(s.key, s.extent))
-        known = facts_about(pairs, facts)
-        score = Lambda(s.score.params, known.simplify(substitute(s.score.body, rows)))
-        key, value = (tuple(known.simplify(substitute(e, rows)) for e in m) for m in (s.key_map, s.value_map))
-        sources.append(attn.Source(s.key, s.extent, key, value, tidy(substitute(s.mask, rows), pairs, facts), score))
+    sources = tuple(moved(s, domain, s.extent, rows, facts) for s in op.source_list)
     known = facts_about(domain, facts)
     maps = {
         name: tuple(known.simplify(substitute(e, rows)) for e in getattr(op, name).data)
         for name in ("query_map", "out_map", "lse_map")
     }
-    return op.rebuilt(dims=domain, sources=tuple(sources), **maps)
+    return op.rebuilt(dims=domain, sources=sources, **maps)

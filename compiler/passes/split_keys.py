@@ -31,10 +31,10 @@ from xdsl.rewriter import InsertPoint, Rewriter
 from ...ir import attn
 from ...ir.attributes import Dim
 from ...ir.dtypes import accumulator
-from ...ir.expr import Const, Expr, Lambda, Load, Var, ceildiv, minimum, op, substitute
+from ...ir.expr import Const, Expr, Lambda, Load, Var, ceildiv, minimum, op
 from ..analysis.bounds import max_over
 from ..analysis.cost import device
-from .common import attends, facts_about, tidy
+from .common import attends, facts_about, moved
 from .few_rows import count_of, tile_rows
 from .kernel_builder import fresh, names_taken
 from .rewriting import replace
@@ -75,19 +75,8 @@ def split(attend: attn.AttendOp, part: int, most: Expr, facts: tuple[Expr, ...])
     first = Var(s.name) * part
     domain = (*batch, s, row)
     extent = op("max", minimum(part, source.extent - first), Const(0))
-    pairs = (*domain, Dim(source.key, extent))
-    inside = facts_about(pairs, facts, [source.extent])
-    keys = {source.key: first + Var(source.key)}
-    sources = (
-        attn.Source(
-            source.key,
-            inside.simplify(extent),
-            tuple(inside.simplify(substitute(e, keys)) for e in source.key_map),
-            tuple(inside.simplify(substitute(e, keys)) for e in source.value_map),
-            tidy(substitute(source.mask, keys), pairs, facts),
-            Lambda(source.score.params, inside.simplify(substitute(source.score.body, keys))),
-        ),
-    )
+    extent = facts_about(domain, facts, [source.extent]).simplify(extent)
+    sources = (moved(source, domain, extent, {source.key: first + Var(source.key)}, facts),)
     width = attend.value_width.data
     wide = accumulator(attn.tensor_type(attend.query).element)
     lengths = [max_over(d.extent, domain[:n]) for n, d in enumerate(domain)]
