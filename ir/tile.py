@@ -210,9 +210,11 @@ class KernelOp(IRDLOperation):
 
     @property
     def zeroed(self) -> list[int]:
-        """Which arguments start at zero: the outputs that are added to."""
-        added = {op.memory for op in self.body.walk() if isinstance(op, StoreOp) and op.add is not None}
-        return [n for n, arg in enumerate(self.args) if arg in added]
+        """Which arguments start at zero: the outputs that are added to, and those that no store is left for."""
+        stores = [op for op in self.body.walk() if isinstance(op, StoreOp)]
+        added, stored = ({op.memory for op in stores if (op.add is not None) == add} for add in (True, False))
+        outputs = list(enumerate(self.args))[-self.outputs.data :]
+        return [n for n, arg in outputs if arg in added or arg not in stored]
 
     @property
     def size_names(self) -> list[str]:
