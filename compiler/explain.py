@@ -153,8 +153,11 @@ def explain(lowered: Lowered, sizes: Mapping[str, int] | None = None) -> Explana
     if attends:
         tiled = _attends(attn.func_of(lowered.after("choose-tiles")))
         kernels = list(tile.kernels_of(lowered.after("key-ranges")).values())
-        for before, after, kernel in zip(attends, tiled, kernels, strict=True):
+        written, merges = iter(attends), False
+        for after, kernel in zip(tiled, kernels, strict=True):
+            before = after if merges else next(written)
             report.kernels.append(_kernel(before, after, kernel, env, func.facts, target))
+            merges = "part" in after.attributes  # an attention cut in parts is followed by the one that merges them
     report.eager_ops.extend(_eager_ops(func, attends, lowered.eager, env))
     return report
 

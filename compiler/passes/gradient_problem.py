@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -12,12 +11,11 @@ from ...ir import attn
 from ...ir.attributes import Dim
 from ...ir.derivative import derivative
 from ...ir.dtypes import accumulator
-from ...ir.expr import Const, Expr, Lambda, Var, substitute, walk
+from ...ir.expr import Const, Expr, Lambda, Var, substitute
 from ...ir.gradient import AttendGradientOp
-from .kernel_builder import names_taken
+from .kernel_builder import names_taken, steep
 
 DOT = Var("dot", "float")
-STEEP = 1e4
 
 
 @dataclass(frozen=True)
@@ -64,9 +62,8 @@ class Problem:
 
     @property
     def steep(self) -> bool:
-        """May a row hold nothing but huge scores, such as a fill of -1e9, from which ``lse`` keeps no digits?"""
-        numbers = (e.value for s in self.sources for e in walk(s.score.body) if isinstance(e, Const))
-        return any(STEEP <= abs(x) < math.inf for x in numbers if not isinstance(x, bool))
+        """Are differences of scores taken first?  See :func:`steep`; ``lse`` keeps no digits then."""
+        return steep(self.sources)
 
     def sizes(self, rows: str) -> dict[str, int]:
         """The size of every axis, when ``rows`` is the one that a task holds a tile of."""

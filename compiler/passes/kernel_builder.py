@@ -11,11 +11,12 @@ from xdsl.rewriter import InsertPoint
 
 from ...ir import attn, poly, tile
 from ...ir.attributes import Dim
-from ...ir.expr import Const, Expr, Lambda, Op, Var, ceildiv, free_vars, lt, op, parse_lambda
+from ...ir.expr import Const, Expr, Lambda, Op, Var, ceildiv, free_vars, lt, op, parse_lambda, walk
 from ...ir.tile import Axis, MemType, Range, TileType
 from ..analysis.bounds import max_over
 
 LOG2_E = math.log2(math.e)
+STEEP = 1e4
 LN_2 = math.log(2)
 MINUS_INF = Const(-math.inf)
 ZERO = Const(0.0)
@@ -132,6 +133,15 @@ def split_factor(score: Lambda) -> tuple[Lambda, float]:
         case Op("/", (x, Const(c))) if c > 0:
             return Lambda(score.params, x), 1.0 / c
     return score, 1.0
+
+
+def steep(sources: Sequence[attn.Source]) -> bool:
+    """May a row hold nothing but huge scores, such as a fill of -1e9 or the least number of a type?
+
+    Times log2(e) they lose what they differ by, or overflow: their difference, which is exact, comes first.
+    """
+    numbers = (e.value for s in sources for e in walk(s.score.body) if isinstance(e, Const))
+    return any(STEEP <= abs(x) < math.inf for x in numbers if not isinstance(x, bool))
 
 
 def names_taken(op: attn.Attention) -> set[str]:

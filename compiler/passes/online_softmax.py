@@ -16,14 +16,15 @@ FlashAttention (Dao et al. 2022, algorithm 1), in base 2: with ``c`` the constan
 log2(e), probabilities are ``exp2(s * c - m)``, one fused multiply-add each.  ``m`` is the running maximum of
 ``s * c``, rounded once per row, so its rounding error cancels between the output and its normaliser.  ``l``
 is the running sum and ``acc`` the unnormalised output.  A row that has seen no key yet has ``m = -inf``; the
-shift is then 0, so no ``inf - inf`` arises.
+shift is then 0, so no ``inf - inf`` arises.  Huge scores (fills such as -1e9) are subtracted first and scaled
+afterwards.
 
 Legality: none needed; every ``attn.attend`` with ``tiles`` has this form.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from xdsl.context import Context
@@ -51,6 +52,7 @@ from .kernel_builder import (
     names_taken,
     row_tiles,
     split_factor,
+    steep,
 )
 
 
@@ -86,6 +88,7 @@ class _Lowering:
         assert op.tiles is not None
         self.op = op
         self.narrow = narrow
+        self.steep = steep(op.source_list)
         queries, step = op.tiles.data
         taken = names_taken(op)
         *batch, row = op.domain
@@ -124,8 +127,15 @@ class _Lowering:
         inverse = b.map("inv", "lambda l: where(l > 0.0, 1.0 / l, 0.0)", [l], i)
         out = b.map("out", "lambda acc, inv: acc * inv", [acc, inverse], i, "e")
         b.store(out, self.out, op_.out_map.data)
-        lse = b.map("lse", f"lambda m, l: (m + log2(l)) * {LN_2!r}", [m, l], i)
+        natural = f"m + log2(l) * {LN_2!r}" if self.steep else f"(m + log2(l)) * {LN_2!r}"
+        lse = b.map("lse", f"lambda m, l: {natural}", [m, l], i)
         b.store(lse, self.lse, op_.lse_map.data)
+
+    def _units(self, factor: float) -> tuple[Callable[[str], str], Callable[[str], str]]:
+        """A score in the units of ``m``, and the probability that a difference in them stands for."""
+        if not self.steep:
+            return lambda s: f"{s} * {factor * LOG2_E!r}", lambda x: f"exp2({x})"
+        return lambda s: s if factor == 1.0 else f"{s} * {factor!r}", lambda x: f"exp2(({x}) * {LOG2_E!r})"
 
     def _step(
         self, source: attn.Source, q: SSAValue | None, key: SSAValue, value: SSAValue, state: Sequence[SSAValue]
@@ -141,13 +151,13 @@ class _Lowering:
                 s = b.map("score", score, [s], i, j)
         else:
             s = b.map("score", Lambda((), score.body), [], i, j)
-        c = repr(factor * LOG2_E)
         s = b.mask(s, source.mask)
         peak = b.reduce("peak", "max", s, i)
-        m_new = b.map("m", f"lambda m, peak: max(m, peak * {c})", [m, peak], i)
+        scale, power = self._units(factor)
+        m_new = b.map("m", f"lambda m, peak: max(m, {scale('peak')})", [m, peak], i)
         shift = b.map("shift", "lambda m: where(m == -inf, 0.0, m)", [m_new], i)
-        alpha = b.map("alpha", "lambda m, shift: exp2(m - shift)", [m, shift], i)
-        p = b.map("p", f"lambda s, shift: exp2(s * {c} - shift)", [s, shift], i, j)
+        alpha = b.map("alpha", f"lambda m, shift: {power('m - shift')}", [m, shift], i)
+        p = b.map("p", f"lambda s, shift: {power(scale('s') + ' - shift')}", [s, shift], i, j)
         total = b.reduce("total", "sum", p, i)
         l_new = b.map("l", "lambda l, alpha, total: l * alpha + total", [l, alpha, total], i)
         v = b.load("value", value, source.value_map, j, "e")

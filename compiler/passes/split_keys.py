@@ -16,7 +16,8 @@ after::
 A part's output is normalised, so the whole is their sum weighted by ``exp(part_lse)``: a softmax over parts (Dao et
 al. 2023, Flash-Decoding).  Nothing depends on how many threads there are.
 
-Legality: keys of one source may be taken in any order, and in parts.
+Legality: keys of one source may be taken in any order, and in parts.  A row of nothing but huge scores (fills such as
+-1e9) is not cut up: the log-sum-exp of a part would have no digits for how many keys it holds.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from ..analysis.bounds import max_over
 from ..analysis.cost import device
 from .common import attends, facts_about, moved
 from .few_rows import count_of, tile_rows
-from .kernel_builder import fresh, names_taken
+from .kernel_builder import fresh, names_taken, steep
 from .rewriting import replace
 
 PART = 2048  # keys of a part: enough that its output is little beside them
@@ -60,7 +61,7 @@ class SplitKeys(ModulePass):
             return
         for attend, facts in attends(module):
             few = attend.tiles is not None and attend.tiles.data[0] <= on.lanes
-            if few and len(attend.source_list) == 1:
+            if few and len(attend.source_list) == 1 and not steep(attend.source_list):
                 found = count_of(attend.source_list[0].extent, attend.domain[:-1], sizes)
                 if found is not None and (not isinstance(found[0], Const) or found[1] > 2 * self.part):
                     split(attend, self.part, found[0], facts)

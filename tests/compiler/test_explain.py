@@ -63,6 +63,16 @@ def test_live_pairs_are_counted(mask: str, live: int) -> None:
     assert page.bytes == 4 * 2 * 1000 * (4 * 16 + 1)
 
 
+def test_one_query_has_a_kernel_of_parts_and_one_that_merges_them() -> None:
+    def decode(q, k, v):
+        return (q @ k.mT).softmax(-1) @ v
+
+    fn = attnc.compile(decode, backend="cpu", fallback="error")
+    inputs = [torch.zeros(1, 2, n, 16) for n in (1, 5000, 5000)]
+    parts, merge = fn.lower(*inputs).explain().kernels
+    assert (parts.pairs, merge.pairs) == (2 * 5000, 2 * 3)
+
+
 def test_the_table() -> None:
     text = str(lowered("abs(i - j) <= 40 and j <= i").explain())
     parts = [

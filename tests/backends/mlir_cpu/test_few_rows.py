@@ -67,6 +67,16 @@ def test_parts_of_every_length(keys):
         check(newest, tensors(rows, max(keys, rows), 2, 2, 8, 8), part=16)
 
 
+def test_rows_of_nothing_but_fills_are_means_over_all_keys():
+    """Parts of 16 and of 8 keys, whose log-sum-exps are alike to the last digit."""
+
+    def filled(q, k, v):
+        i, j = torch.arange(q.shape[-2])[:, None], torch.arange(k.shape[-2])[None, :]
+        return (q @ k.mT).masked_fill((i % 2 == 0) & (j >= 0), -1e9).softmax(-1) @ v
+
+    check(filled, tensors(1, 40, 2, 2, 8, 8), part=16)
+
+
 @pytest.mark.parametrize(("d", "e"), [(1, 1), (5, 6), (6, 5), (17, 33), (80, 80), (128, 64)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
 def test_widths_and_dtypes(d, e, dtype):
