@@ -86,9 +86,14 @@ class _WithoutNormaliser(TorchFunctionMode):
             return self.attention(*args, **kwargs)
         if func in (torch.softmax, torch.Tensor.softmax):
             return self.softmax(args[0])
+        if func in (torch.log_softmax, torch.Tensor.log_softmax):
+            return self.softmax(args[0]).log()
         result = func(*args, **kwargs)
-        normaliser = func in (torch.Tensor.sum, torch.Tensor.amax) and kwargs.get("keepdim")
-        return result.detach() if normaliser else result
+        if func in (torch.Tensor.sum, torch.Tensor.amax, torch.Tensor.logsumexp) and kwargs.get("keepdim"):
+            return result.detach()
+        if func is torch.Tensor.max and kwargs.get("keepdim"):
+            return torch.return_types.max([x.detach() for x in result])
+        return result
 
     def softmax(self, scores):
         total = scores.logsumexp(-1, keepdim=True).detach()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ...ir.expr import FALSE, Const, Expr, Load, const, kind_of, op, rewrite
@@ -19,11 +20,79 @@ _BINARY = {
 }  # fmt: skip
 _UNARY = ("exp", "exp2", "log", "log2", "sqrt", "tanh", "sigmoid", "sin", "cos", "abs")
 _LOGICAL = ("logical_and", "logical_or", "logical_xor", "logical_not")
-_OTHER = ("neg", "rsqrt", "reciprocal", "square", "relu", "where", "masked_fill", "to", "clamp", "nan_to_num", "expm1")
+_OTHER = ("neg", "rsqrt", "reciprocal", "square", "relu", "where", "masked_fill", "to", "clamp", "nan_to_num")
+
+
+
+def _softplus(x: Expr, beta: float = 1.0, threshold: float = 20.0) -> Expr:
+    scaled = apply("*", x, beta)
+    soft = apply("/", apply("log", apply("+", apply("exp", apply("min", scaled, threshold)), 1.0)), beta)
+    return apply("where", apply(">", scaled, threshold), x, soft)
+
+
+def _elu(x: Expr, alpha: float = 1.0) -> Expr:
+    below = apply("*", apply("-", apply("exp", apply("min", x, 0.0)), 1.0), alpha)
+    return apply("where", apply(">", x, 0.0), x, below)
+
+
+def _gelu(x: Expr, approximate: str = "none") -> Expr | None:
+    if approximate != "tanh":
+        return None  # kernels have no erf
+    cube = apply("*", x, apply("*", x, x))
+    inner = apply("*", apply("+", x, apply("*", cube, 0.044715)), math.sqrt(2 / math.pi))
+    return apply("*", apply("*", x, 0.5), apply("+", apply("tanh", inner), 1.0))
+
+
+def _clamped(x: Expr, low: float = -1.0, high: float = 1.0) -> Expr:
+    return apply("min", apply("max", x, low), high)
+
+
+def _trunc_divide(a: Expr, b: Expr) -> Expr | None:
+    """Integer division towards zero, by a positive number."""
+    if kind_of(a) != "int" or not (isinstance(b, Const) and isinstance(b.value, int) and b.value > 0):
+        return None
+    return apply("where", apply("<", a, 0), apply("-", 0, apply("//", apply("-", 0, a), b)), apply("//", a, b))
+
+
+def _fmod(a: Expr, b: Expr) -> Expr | None:
+    whole = _trunc_divide(a, b)
+    return None if whole is None else apply("-", a, apply("*", whole, b))
+
+
+# What PyTorch has a function for and kernels write with others; arguments beyond the first are numbers.
+_WRITTEN: dict[str, Callable[..., Expr | None]] = {
+    "log1p": lambda x: apply("log", apply("+", x, 1.0)),
+    "expm1": lambda x: apply("-", apply("exp", x), 1.0),
+    "log10": lambda x: apply("*", apply("log2", x), math.log10(2)),
+    "silu": lambda x: apply("*", x, apply("sigmoid", x)),
+    "softplus": _softplus,
+    "logsigmoid": lambda x: apply("-", 0.0, _softplus(apply("-", 0.0, x))),
+    "mish": lambda x: apply("*", x, apply("tanh", _softplus(x))),
+    "gelu": _gelu,
+    "elu": _elu,
+    "leaky_relu": lambda x, slope=0.01: apply("where", apply(">", x, 0.0), x, apply("*", x, slope)),
+    "hardtanh": _clamped,
+    "relu6": lambda x: _clamped(x, 0.0, 6.0),
+    "softsign": lambda x: apply("/", x, apply("+", apply("abs", x), 1.0)),
+    "tanhshrink": lambda x: apply("-", x, apply("tanh", x)),
+    "sign": lambda x: apply("-", apply(">", x, 0), apply("<", x, 0)),
+    "sgn": lambda x: apply("-", apply(">", x, 0), apply("<", x, 0)),
+    "isinf": lambda x: apply("==", apply("abs", x), math.inf),
+    "isneginf": lambda x: apply("==", x, -math.inf),
+    "isposinf": lambda x: apply("==", x, math.inf),
+    "isfinite": lambda x: apply("<", apply("abs", x), math.inf),
+    "hypot": lambda a, b: apply("sqrt", apply("+", apply("*", a, a), apply("*", b, b))),
+    "trunc_divide": _trunc_divide,
+    "fmod": _fmod,
+}
+_NUMBERS = {"negative_slope": "slope", "min_val": "low", "max_val": "high"}  # PyTorch's names of arguments, and ours
 
 # Costly functions, and functions that a kernel cannot say: of a tensor smaller than N_q x N_kv they run in PyTorch.
-HEAVY = frozenset({"exp", "exp2", "log", "log2", "sqrt", "rsqrt", "tanh", "sigmoid", "sin", "cos", "pow", "softmax"})
-ELEMENTWISE = frozenset((*_BINARY, *_UNARY, *_LOGICAL, *_OTHER))
+HEAVY = frozenset(
+    """exp exp2 log log2 sqrt rsqrt tanh sigmoid sin cos pow softmax log1p expm1 log10 silu softplus logsigmoid mish
+    gelu elu tanhshrink hypot""".split()
+)
+ELEMENTWISE = frozenset((*_BINARY, *_UNARY, *_LOGICAL, *_OTHER, *_WRITTEN))
 
 
 def element(values: Values, node: Node, index: tuple[Expr, ...]) -> Expr | None:
@@ -44,6 +113,8 @@ def element(values: Values, node: Node, index: tuple[Expr, ...]) -> Expr | None:
         return apply(_BINARY[name], a, b)
     if name in _UNARY:
         return apply(name, arg("input"))
+    if name in _WRITTEN:
+        return _written(node, arg)
     match name:
         case "logical_and":
             return op("and", truth(arg("input")), truth(arg("other")))
@@ -71,6 +142,16 @@ def element(values: Values, node: Node, index: tuple[Expr, ...]) -> Expr | None:
         case "to":
             return convert(arg("input"), kind_of_dtype(node.dtype))
     return None
+
+
+def _written(node: Node, arg: Callable[[str], Expr]) -> Expr | None:
+    numbers = {_NUMBERS.get(k, k): v for k, v in node.args.items() if k not in ("input", "other")}
+    if any(isinstance(v, Node | Expr) for v in numbers.values()):
+        return None
+    rest = [numbers.pop(k) for k in sorted(numbers) if k.startswith("arg")]
+    operands = [arg(name) for name in ("input", "other") if name in node.args]
+    found = _WRITTEN[node.op](*operands, *rest, **numbers)
+    return None if found is None else convert(found, kind_of_dtype(node.dtype))
 
 
 def _power(a: Expr, b: Expr) -> Expr:

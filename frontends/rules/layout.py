@@ -162,6 +162,17 @@ def broadcast_tensors(t: Tracer, *tensors: Any) -> list[Traced]:
     return [t(torch.broadcast_to, x, shape) for x in xs]
 
 
+@rule("meshgrid")
+def meshgrid(t: Tracer, *tensors: Any, indexing: str = "ij") -> tuple[Traced, ...]:
+    xs = flat(tensors)
+    if indexing == "xy" and len(xs) > 1:
+        second, first, *rest = meshgrid(t, xs[1], xs[0], *xs[2:])
+        return first, second, *rest
+    shape = [t.number(x.node.shape[0] if x.dim() else ONE) for x in xs]
+    lifted = (t(torch.reshape, x, [-1 if n == k else 1 for k in range(len(xs))]) for n, x in enumerate(xs))
+    return tuple(t(torch.broadcast_to, x, shape) for x in lifted)
+
+
 @rule("repeat", "tile")
 def repeat(t: Tracer, input: Traced, *repeats: Any, dims: Any = None) -> Traced:
     counts = [as_expr(r) for r in (flat(repeats) if dims is None else dims)]

@@ -95,6 +95,11 @@ def unary(t: Tracer, input: Traced, *rest: Any, inplace: bool = False, **more: A
     return t.emit(name, args, input.node.shape, f"{_OF.get(name, 'torch.')}{name}({', '.join(holes)})")
 
 
+@rule("log_sigmoid", probe=True)
+def log_sigmoid(t: Tracer, input: Traced) -> Traced:
+    return t.emit("logsigmoid", {"input": input}, input.node.shape, "torch.nn.functional.logsigmoid({input})")
+
+
 @rule("square", probe=True)
 def square(t: Tracer, input: Traced) -> Traced:
     return t(torch.mul, input, input)

@@ -560,3 +560,35 @@ def rolled_neighbours(q, k, v):
     i, j, g = torch.arange(4)[:, None], torch.arange(12)[None] - 4, torch.arange(n // 4)[:, None, None]
     live = ((i - j).abs() <= 4) & (g * 4 + j >= 0) & (g * 4 + j < n)
     return ((q @ k.mT).masked_fill(~live, -INF).softmax(-1) @ v).reshape(b, h, n, -1)
+
+
+def _score(name, change):
+    """A case whose scores go through ``change``, a function of scores, query and key positions."""
+
+    def scored(q, k, v):
+        i, j = torch.meshgrid(torch.arange(q.shape[2]), torch.arange(k.shape[2]), indexing="ij")
+        return change(q @ k.mT, i, j).softmax(-1) @ v
+
+    CASES[name] = scored, qkv()
+
+
+for _name, _change in {
+    "log1p": lambda s, i, j: s - torch.log1p((i - j).abs().to(s.dtype)),
+    "log10": lambda s, i, j: s - torch.log10((i - j).abs().to(s.dtype) + 1),
+    "hypot": lambda s, i, j: s - torch.hypot((i // 4 - j // 4).to(s.dtype), (i % 4 - j % 4).to(s.dtype)),
+    "sign": lambda s, i, j: s * torch.sign(i - j),
+    "truncated": lambda s, i, j: s + torch.div(i - j, 3, rounding_mode="trunc") * 0.5 + torch.fmod(i - j, 3) * 0.25,
+    "infinite": lambda s, i, j: s.masked_fill(torch.isneginf(torch.zeros_like(s).masked_fill(j > i, -INF)), -INF),
+    "xy_grid": lambda s, i, j: s + torch.meshgrid(j[0], i[:, 0], indexing="xy")[0] * 0.5,
+    "expm1": lambda s, i, j: torch.expm1(s / 4),
+    "silu": lambda s, i, j: F.silu(s),
+    "mish": lambda s, i, j: F.mish(s),
+    "softplus": lambda s, i, j: F.softplus(s, beta=2, threshold=3),
+    "logsigmoid": lambda s, i, j: F.logsigmoid(s),
+    "gelu": lambda s, i, j: F.gelu(s, approximate="tanh"),
+    "elu": lambda s, i, j: F.elu(s, 0.5),
+    "leaky_relu": lambda s, i, j: F.leaky_relu(s, negative_slope=0.2),
+    "hardtanh": lambda s, i, j: F.hardtanh(s, min_val=-2.0, max_val=1.5) + F.relu6(s),
+    "softsign": lambda s, i, j: F.softsign(s) + F.tanhshrink(s),
+}.items():
+    _score(_name, _change)
