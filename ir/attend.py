@@ -149,8 +149,9 @@ class Attention(IRDLOperation):
             raise VerifyException(f"{self.name}{where(self)}: " + "; ".join(problems))
 
     def _map_problems(self, out: SSAValue, lse: SSAValue) -> Iterator[str]:
+        arguments = self.parent.args if self.parent else ()  # of the function, whose sizes hold throughout
         sizes = set().union(
-            *(free_vars(s) for v in (*self.operands, *self.results) for s in tensor_type(v).shape),
+            *(free_vars(s) for v in (*self.operands, *self.results, *arguments) for s in tensor_type(v).shape),
         )
         seen = set(sizes)
         for dim in self.domain:

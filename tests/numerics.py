@@ -102,7 +102,9 @@ class _WithoutNormaliser(TorchFunctionMode):
     def attention(self, q, k, v, attn_mask=None, is_causal=False, scale=None):
         scores = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril() if is_causal else attn_mask
-        return self.softmax(scores if mask is None else scores.masked_fill(~mask, -torch.inf)) @ v
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+        return self.softmax(scores) @ v
 
 
 def gradient_limits(

@@ -97,7 +97,7 @@ class _Points:
         count = 1
         for d in batch:
             extent = np.maximum(array_value(d.extent, env), 0)
-            if d.name not in used:
+            if d.name not in used and np.ndim(extent) == 0:
                 self.copies *= int(extent)
                 continue
             extents = np.broadcast_to(np.asarray(extent, dtype=np.int64), (count,))
