@@ -84,9 +84,9 @@ class _WithoutNormaliser(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
             return self.attention(*args, **kwargs)
-        if func in (torch.softmax, torch.Tensor.softmax):
+        if func in (torch.softmax, torch.Tensor.softmax, F.softmax):
             return self.softmax(args[0])
-        if func in (torch.log_softmax, torch.Tensor.log_softmax):
+        if func in (torch.log_softmax, torch.Tensor.log_softmax, F.log_softmax):
             return self.softmax(args[0]).log()
         result = func(*args, **kwargs)
         if func in (torch.Tensor.sum, torch.Tensor.amax, torch.Tensor.logsumexp) and kwargs.get("keepdim"):

@@ -97,7 +97,7 @@ class _Planner:
         match op:
             case YieldOp():
                 self.plan.yields = tuple(op.values)
-            case FullOp():
+            case FullOp() if not any(isinstance(use.operation, StoreOp) for use in op.result.uses):
                 self.plan.inlined.add(op.result)
             case LoadOp() if self.rows not in axes(op.result):
                 if len(axes(op.result)) == 2:
@@ -133,7 +133,7 @@ class _Planner:
             case MapOp() if self._only_accumulates(op.result):
                 self.plan.inlined.add(op.result)
                 self.ready[op.result] = self._earliest(op, {})
-            case MapOp() | MaskOp() | ReduceOp():
+            case FullOp() | MapOp() | MaskOp() | ReduceOp():
                 self._join(op)
             case ForOp():
                 body = _Planner(self.rows, self.pairs, self.tiles, self.loops | {op.axis.data})
