@@ -126,5 +126,5 @@ def _by_source(loops: list[Loop]) -> dict[str, list[Loop]]:
 def _key_tiles(loops: list[Loop], env: Mapping[str, np.ndarray | int]) -> int:
     """Tiles of keys that a task could meet: the largest key that any task reaches, in steps."""
     ends = [array_value(r.hi, env) for loop in loops for r in loop.ranges]
-    last = max((int(np.max(e)) for e in ends), default=0)
+    last = max((int(np.max(e)) for e in ends if np.size(e)), default=0)
     return -(-last // min(loop.step for loop in loops)) if loops else 0

@@ -73,6 +73,16 @@ def test_one_query_has_a_kernel_of_parts_and_one_that_merges_them() -> None:
     assert (parts.pairs, merge.pairs) == (2 * 5000, 2 * 3)
 
 
+def test_a_call_without_queries_is_explained() -> None:
+    def causal(q, k, v):
+        i, j = torch.arange(q.shape[-2])[:, None], torch.arange(k.shape[-2])
+        return (q @ k.mT).masked_fill(j > i, -torch.inf).softmax(-1) @ v
+
+    fn = attnc.compile(causal, backend="cpu", fallback="error")
+    (kernel,) = fn.lower(*(torch.zeros(1, 2, n, 16) for n in (0, 5, 5))).explain().kernels
+    assert (kernel.pairs, kernel.live_pairs, kernel.coverage.computed_pairs) == (0, 0, 0)
+
+
 def test_the_table() -> None:
     text = str(lowered("abs(i - j) <= 40 and j <= i").explain())
     parts = [

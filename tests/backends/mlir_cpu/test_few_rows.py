@@ -154,3 +154,8 @@ def test_gradients_with_parts():
 def test_other_vectors(target):
     text = lowered(grouped, tensors(1, 40, 4, 1, 20, 20)).on(target).ir("mlir")
     assert "vector<16x" not in text
+
+
+def test_passes_that_ask_for_one_query_are_verified_with_one(caplog):
+    check(grouped, tensors(1, 40, 4, 2, 8, 8), verify="each", cache="off")
+    assert not caplog.records
