@@ -70,4 +70,4 @@ class Roofline:
 
         rate = unit(self.flops / seconds, 1000, "FLOP")
         on = f"{cores} {core}s" if cores > 1 else f"one {core}"
-        return f"{unit(seconds, 1000, 's')} on {on}: {rate}/s, {percent(self.share(seconds, cores))} of their roof"
+        return f"{unit(seconds, 1000, 's')} on {on}: {rate}/s, {percent(self.share(seconds, cores))} of the roof"

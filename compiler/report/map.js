@@ -15,9 +15,20 @@ function env(more) {
   return { ...map.sizes, ...map.point, ...more };
 }
 
+// A tile's point of the grid: of several tasks that may own it, the one that does.
+function at(t) {
+  const v = env({ [map.of.task]: t }), owner = map.of.owner;
+  for (let x = 0; owner && x < owner.extent(v); x++) {
+    v[owner.name] = x;
+    if (map.of.bound(v) > map.of.base(v)) break;
+  }
+  return v;
+}
+
 // Rows in all, tiles, and where the keys of each source begin.
 function extent() {
-  const rows = Math.max(0, map.of.bound(env({}))), tiles = Math.ceil(rows / map.of.size);
+  const most = Math.max(0, map.of.tasks(env({})));
+  const rows = Math.min(Math.max(0, most ? map.of.bound(at(0)) : 0), most * map.of.size), tiles = Math.ceil(rows / map.of.size);
   const widths = [];
   const step = Math.max(1, Math.floor(tiles / 97));
   for (let t = 0; t < tiles; t += t + step < tiles || t === tiles - 1 ? step : tiles - 1 - t)
@@ -33,7 +44,7 @@ function extent() {
 
 // What a tile of rows computes: [lo, hi) of each range that is not empty.
 function spans(t) {
-  const v = env({ [map.of.task]: t }), found = [];
+  const v = at(t), found = [];
   for (const loop of map.of.loops)
     for (const r of loop.ranges) {
       const lo = r.lo(v), hi = r.hi(v);
@@ -134,10 +145,10 @@ function pairs(g, X, Y, first, last, e, f, c) {
   for (let t = first; t < last; t++)
     for (const s of spans(t)) {
       if (s.kind !== "partial" || !s.loop.mask) continue;
-      const start = e.starts[s.source];
+      const start = e.starts[s.source], v = at(t);
       for (let i = Math.max(t * map.of.size, Math.floor(w.y)); i < Math.min((t + 1) * map.of.size, e.rows, w.y + w.h); i++)
         for (let j = Math.max(s.lo, Math.floor(w.x - start)); j < Math.min(s.hi, w.x + w.w - start); j++)
-          if (s.loop.mask(env({ [map.of.task]: t, [map.of.row]: i, [s.loop.key]: j })))
+          if (s.loop.mask({ ...v, [map.of.row]: i, [s.loop.key]: j }))
             g.fillRect(X(start + j) + px * 0.3, Y(i) + py * 0.3, px * 0.4, py * 0.4);
     }
 }
@@ -208,7 +219,7 @@ function read(x, y) {
   let state = "empty: never touched";
   if (s) {
     state = map.of.size > 1 ? `${s.kind} range [${count(s.lo)}, ${count(s.hi)}) of tile ${count(t)}` : s.kind;
-    const live = s.kind === "full" || !s.loop.mask || s.loop.mask(env({ [map.of.task]: t, [map.of.row]: i, [s.loop.key]: j }));
+    const live = s.kind === "full" || !s.loop.mask || s.loop.mask({ ...at(t), [map.of.row]: i, [s.loop.key]: j });
     state += s.kind === "partial" && !s.loop.mask ? ", data decides" : live ? ", live" : ", dead";
   }
   out.textContent = `${query} ${count(i)}, ${key} ${count(j)}${e.starts.length > 1 ? ` of source ${source + 1}` : ""}: ${state}`;

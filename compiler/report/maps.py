@@ -13,23 +13,26 @@ from ..analysis.index_sets import key_ranges
 from ..coverage import loops_of
 from .javascript import function
 
-_ROW, _KEY = "row", "key"  # what the page calls them, in `names`
-
 
 def of_kernel(kernel: tile.KernelOp, title: str, axes: Sequence[str] = ("query", "key")) -> dict[str, Any]:
     """What a kernel computes: a tile of rows for each point of its grid, and the ranges that its loops walk."""
     rows, loops = kernel.rows.data, loops_of(kernel)
     task = next((d for d in kernel.grid.data if d.name in free_vars(rows.base)), kernel.grid.data[-1])
+    # Tasks that share the tiles of a point (segments of a gradient) differ in a bound that depends on the tile.
+    shared = free_vars(rows.bound) if task.name in free_vars(rows.bound) else frozenset()
+    owner = next((d for d in kernel.grid.data if d.name in shared and d is not task), None)
     keys = list(dict.fromkeys((x.key_memory, x.key_index) for x in loops))
     return {
         "title": title,
         "axes": list(axes),
         "task": task.name,
+        "tasks": _code(task.extent),
+        "owner": _dims([owner])[0] if owner else None,
         "row": rows.name,
         "size": rows.size,
         "base": _code(rows.base),
         "bound": _code(rows.bound),
-        "grid": _dims(d for d in kernel.grid.data if d is not task),
+        "grid": _dims(d for d in kernel.grid.data if d is not task and d is not owner),
         "loops": [
             {
                 "kind": x.kind,
@@ -63,6 +66,8 @@ def of_pattern(attend: attn.AttendOp, facts: Sequence[Expr], title: str) -> dict
         "title": title,
         "axes": ["query", "key"],
         "task": "t",
+        "tasks": _code(row.extent),
+        "owner": None,
         "row": row.name,
         "size": 1,
         "base": "(v) => v.t",

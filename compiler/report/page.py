@@ -113,8 +113,10 @@ def _stages(program: Lowered, modules: Mapping[str, ModuleOp]) -> list[_Stage]:
 def _kernels(program: Lowered, module: ModuleOp) -> list[tuple[str, Listing]]:
     """Generated code of each kernel; a backend that cannot compile here leaves its reason."""
     stage = {"cpu": "mlir", "triton": "triton"}.get(program.backend)
+    if stage is None:
+        return []
     found = []
-    for name, kernel in tile.kernels_of(module).items() if stage else ():
+    for name, kernel in tile.kernels_of(module).items():
         try:
             text = program.request.compile_kernel(kernel, (stage,)).stages[stage]
         except AttncError as error:

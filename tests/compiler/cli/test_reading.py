@@ -66,7 +66,7 @@ def test_short_texts_are_not_folded() -> None:
 def test_explain_runs(attnc, window_py: Path) -> None:
     done = attnc("explain", f"{window_py}:window", "--run", "--backward", *SHAPE)
     assert done.status == 0
-    for text in ("roofline", "measured  ", "predicted  ", "backward  ", "of their roof"):
+    for text in ("roofline", "measured  ", "predicted  ", "backward  ", "of the roof"):
         assert text in done.out, text
     done = attnc("explain", f"{window_py}:window", "--run", "--target", "sm_90", *SHAPE)
     assert done.status == 2

@@ -207,22 +207,34 @@ def test_formulas_in_javascript_are_those_in_python() -> None:
         assert values == [int(evaluate(e, p)) for p in points], str(e)
 
 
-def test_the_map_covers_what_the_kernel_computes() -> None:
-    """Pairs within the ranges of the page's formulas, summed over the grid, are those that ``coverage`` counts."""
-    low = lowered(hierarchical, 208)
-    (kernel,) = tile.kernels_of(low.module("tile")).values()
+@pytest.mark.parametrize("name", ["hierarchical_kernel", "hierarchical_key0", "hierarchical_key1"])
+def test_the_map_covers_what_the_kernel_computes(name: str) -> None:
+    """Pairs within the ranges of the page's formulas, summed over tiles, are those that ``coverage`` counts."""
+    low = lowered(hierarchical, 1072)
+    program = low if name.endswith("kernel") else low.backward()
+    kernel = tile.kernels_of(program.module("tile"))[name]
     sizes = {n: int(low.hints[n]) for n in kernel.size_names}
     code = maps.script([maps.of_kernel(kernel, "k")])
+    page_code = (Path(maps.__file__).parent / "map.js").read_text()
+    functions = page_code[page_code.index("const LEFT") : page_code.index("function colours")]
     area = _node(f"""
-        const m = {code}[0], v = {json.dumps(sizes)};
+        const DATA = {{ sizes: {json.dumps(sizes)} }}, MAPS = {code};
+        const map = {{ of: MAPS[0], sizes: DATA.sizes, point: {{}} }};
+        {functions}
         let area = 0;
-        const dims = [...m.grid.map((d) => [d.name, d.extent(v)]), [m.task, Math.ceil(m.bound({{...v}}) / m.size)]];
-        const visit = (n, e) => {{
-          if (n < dims.length) for (let x = 0; x < dims[n][1]; x++) visit(n + 1, {{ ...e, [dims[n][0]]: x }});
-          else for (const l of m.loops) for (const r of l.ranges)
-            area += Math.max(0, r.hi(e) - r.lo(e)) * Math.max(0, Math.min(m.size, m.bound(e) - m.base(e)));
+        const visit = (n) => {{
+          if (n < map.of.grid.length)
+            for (let x = 0; x < map.of.grid[n].extent(env({{}})); x++) {{
+              map.point[map.of.grid[n].name] = x;
+              visit(n + 1);
+            }}
+          else {{
+            const e = extent();
+            for (let t = 0; t < e.tiles; t++)
+              for (const s of spans(t)) area += (s.hi - s.lo) * Math.min(map.of.size, e.rows - t * map.of.size);
+          }}
         }};
-        visit(0, v);
+        visit(0);
         console.log(area);
     """)
     assert area == coverage(kernel, sizes).computed_pairs
