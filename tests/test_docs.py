@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,11 @@ def test_links_to_parts_of_pages_exist() -> None:
             if anchor not in {re.sub(r"[^\w\s-]", "", h).strip().lower().replace(" ", "-") for h in heads}:
                 wrong.append(f"{page.name}: {target}#{anchor}")
     assert not wrong
+
+
+@pytest.mark.skipif(find_spec("mkdocs") is None, reason="mkdocs is not installed: make docs")
+def test_the_pages_build(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
+    assert (tmp_path / "site" / "getting-started.html").exists()
