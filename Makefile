@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 TYPED := build/typecheck
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench clean
+.PHONY: help install demo test lint format bench docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,10 @@ bench: $(INSTALLED) ## run the benchmarks and write benchmarks/results/ (BENCH_A
 	$(BIN)/python benchmarks/cpu.py $(BENCH_ARGS)
 	$(BIN)/python benchmarks/training.py $(BENCH_ARGS)
 	$(BIN)/python benchmarks/startup.py $(BENCH_ARGS)
+
+docs: $(INSTALLED) ## build the documentation into build/site; a broken link is an error
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/mkdocs build --strict --quiet
 
 clean: ## remove .venv and everything that the targets made
 	rm -rf $(VENV) build dist attnc-demo *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -123,11 +123,13 @@ def lower(
     target: str | None = None,
     hints: Mapping[str, int | float] | None = None,
     eager: Any = (),
+    files: Mapping[str, str] | None = None,
 ) -> Lowered:
     """The same program, for looking at: see :class:`Lowered`.
 
     ``target`` (``"sm_90"``, ``"cpu-avx2"``) may be a device that this machine lacks.  ``hints`` are the sizes at
-    hand, for costs; ``eager`` is what the frontend keeps eager, handed through to ``explain``.
+    hand, for costs; ``eager`` is what the frontend keeps eager, handed through to ``explain``; ``files`` are the
+    user's files by the names that locations have.
     """
     from .lowered import Lowered
 
@@ -137,7 +139,7 @@ def lower(
         backend = select_backend(backend, device)
     elif backend not in BACKENDS:
         raise BackendError(f"there is no backend {backend!r}{nearest(backend, ['auto', *BACKENDS])}")
-    return Lowered(key, make_module, backend, dtype, device, options or {}, target, hints or {}, eager)
+    return Lowered(key, make_module, backend, dtype, device, options or {}, target, hints or {}, eager, files or {})
 
 
 def forget() -> None:
@@ -254,9 +256,11 @@ def _compile_gradient(
 
 
 def _plan(module: ModuleOp, request: Request) -> Plan:
+    from ..ir.text import forget_lines
     from .plan_build import interpret_plan, kernel_plan
 
     saving = request.gradient is None
+    forget_lines(module)
     if request.backend == "reference":
         if request.gradient:
             request.differentiate(module)

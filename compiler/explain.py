@@ -7,6 +7,7 @@ thousand.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -23,9 +24,12 @@ from .coverage import Coverage, coverage, loops_of
 from .errors import StageError
 from .explain_backward import Backward, explain_backward
 from .passes.common import work_of
+from .roofline import Roofline
 from .wording import in_words, set_text
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from .lowered import Lowered
 
 
@@ -86,6 +90,7 @@ class Explanation:
     kernels: list[KernelInfo] = field(default_factory=list)
     eager_ops: list[EagerOp] = field(default_factory=list)
     explain_backward: Callable[[], Backward] = field(default=Backward, repr=False, compare=False)
+    subject: Lowered | None = field(default=None, repr=False, compare=False)  # what is explained
 
     @property
     def backward(self) -> Backward:
@@ -123,6 +128,34 @@ class Explanation:
         """Predicted time of the kernels on one core (of a GPU: one multiprocessor); it ranks, it does not measure."""
         return sum(k.seconds for k in self.kernels)
 
+    @property
+    def intensity(self) -> float:
+        """Floating-point operations for each byte that must move."""
+        return self.flops / self.bytes if self.bytes else 0.0
+
+    @property
+    def roofline(self) -> Roofline:
+        """What the device could do at best, by arithmetic and by memory."""
+        return Roofline.of(self.target, self.dtype, self.flops, self.bytes)
+
+    @property
+    def advice(self) -> list[str]:
+        """What would make it faster, most important first."""
+        from .advice import advice
+
+        return advice(self)
+
+    def plot(self, path: str | None = None) -> Figure:
+        """The tile map of every kernel and the roofline, as a figure of matplotlib; ``path`` also writes it."""
+        from .pictures import explanation_figure
+
+        return explanation_figure(self, self.subject, path)
+
+    def _repr_html_(self) -> str:
+        from .report.notebook import explanation
+
+        return explanation(self)
+
     def __str__(self) -> str:
         from .explain_text import text
 
@@ -148,6 +181,7 @@ def explain(lowered: Lowered, sizes: Mapping[str, int] | None = None) -> Explana
         lowered.dtype,
         {n: env[n] for n in sorted(func.sizes())},
         explain_backward=cache(lambda: explain_backward(lowered, env)),
+        subject=lowered,
     )
     attends = _attends(func)
     if attends:
@@ -261,12 +295,14 @@ def _eager_ops(func: attn.FuncOp, attends: list[attn.AttendOp], reported: Any, e
     sizes = set(func.sizes())
     # of one attention each: attention by rows and attention by columns make no grid quadratic
     pairs = [
-        (free_vars(a.domain[-1].extent) & sizes, free_vars(s.extent) & sizes) for a in attends for s in a.source_list
+        (free_vars(a.domain[-1].extent) & sizes, free_vars(s.extent) & sizes, [_powers(v) for v in _tensors(a)])
+        for a in attends
+        for s in a.source_list
     ]
     for op in func.body.block.ops:
         for value in op.outputs if isinstance(op, attn.CallOp) and _at(op) not in named else ():
             shape = attn.tensor_type(value).shape
-            if any(_quadratic(shape, queries, keys) for queries, keys in pairs):
+            if any(_quadratic(shape, queries, keys) and not _covered(value, own) for queries, keys, own in pairs):
                 reason = f"PyTorch makes a tensor of shape ({', '.join(map(str, shape))})"
                 found.append(EagerOp(op.call.data, reason, _at(op), _bytes(value, env), True))
     return found
@@ -309,6 +345,20 @@ def _quadratic(shape: tuple[Expr, ...], queries: frozenset[str], keys: frozenset
     rows = [n for n, s in enumerate(shape) if free_vars(s) & queries]
     columns = [n for n, s in enumerate(shape) if free_vars(s) & keys]
     return any(r != c for r in rows for c in columns)
+
+
+def _tensors(a: attn.AttendOp) -> list[Any]:
+    return [a.query, *a.keys, *a.values, a.out]
+
+
+def _powers(value: Any) -> Counter[str]:
+    """How often each size occurs in a shape."""
+    return Counter(name for s in attn.tensor_type(value).shape for name in free_vars(s))
+
+
+def _covered(value: Any, own: list[Counter[str]]) -> bool:
+    """Is a value no larger than what the attention reads or writes: a square image whose rows attend, say?"""
+    return any(_powers(value) <= powers for powers in own)
 
 
 def _bytes(value: Any, env: Mapping[str, int]) -> int:

@@ -31,12 +31,17 @@ def text(e: Explanation) -> str:
         core = "core" if e.target.startswith("cpu") else "multiprocessor"
         cost = f"{unit(e.flops, 1000, 'FLOP')}, at least {unit(e.bytes, 1024, 'B')} moved"
         lines += _row("work", f"{cost}; about {unit(e.seconds, 1000, 's')} predicted on one {core}")
+        lines += _row("roofline", e.roofline.text(e.seconds, core))
     for kernel in e.kernels:
         lines += ["", *_kernel(kernel)]
     if e.eager_ops:
         lines += ["", "stays with PyTorch"]
         for op in e.eager_ops:
             lines += _eager(op)
+    if advice := e.advice:
+        lines += ["", "what would make it faster"]
+        for each in advice:
+            lines += _row("-", each, width=2)
     return "\n".join(lines)
 
 

@@ -39,6 +39,7 @@ class Lowered:
     target: str | None = None  # such as "sm_90"; None asks the backend
     hints: Mapping[str, int | float] = field(default_factory=dict)  # sizes and scalar arguments at hand
     eager: Any = ()  # what the frontend keeps eager and why
+    files: Mapping[str, str] = field(default_factory=dict)  # name of a file of the user's -> its path
     gradient: Gradient | None = None  # which gradients, if this is the program of gradients
     _artifacts: dict[str, list[Artifact]] = field(default_factory=dict, repr=False)
 
@@ -74,6 +75,16 @@ class Lowered:
         keep = Keep()
         self.request.run_passes(self._fresh(), keep)
         return keep.modules
+
+    @cached_property
+    def with_lines(self) -> dict[str, ModuleOp]:
+        """The module as raised (``"attn"``) and after each pass that ran; ops know the user's lines they came from."""
+        from .instruments import Keep
+
+        keep, module = Keep(), self.make_module()
+        start = module.clone()
+        self.request.run_passes(module, keep)
+        return {"attn": start, **keep.modules}
 
     @cached_property
     def _tile(self) -> str:
@@ -175,6 +186,11 @@ class Lowered:
     def source(self) -> str:
         """Source of the generated kernels, in the backend's language."""
         return self.ir(_SOURCE[self.backend])
+
+    def _repr_html_(self) -> str:
+        from .report.notebook import lowered
+
+        return lowered(self)
 
     def explain(self) -> Explanation:
         """What was recognised, how it is tiled, what it costs, what stays eager and why."""

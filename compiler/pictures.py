@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from .explain import Explanation
     from .lowered import Lowered
 
 # Okabe and Ito's colours, which differ for all kinds of colour vision, and in grey.
@@ -98,6 +99,36 @@ def tile_map(
         _save(figure, Path(path))
         pyplot.close(figure)
     return figure
+
+
+def explanation_figure(e: Explanation, lowered: Lowered | None, path: str | Path | None = None) -> Figure:
+    """The tile map of every kernel of an explained function, and the roofline."""
+    pyplot = _pyplot()
+    kernels, _, words = _kernels(lowered, e.sizes) if lowered is not None else ([], {}, [])
+    count = len(kernels) + 1
+    figure, axes = pyplot.subplots(1, count, figsize=(7.2 * count, 7.8), squeeze=False, layout="constrained")
+    for axis, one, text in zip(axes[0], kernels, words, strict=False):
+        _draw(axis, one, layout(one, e.sizes, {}), text)
+    _draw_roofline(axes[0][-1], e)
+    if path is not None:
+        _save(figure, Path(path))
+        pyplot.close(figure)
+    return figure
+
+
+def _draw_roofline(axis: Axes, e: Explanation) -> None:
+    roof = e.roofline
+    points = [(k.name, k.flops / k.bytes, k.flops / k.seconds) for k in e.kernels if k.bytes and k.seconds]
+    intensities = [roof.ridge, *(x for _, x, _ in points)]
+    xs = np.geomspace(min(intensities) / 4, max(intensities) * 4, 64)
+    axis.loglog(xs, np.minimum(roof.peak, xs * roof.bandwidth), color=FULL, label=f"one core of {roof.device}")
+    for name, intensity, rate in points:
+        axis.plot([intensity], [rate], "o", color=PARTIAL, markeredgecolor=LIVE)
+        axis.annotate(name, (intensity, rate), xytext=(6, -12), textcoords="offset points", fontsize=9)
+    axis.set(xlabel="floating-point operations for each byte moved", ylabel="operations a second, predicted")
+    axis.set_title(f"{e.name}, {e.dtype}: {roof.bound_by} is the limit", fontsize=11.5, fontweight="bold", loc="left")
+    axis.grid(color="#d9d6cf", linewidth=0.5)
+    axis.legend(frameon=False, fontsize=9)
 
 
 def _pyplot() -> Any:

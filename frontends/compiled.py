@@ -180,6 +180,7 @@ class CompiledAttention:
             target=target,
             hints=graph.hints,
             eager=raised.notes,
+            files={os.path.basename(n.location.file): n.location.file for n in reversed(graph.nodes)},
         )
 
     # ---- as a method, as a value

@@ -130,6 +130,11 @@ def strings(values: Iterable[str]) -> list[StringAttr]:
     return [StringAttr(v) for v in values]
 
 
+# An attribute of attentions and of what kernels are made of: the user's lines that each role, or the op, came from.
+# Texts leave it out unless they are asked for it.
+LINES = "lines"
+
+
 def where(op: Operation) -> str:
     """The user's ``file:line`` that ``op`` came from, as a suffix for messages; empty when unknown."""
     at: Any = op.attributes.get("at")

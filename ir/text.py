@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from io import StringIO
 
 from xdsl.context import Context
@@ -11,6 +13,7 @@ from xdsl.parser import Parser
 from xdsl.printer import Printer
 from xdsl.utils.exceptions import ParseError, VerifyException
 
+from .attributes import LINES
 from .errors import IRSyntaxError, IRVerifyError
 from .gradient import Attn
 from .tile import Tile
@@ -73,8 +76,29 @@ def _check_dominance(module: ModuleOp) -> None:
     visit(module, set())
 
 
-def print_module(module: ModuleOp, *, generic: bool = False) -> str:
-    """The text of a module, ending in a newline."""
+def print_module(module: ModuleOp, *, generic: bool = False, lines: bool = False) -> str:
+    """The text of a module, ending in a newline.
+
+    With ``lines``, the attribute of that name is shown: the user's lines that each part of an op came from.
+    """
     stream = StringIO()
-    Printer(stream, print_generic_format=generic).print_op(module)
+    with nullcontext() if lines else _without_lines(module):
+        Printer(stream, print_generic_format=generic).print_op(module)
     return stream.getvalue() + "\n"
+
+
+@contextmanager
+def _without_lines(module: ModuleOp) -> Iterator[None]:
+    """Hide the attribute: to print a stripped copy instead would cost as much as printing does."""
+    hidden = [(op, op.attributes.pop(LINES)) for op in module.walk() if LINES in op.attributes]
+    try:
+        yield
+    finally:
+        for op, lines in hidden:
+            op.attributes[LINES] = lines
+
+
+def forget_lines(module: ModuleOp) -> None:
+    """Drop what only somebody who reads the program wants."""
+    for op in module.walk():
+        op.attributes.pop(LINES, None)

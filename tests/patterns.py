@@ -173,6 +173,12 @@ def empty_rows(q, k, v):
     return (q @ k.mT).masked_fill(j >= i - 5, -INF).softmax(-1) @ v
 
 
+def no_key(q, k, v):
+    """A mask that is never true."""
+    i, j = positions(q, k)
+    return (q @ k.mT).masked_fill((i >= 0) | (j >= 0), -INF).softmax(-1) @ v
+
+
 def filled_rows(q, k, v):
     """Every third query sees no key; filled with the least number, its scores are all alike and it takes the mean."""
     i, j = positions(q, k)
@@ -330,6 +336,7 @@ PATTERNS = [
     Pattern(documents, extra=lambda b, h, n, m, dtype: ((torch.arange(n) // 11).expand(b, n),), square=True),
     Pattern(empty_rows),
     Pattern(filled_rows),
+    Pattern(no_key),
     Pattern(by_hand, some_keys=True),  # amax refuses an empty dimension
     Pattern(rolled_windows, multiple=8, square=True),
     Pattern(heads_last, layout="BNHD"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ import pytest
 from attnc.compiler.cli import app
 from attnc.compiler.passes import PASSES
 from attnc.compiler.settings import VARIABLES
+
+from .docs import blocks, run_console, run_python
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -48,3 +52,39 @@ def test_the_measured_table_is_what_was_measured() -> None:
     script = str(ROOT / "benchmarks" / "cpu_table.py")
     done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
     assert not done.returncode, done.stderr
+
+
+SNIPPETS = [p for p in PAGES if any(b.language in ("python", "console") for b in blocks(p))]
+
+
+@pytest.mark.parametrize("page", SNIPPETS, ids=lambda p: p.name)
+def test_snippets_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # the command line replaces it
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert run_python(page) + run_console(page)
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    named = re.findall(r"[\w-]+\.md", (ROOT / "mkdocs.yml").read_text())
+    assert sorted(named) == sorted(p.name for p in (ROOT / "docs").glob("*.md"))
+
+
+def test_links_to_parts_of_pages_exist() -> None:
+    wrong = []
+    for page in PAGES:
+        for target, anchor in re.findall(r"\]\(([\w./-]*)#([\w-]+)\)", page.read_text()):
+            heads = re.findall(r"^#+ (.*)$", (page.parent / target if target else page).read_text(), re.MULTILINE)
+            if anchor not in {re.sub(r"[^\w\s-]", "", h).strip().lower().replace(" ", "-") for h in heads}:
+                wrong.append(f"{page.name}: {target}#{anchor}")
+    assert not wrong
+
+
+@pytest.mark.skipif(find_spec("mkdocs") is None, reason="mkdocs is not installed: make docs")
+def test_the_pages_build(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
+    assert (tmp_path / "site" / "getting-started.html").exists()

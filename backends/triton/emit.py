@@ -129,8 +129,8 @@ class Emitter:
         return ()
 
     def comment(self, op: Operation) -> None:
-        """The user's line, where it changes."""
-        at = op.attributes.get("at")
+        """The user's lines, where they change."""
+        at = op.attributes.get("lines", op.attributes.get("at"))
         if isinstance(at, StringAttr) and at.data != self.origin:
             self.origin = at.data
             self.line(f"# {at.data}")

@@ -1,4 +1,4 @@
-"""Output: plain text into a pipe or file, highlighted in a terminal."""
+"""Output: plain text into a pipe or file, highlighted and folded in a terminal."""
 
 from __future__ import annotations
 
@@ -15,8 +15,12 @@ if TYPE_CHECKING:
 PYTHON_STAGES = ("capture", "triton")
 
 
-def write(text: str, output: str | None, *, python: bool = False) -> None:
-    """Write ``text`` to a file, or to standard output."""
+def write(text: str, output: str | None, *, language: str = "mlir", fold: bool | None = None) -> None:
+    """Write ``text`` to a file, or to standard output: in a terminal coloured, and folded unless told otherwise."""
+    if fold if fold is not None else _in_terminal(output):
+        from .folding import fold as folded
+
+        text = folded(text)
     if output is not None and output != "-":
         path = Path(output)
         if not path.parent.is_dir():
@@ -25,24 +29,28 @@ def write(text: str, output: str | None, *, python: bool = False) -> None:
             path.write_text(_lines(text))
         except OSError as error:
             raise UsageError(f"cannot write {output}: {error.strerror}") from None
-    elif sys.stdout.isatty():
-        _highlighted(text, python)
+    elif _in_terminal(output):
+        _highlighted(text, language)
     else:
         sys.stdout.write(_lines(text))
+
+
+def _in_terminal(output: str | None) -> bool:
+    return output in (None, "-") and sys.stdout.isatty()
 
 
 def _lines(text: str) -> str:
     return text if text.endswith("\n") else text + "\n"
 
 
-def _highlighted(text: str, python: bool) -> None:
+def _highlighted(text: str, language: str) -> None:
     from rich.console import Console
     from rich.syntax import Syntax
 
     console = Console()
-    if python:
+    if language != "mlir":
         console.print(
-            Syntax(text.rstrip("\n"), "python", theme="ansi_dark", background_color="default", word_wrap=True)
+            Syntax(text.rstrip("\n"), language, theme="ansi_dark", background_color="default", word_wrap=True)
         )
     else:
         console.print(mlir_text(text), soft_wrap=True)

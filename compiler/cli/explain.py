@@ -18,13 +18,16 @@ def explain(
     backend: options.BackendOption = "auto",
     machine: options.MachineOption = None,
     backward: options.BackwardOption = False,
+    run: Annotated[
+        bool, typer.Option("--run", help="Also run it on random inputs of this size, and compare with the roofline.")
+    ] = False,
     picture: Annotated[
         str | None, typer.Option("--picture", metavar="FILE", help="Also draw the tile map (.png or .svg).")
     ] = None,
 ) -> None:
     """Say what was recognised, how it is tiled, how much of the square is computed, and what stays eager.
 
-    Costs no memory whatever the length: nothing is run, and no tensor of the given size is made.
+    Costs no memory whatever the length: without --run nothing is run, and no tensor of the given size is made.
     """
     from .lowering import lower
 
@@ -33,6 +36,10 @@ def explain(
     print(page)
     if backward:
         print(f"\n{page.backward}")
+    if run:
+        from .measure import measured
+
+        print(f"\n{measured(page, target, shape, arg, dtype, device, backend, backward)}")
     if picture is not None:
         from ..pictures import tile_map
 

@@ -44,6 +44,16 @@ def opt(
     bisect_limit: Annotated[
         int | None, typer.Option("--bisect-limit", min=0, metavar="N", help="Run only the first N optional passes.")
     ] = None,
+    bisect: Annotated[
+        str | None,
+        typer.Option(
+            "--bisect",
+            metavar="COMMAND|meaning",
+            help="Find the optional pass that makes a check fail: a command that reads the IR, or a comparison of what "
+            "the program computes (needs torch).",
+            show_default=False,
+        ),
+    ] = None,
     backend: Annotated[
         str | None,
         typer.Option(
@@ -65,6 +75,12 @@ def opt(
     name, text = _read(file)
     start = time.perf_counter()
     module = parse_module(text, name)
+    if bisect is not None:
+        from .bisection import culprit
+
+        found = culprit(module, bisect, pipeline)
+        print(found or "the check holds after all passes")
+        raise typer.Exit(1 if found else 0)
     timer = _Stopwatch(time.perf_counter() - start)
     instruments: list[Instrument] = [Limit(bisect_limit)] if bisect_limit is not None else []
     if print_ir_after_all:
@@ -76,7 +92,7 @@ def opt(
     instruments += [VerifyStructure(), timer]  # the timer last, so that it measures the pass alone
     PassManager(passes, instruments).run(module)
     result = print_module(module, generic=generic) if backend is None else _compiled(module, backend, machine)
-    console.write(result, output, python=backend == "triton")
+    console.write(result, output, language="python" if backend == "triton" else "mlir")
     if time_passes:
         print(timer.table(), file=sys.stderr)
 

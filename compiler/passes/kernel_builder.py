@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from xdsl.builder import Builder
+from xdsl.dialects.builtin import DictionaryAttr, StringAttr
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.rewriter import InsertPoint
 
 from ...ir import attn, poly, tile
-from ...ir.attributes import Dim
+from ...ir.attributes import LINES, Dim
 from ...ir.expr import Const, Expr, Lambda, Op, Var, ceildiv, free_vars, lt, op, parse_lambda, walk
 from ...ir.tile import Axis, MemType, Range, TileType
 from ..analysis.bounds import max_over
@@ -20,6 +22,17 @@ STEEP = 1e4
 LN_2 = math.log(2)
 MINUS_INF = Const(-math.inf)
 ZERO = Const(0.0)
+
+# What a value of a kernel is called -> the parts of the attention that it computes; `_REST`, if not here.
+# A constant factor of the score is folded into the running maximum and the probabilities.
+ROLES = {
+    **dict.fromkeys(("query", "key", "dot", "dq", "dk"), ("dot",)),
+    **dict.fromkeys(("score", "ds"), ("score",)),
+    **dict.fromkeys(("m", "p"), ("score", "softmax")),
+    **dict.fromkeys(("value", "scaled", "acc", "out", "grad", "dp", "dv"), ("out",)),
+}
+_REST = ("softmax",)
+_MASK = re.compile(r"mask\d*")
 
 
 class KernelBuilder:
@@ -37,9 +50,20 @@ class KernelBuilder:
 
     def add(self, hint: str, operation: Operation) -> SSAValue:
         """Append an op and name its result."""
-        self._builder.insert(operation)
+        self._insert(hint, operation)
         operation.results[0].name_hint = hint
         return operation.results[0]
+
+    def _insert(self, hint: str, operation: Operation) -> None:
+        """Append an op that comes from the user's lines for the roles that ``hint`` stands for."""
+        self._builder.insert(operation)
+        known = self.kernel.attributes.get(LINES)
+        if isinstance(known, DictionaryAttr):
+            wanted = ((hint if hint in known.data else "mask"),) if _MASK.fullmatch(hint) else ROLES.get(hint, _REST)
+            roles = [known.data[r] for r in wanted if r in known.data]
+            lines = [x for role in roles if isinstance(role, StringAttr) for x in role.data.split(", ")]
+            if lines:
+                operation.attributes[LINES] = StringAttr(", ".join(sorted(set(lines), key=_by_line)))
 
     def full(self, hint: str, value: Expr, *axes: str) -> SSAValue:
         return self.add(hint, tile.FullOp(value, self.type(*axes)))
@@ -66,11 +90,17 @@ class KernelBuilder:
     def reduce(self, hint: str, kind: str, value: SSAValue, *axes: str) -> SSAValue:
         return self.add(hint, tile.ReduceOp(kind, value, self.type(*axes)))
 
-    def mask(self, value: SSAValue, condition: Expr) -> SSAValue:
-        return value if condition == Const(True) else self.add("masked", tile.MaskOp(value, condition))
+    def mask(self, value: SSAValue, condition: Expr, source: int | None = None) -> SSAValue:
+        """``value`` where the condition holds: that of the source with this number, or of any."""
+        if condition == Const(True):
+            return value
+        masked = tile.MaskOp(value, condition)
+        self._insert("mask" if source is None else f"mask{source}", masked)
+        masked.result.name_hint = "masked"
+        return masked.result
 
     def store(self, value: SSAValue, memory: SSAValue, index: Sequence[Expr], *, add: bool = False) -> None:
-        self._builder.insert(tile.StoreOp(value, memory, index, add=add))
+        self._insert(value.name_hint or "", tile.StoreOp(value, memory, index, add=add))
 
     def loop(
         self,
@@ -95,6 +125,12 @@ class KernelBuilder:
         for result, hint in zip(loop.results_, hints, strict=True):
             result.name_hint = hint
         return list(loop.results_)
+
+
+def _by_line(place: str) -> tuple[str, int]:
+    """``file.py:12`` in the order of the file."""
+    file, _, line = place.rpartition(":")
+    return file, int(line) if line.isdigit() else 0
 
 
 def batch_grid(dims: Sequence[Dim]) -> list[Dim]:
@@ -171,7 +207,7 @@ def element_of(memory: SSAValue) -> Attribute:
 
 
 def inherit(source: Operation, to: Operation) -> None:
-    """Copy the user's line."""
-    attributes: Mapping[str, Attribute] = source.attributes
-    if "at" in attributes:
-        to.attributes["at"] = attributes["at"]
+    """Copy the user's lines."""
+    for name in ("at", LINES):
+        if name in source.attributes:
+            to.attributes[name] = source.attributes[name]

@@ -116,12 +116,12 @@ class _Lowering:
         compares = any("dot" in free_vars(s.score.body) for s in op_.source_list)
         q = b.load("query", self.query, op_.query_map.data, i, "d") if compares else None
         state = [b.full("m", MINUS_INF, i), b.full("l", ZERO, i), b.full("acc", ZERO, i, "e")]
-        for source, key, value in zip(op_.source_list, self.keys, self.values, strict=True):
+        for n, source in enumerate(op_.source_list):
             state = b.loop(
                 Dim(source.key, source.extent),
                 source.mask,
                 state,
-                lambda carried, source=source, key=key, value=value: self._step(source, q, key, value, carried),
+                lambda carried, n=n: self._step(n, q, carried),
             )
         m, l, acc = state
         inverse = b.map("inv", "lambda l: where(l > 0.0, 1.0 / l, 0.0)", [l], i)
@@ -137,10 +137,9 @@ class _Lowering:
             return lambda s: f"{s} * {factor * LOG2_E!r}", lambda x: f"exp2({x})"
         return lambda s: s if factor == 1.0 else f"{s} * {factor!r}", lambda x: f"exp2(({x}) * {LOG2_E!r})"
 
-    def _step(
-        self, source: attn.Source, q: SSAValue | None, key: SSAValue, value: SSAValue, state: Sequence[SSAValue]
-    ) -> list[SSAValue]:
-        """Fold one tile of keys into the running maximum, sum and output."""
+    def _step(self, n: int, q: SSAValue | None, state: Sequence[SSAValue]) -> list[SSAValue]:
+        """Fold one tile of keys of source ``n`` into the running maximum, sum and output."""
+        source, key, value = self.op.source_list[n], self.keys[n], self.values[n]
         i, j, b = self.row, source.key, self.builder
         m, l, acc = state
         score, factor = split_factor(source.score)
@@ -151,7 +150,7 @@ class _Lowering:
                 s = b.map("score", score, [s], i, j)
         else:
             s = b.map("score", Lambda((), score.body), [], i, j)
-        s = b.mask(s, source.mask)
+        s = b.mask(s, source.mask, n)
         peak = b.reduce("peak", "max", s, i)
         scale, power = self._units(factor)
         m_new = b.map("m", f"lambda m, peak: max(m, {scale('peak')})", [m, peak], i)

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from xdsl.ir import Operation, SSAValue
 from xdsl.rewriter import Rewriter
 
+from ...ir.attributes import LINES
+
 
 def replace(old: Operation, new: Operation, results: Sequence[SSAValue] | None = None) -> None:
-    """Put ``new`` in the place of ``old``; the user's line and value names carry over (xDSL drops them)."""
-    if "at" in old.attributes:
-        new.attributes.setdefault("at", old.attributes["at"])
+    """Put ``new`` in the place of ``old``; the user's lines and value names carry over (xDSL drops them)."""
+    for name in ("at", LINES):
+        if name in old.attributes:
+            new.attributes.setdefault(name, old.attributes[name])
     results = new.results if results is None else results
     for before, after in zip(old.results, results, strict=True):
         after.name_hint = after.name_hint or before.name_hint

@@ -5,16 +5,17 @@ from __future__ import annotations
 import keyword
 import re
 
-from xdsl.dialects.builtin import ModuleOp, StringAttr
+from xdsl.dialects.builtin import DictionaryAttr, ModuleOp, StringAttr
 from xdsl.ir import Operation, SSAValue
 
 from ...ir.attn import AttendOp, CallOp, FuncOp, ReorderOp, ReturnOp, Source, TensorType
-from ...ir.attributes import Dim
+from ...ir.attributes import LINES, Dim
 from ...ir.dtypes import element, from_torch
 from ...ir.expr import OPS, Const, Expr, Lambda, Load, Var, free_vars, kind_of, op, rewrite
 from ...ir.text import verify
 from ..graph import Graph, Input, Node
 from .gates import text as gate_text
+from .lines import lines_of
 from .partition import AttendPlan, CallPlan, Partition, ReorderPlan
 from .plan import Gate, SourcePlan
 from .values import Values
@@ -148,6 +149,7 @@ class Emitter:
                 self._type(plan.lse).shape if plan.lse else tuple(inner[d.name] for d in dims), element(acc)
             ),
         )
+        operation.attributes[LINES] = DictionaryAttr({k: StringAttr(v) for k, v in lines_of(plan).items()})
         operation.lse.name_hint = self._unique("lse")
         self._add(plan.node, operation, operation.out)
         if plan.gates:

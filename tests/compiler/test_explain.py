@@ -239,3 +239,69 @@ def test_coverage_counts_what_the_loops_do() -> None:
 )
 def test_words(mask: str, words: str) -> None:
     assert in_words(parse(mask), "i", "j") == words
+
+
+def test_rows_and_columns_of_a_square_image_are_fused() -> None:
+    """Their sum has an axis of queries and one of keys, and is no larger than what the attentions read."""
+
+    def rows(x):
+        return (x @ x.mT).softmax(-1) @ x
+
+    def axial(x):  # (batch, height, width, features); the sum makes height and width one size
+        return rows(x) + rows(x.transpose(1, 2)).transpose(1, 2) + rows(x.transpose(1, 2))
+
+    page = attnc.compile(axial, backend="cpu", fallback="silent").lower(torch.randn(2, 12, 12, 8)).explain()
+    assert len(page.kernels) >= 2
+    assert page.fused, str(page)
+
+    def leaks(x):
+        return rows(x) + (x @ x.mT).sum(-1, keepdim=True)
+
+    page = attnc.compile(leaks, backend="cpu", fallback="silent").lower(torch.randn(2, 12, 12, 8)).explain()
+    assert not page.fused
+
+
+def test_advice_names_what_would_help() -> None:
+    (line,) = [x for x in lowered("abs(i - j) <= 2", N=4096, H=2).explain().advice if "f_kernel" in x]
+    assert "pairs for each live one" in line
+    assert not [x for x in lowered("True", N=4096, H=2).explain().advice if "f_kernel" in x]
+    (line,) = lowered("True", OUTER, N=4096, H=2).explain().advice[:1]
+    assert line.startswith("model.py:13: ")
+    half = lowered("True", N=4096, H=2, target="sm_90").explain()
+    assert any("16 bits" in x or "bf16 inputs" in x for x in half.advice)
+
+
+def test_the_roofline_is_a_limit() -> None:
+    page = lowered("j <= i", N=4096, H=2).explain()
+    roof = page.roofline
+    assert roof.intensity == page.intensity == page.flops / page.bytes
+    assert roof.roof <= roof.peak
+    assert roof.seconds == max(page.flops / roof.peak, page.bytes / roof.bandwidth)
+    assert roof.share(roof.seconds) == 1
+    assert roof.share(roof.seconds, cores=2) == 0.5
+    assert roof.bound_by == ("arithmetic" if roof.intensity >= roof.ridge else "memory")
+    assert "roofline" in str(page)
+
+
+def test_notebooks_show_tables() -> None:
+    low = lowered("j <= i", N=256, H=2)
+    page = low.explain()
+    shown = page._repr_html_()
+    assert "<table>" in shown
+    assert "causal" in shown
+    assert "<script" not in shown
+    assert "attn.attend" in low._repr_html_()
+
+
+def test_plot_draws_maps_and_roofline(tmp_path) -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib import pyplot
+
+    figure = lowered("abs(i - j) <= 40", N=512, H=2).explain().plot()
+    map_axis, roof_axis = figure.axes
+    assert roof_axis.get_xscale() == "log"
+    assert roof_axis.get_lines()
+    assert map_axis.collections
+    pyplot.close(figure)
+    lowered("abs(i - j) <= 40", N=512, H=2).explain().plot(str(tmp_path / "page.svg"))
+    assert (tmp_path / "page.svg").read_text().startswith("<?xml")

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 
 import pytest
+
+from attnc.compiler.passes import load_pass
+from attnc.ir.attributes import ExprAttr
+from attnc.ir.expr import parse
 
 PIPELINE = "choose-tiles{target=cpu-avx512 rows=16 keys=16},online-softmax,key-ranges"
 
@@ -94,3 +99,28 @@ def test_a_pipeline_that_does_not_parse(attnc, attn_mlir: Path) -> None:
 
 def test_a_file_that_is_not_there(attnc) -> None:
     assert attnc("opt", "nowhere.mlir").status == 2
+
+
+def test_bisect_finds_the_pass_that_breaks_a_check(attnc, attn_mlir: Path) -> None:
+    check = "import sys; sys.exit('full carry' in sys.stdin.read())"
+    done = attnc("opt", attn_mlir, "-p", f"simplify-masks,{PIPELINE}", "--bisect", f'{sys.executable} -c "{check}"')
+    assert done.status == 1
+    assert done.out == "key-ranges is the first pass that breaks it, number 2 of the 2 optional ones\n"
+    done = attnc("opt", attn_mlir, "-p", PIPELINE, "--bisect", "true")
+    assert (done.status, done.out) == (0, "the check holds after all passes\n")
+    done = attnc("opt", attn_mlir, "-p", PIPELINE, "--bisect", "no-such-program-anywhere")
+    assert done.status == 2
+    assert "cannot run no-such-program-anywhere" in done.err
+
+
+def test_bisect_by_meaning(attnc, attn_mlir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert attnc("opt", attn_mlir, "-p", PIPELINE, "--bisect", "meaning").status == 0
+
+    def wrong(self, ctx, module) -> None:
+        for op in module.walk():
+            if op.name == "tile.mask":
+                op.condition = ExprAttr(parse("abs(i - j) <= 30"))
+
+    monkeypatch.setattr(load_pass("key-ranges"), "apply", wrong)
+    done = attnc("opt", attn_mlir, "-p", PIPELINE, "--bisect", "meaning")
+    assert (done.status, done.out.split()[0]) == (1, "key-ranges")
