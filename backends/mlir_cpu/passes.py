@@ -118,7 +118,7 @@ class PassEmitter:
             # rows that share a pair; nothing else to gain from blocks, not even in sums: each lane has its own
             self.height = 2 if frame.tiles.dots else 1
         elif self._operands(step.dot)[1].axes[0] == step.dot.contracted:
-            self.height = frame.target.accumulators // wide  # one address serves all rows
+            self.height = min(frame.target.accumulators // wide, 16)  # one address serves all rows, and few lines
         self.offsets = [n * frame.lanes for n in range(wide)]
 
     def emit(self) -> None:

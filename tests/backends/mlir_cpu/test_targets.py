@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -87,17 +88,20 @@ def test_inner_loops_stay_in_registers(target: str, tmp_path: Path) -> None:
         _check_loops(artifact, loops, most=targets.TARGETS[target].accumulators)
 
 
-def test_rows_without_gaps_are_left_to_the_hardware() -> None:
-    """What products read is asked for only behind a test of its stride; what they are added to, always."""
+def test_what_kernels_ask_for() -> None:
+    """What products read, only behind a test of its stride; tiles to transpose and what sums go to, always."""
     (text,) = [a.stages["mlir"] for a in kernels("avx512", "f32") if a.kernel.endswith("_key0")]
     lines = text.splitlines()
-    reads = [n for n, line in enumerate(lines) if "intr.prefetch" in line and "rw = 0" in line]
-    indents = [len(lines[n]) - len(lines[n].lstrip()) for n in reads]
-    for n, indent in zip(reads, indents, strict=True):
-        opened = next(line for line in lines[n::-1] if len(line) - len(line.lstrip()) < indent)
-        assert "scf.if" in opened
-    added, stored = 6 * 4, 2 * 4  # rows of a block and lines of a row of dq; lines of a row of dk and dv
-    assert sum("rw = 1" in line for line in lines) == added + stored
+    depths = [len(line) - len(line.lstrip()) for line in lines]
+    asked = [n for n, line in enumerate(lines) if "intr.prefetch" in line]
+    found = Counter[tuple[str, str]]()
+    for n in asked:
+        around = next(line for m, line in zip(range(n, -1, -1), lines[n::-1], strict=False) if depths[m] < depths[n])
+        found[re.findall(r"scf\.\w+", around)[0], re.findall(r"rw = \d", lines[n])[0]] += 1
+    block, line = 6, 4  # rows of a register block, cache lines of a row
+    assert found["scf.if", "rw = 0"] == 2 * 2 * block * line  # two products, queries and gradients for each
+    assert found["scf.for", "rw = 0"] == 2 * line  # keys and values
+    assert sum(n for (_, kind), n in found.items() if kind == "rw = 1") == block * line + 2 * line  # dq; dk and dv
 
 
 @pytest.mark.parametrize("dt", ["f32", "bf16", "f16", "f64"])
