@@ -322,7 +322,7 @@ class FewRowsEmitter:
         count = self.f.spans[op.contracted].count
         assert isinstance(count, Val)
         vectors = f.vectors
-        wide = min(vectors, max(1, f.target.accumulators // self.count))
+        wide = min(vectors, max(1, min(f.target.accumulators, 16) // self.count))  # widths are mostly powers of 2
         accumulate = PassEmitter(f, Pass(axes(op.result)))._accumulate
         for first in range(0, vectors, wide):
             block = range(first, min(first + wide, vectors))

@@ -118,7 +118,7 @@ class PassEmitter:
             # rows that share a pair; nothing else to gain from blocks, not even in sums: each lane has its own
             self.height = 2 if frame.tiles.dots else 1
         elif self._operands(step.dot)[1].axes[0] == step.dot.contracted:
-            self.height = frame.target.accumulators // wide  # one address serves all rows
+            self.height = min(frame.target.accumulators // wide, 16)  # one address serves all rows, and few lines
         self.offsets = [n * frame.lanes for n in range(wide)]
 
     def emit(self) -> None:
@@ -315,16 +315,20 @@ class PassEmitter:
         while isinstance(terms, int) and parts > 1 and terms % parts:
             parts -= 1
         zero = b.real(0.0, f.vector)
-        with b.loop(0, terms, parts, [zero] * (block * parts), hint=dot.contracted) as loop:
-            for part in range(parts):
-                term = b.add(loop.iv, part)
+        turns = 2 if isinstance(terms, int) and parts == 1 and terms % 2 == 0 else 1  # half as many jumps
+        with b.loop(0, terms, parts * turns, [zero] * (block * parts), hint=dot.contracted) as loop:
+            sums = list(loop.carried)
+            for turn in range(parts * turns):
+                part = turn % parts
+                term = b.add(loop.iv, turn)
                 vectors = [b.load(f.row_pointer(source, term, lane), f.vector, f.align) for lane in lanes]
                 offset = b.mul(term, to_term)
                 for r in range(len(rows)):
                     scalar = b.broadcast(b.load(b.at(bases[r], offset, f.element), f.element), f.lanes)
                     for m, vector in enumerate(vectors):
-                        old = loop.carried[part * block + r * len(lanes) + m]
-                        loop.yields.append(b.fma(scalar, vector, old))
+                        n = part * block + r * len(lanes) + m
+                        sums[n] = b.fma(scalar, vector, sums[n])
+            loop.yields = sums
         sums = loop.results[:block]
         for part in range(1, parts):
             sums = [b.binary("addf", x, y) for x, y in zip(sums, loop.results[part * block :][:block], strict=True)]
@@ -351,17 +355,20 @@ class PassEmitter:
     def _prefetch(self, current: KeyView, row: Val, height: int) -> None:
         """Ask for rows that are needed soon: hardware does not foresee strided ones, nor the start of a range.
 
-        These are the rows of this dot a few blocks ahead, and the rows that a later dot of the block reads.
+        These are the rows of this dot a few blocks ahead, and the rows that a later dot of the block reads.  Rows
+        without gaps are left to the hardware.
         """
+        b = self.b
         for view in [*self.f.views.values(), *self.f.pair_views.values()]:
             line = 64 // ELEMENT_BYTES[view.element]
             if not view.in_place or view.axes[0] != current.axes[0]:
                 continue
             ahead = AHEAD * height if view is current else 0
-            for r in range(height):
-                start = self.b.at(view.pointer, self.b.mul(self.b.add(row, r + ahead), view.stride), view.element)
-                for n in range(0, view.width, line):
-                    self.b.prefetch(self.b.at(start, n, view.element))
+            with b.when(b.cmpi("ne", view.stride, b.integer(view.width))):
+                for r in range(height):
+                    start = b.at(view.pointer, b.mul(b.add(row, r + ahead), view.stride), view.element)
+                    for n in range(0, view.width, line):
+                        b.prefetch(b.at(start, n, view.element))
 
     def _accumulate(self, dot: DotOp, chunk: Chunk, product: Val) -> Val:
         """``acc + product``, as one fma where the accumulator is rescaled by a product."""

@@ -8,7 +8,7 @@ added to memory.
 from __future__ import annotations
 
 from ...ir.tile import DotOp
-from .builder import Val
+from .builder import ELEMENT_BYTES, Val
 from .errors import UnsupportedKernelError
 from .frame import Frame, KeyView
 from .memory import Memory
@@ -36,38 +36,49 @@ class RowDotEmitter:
         wide = -(-vectors // groups)
         height = max(1, min(self.f.target.accumulators // wide, 8))
         count = self.f.spans[self.axis].count if self.axis in self.f.spans else self.size
-        whole: Val | int
-        if isinstance(count, int):
-            whole = count // height * height
-        else:
-            whole = self.b.mul(self.b.binary("divui", count, self.b.integer(height)), height)
-        for first, end, rows in ((0, whole, height), (whole, count, 1)):
-            if first == end:
-                continue
-            with self.b.loop(first, end, rows, hint=self.axis) as loop:
-                for vector in range(0, vectors, wide):
-                    self._block(loop.iv, rows, range(vector, min(vector + wide, vectors)))
+        last = self.b.sub(count, 1) if isinstance(count, Val) else self.b.integer(count - 1)
+        with self.b.loop(0, count, height, hint=self.axis) as loop:
+            rows = [self.b.add(loop.iv, r) for r in range(height)]
+            for vector in range(0, vectors, wide):
+                self._block(rows, last, range(vector, min(vector + wide, vectors)))
 
-    def _block(self, row: Val, height: int, vectors: range) -> None:
-        """The sums of ``height`` rows and these vectors of features."""
+    def _block(self, rows: list[Val], last: Val, vectors: range) -> None:
+        """The sums of these rows and vectors of features; rows beyond the last are computed and dropped."""
         f, b = self.f, self.b
-        pointers = [f.row_pointer(self.source, b.add(row, r), b.integer(0)) for r in range(height)]
-        zero = b.real(0.0, f.vector)
-        with b.loop(0, f.spans[f.rows].count, 1, [zero] * (height * len(vectors)), hint=f.rows) as loop:
-            features = [self._features(loop.iv, n) for n in vectors]
-            for r, pointer in enumerate(pointers):
-                scalar = b.broadcast(b.load(b.at(pointer, loop.iv, f.element), f.element), f.lanes)
-                sums = loop.carried[r * len(vectors) :]
-                loop.yields += [b.fma(scalar, x, acc) for x, acc in zip(features, sums, strict=False)]
         transfers = Transfers(f)
         stride = transfers.stride(self.memory, self.store.index.data, self.feature)
         if stride is None:
             raise UnsupportedKernelError(f"{self.store}: the index must be affine in {self.feature!r}")
         start = f.spans[self.axis].start if self.axis in f.spans else b.integer(0)
-        with b.when(b.cmpi("eq", stride, b.integer(1))):
-            self._add(transfers, b.add(start, row), loop.results, vectors)
-        with b.otherwise():
-            self._add_scalars(transfers, b.add(start, row), loop.results, vectors)
+        row_of = [row if n == 0 else b.least(row, last) for n, row in enumerate(rows)]
+        pointers = [f.row_pointer(self.source, row, b.integer(0)) for row in row_of]
+        places = [self._place(transfers, b.add(start, row), vectors[0]) for row in row_of]
+        line = 64 // ELEMENT_BYTES[self.memory.stored]
+        for place in places:  # what the sums are added to arrives while they are computed
+            for n in range(0, min(self.view.width - vectors[0] * f.lanes, len(vectors) * f.lanes), line):
+                b.prefetch(b.at(place, n, self.memory.stored), write=True)
+        zero = b.real(0.0, f.vector)
+        with b.loop(0, f.spans[f.rows].count, 1, [zero] * (len(rows) * len(vectors)), hint=f.rows) as loop:
+            features = [self._features(loop.iv, n) for n in vectors]
+            for r, pointer in enumerate(pointers):
+                scalar = b.broadcast(b.load(b.at(pointer, loop.iv, f.element), f.element), f.lanes)
+                sums = loop.carried[r * len(vectors) :]
+                loop.yields += [b.fma(scalar, x, acc) for x, acc in zip(features, sums, strict=False)]
+        for r, (row, place) in enumerate(zip(rows, places, strict=True)):
+            sums = loop.results[r * len(vectors) :][: len(vectors)]
+            with b.when(b.cmpi("sle", row, last)):
+                with b.when(b.cmpi("eq", stride, b.integer(1))):
+                    for n, (vector, value) in enumerate(zip(vectors, sums, strict=True)):
+                        transfers.put(
+                            self.store, b.at(place, n * f.lanes, self.memory.stored), value, self._mask(vector)
+                        )
+                with b.otherwise():
+                    self._add_scalars(transfers, place, stride, sums, vectors)
+
+    def _place(self, transfers: Transfers, row: Val, vector: int) -> Val:
+        """Where the gradient of a row is, from a vector of features on."""
+        at = {self.axis: row, self.feature: self.b.integer(vector * self.f.lanes)}
+        return transfers.address(self.memory, self.store.index.data, **at)
 
     def _features(self, row: Val, vector: int) -> Val:
         """One vector of a row of the operand in memory."""
@@ -80,25 +91,11 @@ class RowDotEmitter:
         left = self.view.width - vector * self.f.lanes
         return self.b.mask_first(left, self.f.lanes) if left < self.f.lanes else None
 
-    def _add(self, transfers: Transfers, row: Val, sums: list[Val], vectors: range) -> None:
-        """Add a block to memory whose features are contiguous."""
+    def _add_scalars(self, transfers: Transfers, place: Val, stride: Val, sums: list[Val], vectors: range) -> None:
+        """Add the sums of a row to memory whose features are apart."""
         f, b = self.f, self.b
-        for r in range(len(sums) // len(vectors)):
-            at = {self.axis: b.add(row, r), self.feature: b.integer(0)}
-            pointer = transfers.address(self.memory, self.store.index.data, **at)
-            for n, vector in enumerate(vectors):
-                place = b.at(pointer, vector * f.lanes, self.memory.stored)
-                transfers.put(self.store, place, sums[r * len(vectors) + n], self._mask(vector))
-
-    def _add_scalars(self, transfers: Transfers, row: Val, sums: list[Val], vectors: range) -> None:
-        """The same element by element, by way of scratch."""
-        f, b = self.f, self.b
-        first, pitch = vectors[0] * f.lanes, len(vectors) * f.lanes
-        width = min(self.view.width - first, pitch)
-        block = b.room(len(sums) * f.target.vector_bytes, f"sums{len(sums)}")
-        for n, value in enumerate(sums):
-            b.store(value, b.at(block, n * f.lanes, f.element), f.align)
-        with b.loop(0, len(sums) // len(vectors), hint=self.axis) as r, b.loop(0, width, hint=self.feature) as column:
-            at = {self.axis: b.add(row, r.iv), self.feature: b.add(column.iv, first)}
-            value = b.load(b.at(block, b.add(b.mul(r.iv, pitch), column.iv), f.element), f.element)
-            transfers.put(self.store, transfers.address(self.memory, self.store.index.data, **at), value)
+        for n, (vector, value) in enumerate(zip(vectors, sums, strict=True)):
+            mask = self._mask(vector) or b.boolean(True, f.lanes)
+            transfers.put_strided(
+                self.store, b.at(place, b.mul(stride, n * f.lanes), self.memory.stored), value, stride, mask
+            )

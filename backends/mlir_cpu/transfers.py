@@ -185,7 +185,7 @@ class Transfers:
         _, width = self._feature(op.result)
         pairs = f.pairs and keeps_pairs(op, f.rows)
         with b.loop(0, f.row_width, f.lanes, hint="lane") as loop:
-            rows = self._row_addresses(op.index.data, memory, op.result, loop.iv)
+            rows = self._row_addresses(op.index.data, memory, op.result, loop.iv, ask=True)
 
             def block(first: Val, count: int) -> None:
                 name = f"load_{memory.stored}{'_pairs' if pairs else ''}_{count}"
@@ -194,15 +194,19 @@ class Transfers:
 
             self._blocks(width // 2 if pairs else width, block)
 
-    def _row_addresses(self, index: Sequence[Expr], memory: Memory, value: SSAValue, lane: Val) -> Val:
-        """Room that holds the address of feature 0 of each row from ``lane`` on."""
+    def _row_addresses(
+        self, index: Sequence[Expr], memory: Memory, value: SSAValue, lane: Val, *, ask: bool = False
+    ) -> Val:
+        """Room that holds the address of feature 0 of each row from ``lane`` on; may ask for all lines of the rows."""
         f, b = self.f, self.b
-        feature, _ = self._feature(value)
+        feature, width = self._feature(value)
         rows = b.room(f.lanes * ELEMENT_BYTES[PTR], "rows")
         with b.loop(0, f.lanes, hint=f.rows) as row:
             at = b.add(f.spans[f.rows].start, self.last_live(b.add(lane, row.iv)))
             address = self.address(memory, index, **{f.rows: at, feature: b.integer(0)})
             b.store(address, b.at(rows, row.iv, PTR))
+            for n in range(0, width if ask else 0, 64 // ELEMENT_BYTES[memory.stored]):
+                b.prefetch(b.at(address, n, memory.stored))
         return rows
 
     def load_block(self, memory: Memory, pairs: bool, count: int, rows: Val, first: Val, target: Val) -> None:

@@ -43,6 +43,7 @@ class Device:
     step: float
     vectors: int = 0  # lane vectors of a tile of queries that registers like best (CPU)
     matrix: bool = False  # a CPU with matrix registers for bf16
+    height: int = 4  # keys of a register block as wide as the tile (CPU): steps are multiples of it
 
     @property
     def is_gpu(self) -> bool:
@@ -52,10 +53,12 @@ class Device:
         return hash(self.name)
 
 
-def _cpu(name: str, lanes: int, fast: int, bf16: float = 1.0, vectors: int = 4, matrix: bool = False) -> Device:
+def _cpu(
+    name: str, lanes: int, fast: int, bf16: float = 1.0, vectors: int = 4, matrix: bool = False, height: int = 4
+) -> Device:
     f32 = lanes * 2 * 2.5e9  # two multiply-add units
     peak = {"f32": f32, "f64": f32 / 2, "bf16": f32 * bf16, "f16": f32}
-    return Device(name, lanes, peak, 8e9, fast, 32 * lanes * 4, 60e-9, vectors, matrix)
+    return Device(name, lanes, peak, 8e9, fast, 32 * lanes * 4, 60e-9, vectors, matrix, height)
 
 
 def _gpu(name: str, half: float, single: float, double: float, bandwidth: float, cores: int, fast: int) -> Device:
@@ -66,9 +69,9 @@ def _gpu(name: str, half: float, single: float, double: float, bandwidth: float,
 DEVICES = {
     d.name: d
     for d in (
-        _cpu("cpu-avx512", 16, 48 << 10),
+        _cpu("cpu-avx512", 16, 48 << 10, height=6),
         _cpu("cpu-avx512-bf16", 16, 48 << 10, bf16=2.0),
-        _cpu("cpu-avx512-amx", 16, 48 << 10, bf16=8.0, matrix=True),
+        _cpu("cpu-avx512-amx", 16, 48 << 10, bf16=8.0, matrix=True, height=6),
         # of 16 registers, blocks of 3 vectors and 4 rows fill all; blocks of 2 and 6 take 10 % longer
         _cpu("cpu-avx2", 8, 32 << 10, vectors=3),
         _cpu("cpu-neon", 4, 64 << 10),
@@ -179,8 +182,9 @@ def candidates(work: Work, on: Device) -> Iterator[tuple[int, int]]:
         wide = [2 * on.vectors] if _converts(on, work.dtype) else []
         lanes = _lanes(on, work.dtype)
         element = 8 if work.dtype == "f64" else 4
-        for vectors, keys in itertools.product((on.vectors, *wide, 2, 1), (128, 64, 32, 16)):
-            if vectors * lanes * keys * element <= on.fast:
+        blocks = (32, 16, 8, 4)
+        for vectors, keys in itertools.product((on.vectors, *wide, 2, 1), [n * on.height for n in blocks]):
+            if vectors * lanes * keys * element <= on.fast * 2 // 3:  # scores are not alone there
                 yield vectors * lanes, keys
         return
     size = _BYTES[work.dtype]
@@ -233,10 +237,11 @@ def choose_gradient_tiles(work: Work, target: str) -> tuple[int, int]:
         return 128, 128
     if not on.is_gpu:
         rows = on.vectors * _lanes(on, work.dtype)
+        step = 16 * on.height
         if _converts(on, work.dtype):  # as many as the forward kernel likes to have between conversions
-            return max(rows, choose_tiles(work, target)[0]), 64
+            return max(rows, choose_tiles(work, target)[0]), min(step, 64) // (8 * on.height) * (8 * on.height)
         whole, half = (_areas(work, n, [(n, 1)], NOMINAL_LENGTH)[0] for n in (rows, rows // 2))
-        return rows // 2 if half < WORTH_HALVING * whole else rows, 64
+        return rows // 2 if half < WORTH_HALVING * whole else rows, step
     widest = max(work.width, work.value_width)
     if work.dtype in ("f16", "bf16") and widest <= 128:
         return _HALF_GRADIENT[on.name][widest > 64]

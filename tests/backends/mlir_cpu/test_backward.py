@@ -34,7 +34,7 @@ def test_lengths(length: tuple[int, int]) -> None:
     check_backward(KeyBackward(), [length])
 
 
-@pytest.mark.parametrize(("rows", "step"), [(16, 64), (24, 10), (128, 32)])
+@pytest.mark.parametrize(("rows", "step"), [(16, 64), (24, 10), (128, 32), (64, 96)])
 def test_tiles(rows: int, step: int) -> None:
     check_backward(KeyBackward(rows=rows, step=step))
 

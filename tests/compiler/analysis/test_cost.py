@@ -63,9 +63,9 @@ def test_holes_are_worth_taking_out() -> None:
 @pytest.mark.parametrize(
     "target, dtype, width, tiles",
     [
-        ("cpu-avx512", "f32", 64, (64, 64)),
-        ("cpu-avx512", "f64", 64, (32, 64)),
-        ("cpu-avx512", "f16", 64, (128, 64)),
+        ("cpu-avx512", "f32", 64, (64, 96)),
+        ("cpu-avx512", "f64", 64, (32, 96)),
+        ("cpu-avx512", "f16", 64, (128, 48)),
         ("cpu-avx512-bf16", "bf16", 64, (64, 64)),
         ("cpu-avx2", "f32", 64, (24, 64)),
         ("cpu-avx2", "bf16", 64, (48, 64)),
@@ -83,9 +83,9 @@ def test_tiles_of_gradients(target: str, dtype: str, width: int, tiles: tuple[in
 
 
 def test_gradients_of_narrow_bands_get_fewer_rows() -> None:
-    assert choose_gradient_tiles(work("j <= i"), "cpu-avx512") == (64, 64)
-    assert choose_gradient_tiles(work("abs(i - j) <= 2048"), "cpu-avx512") == (64, 64)
-    assert choose_gradient_tiles(work("abs(i - j) <= 32"), "cpu-avx512") == (32, 64)
+    assert choose_gradient_tiles(work("j <= i"), "cpu-avx512") == (64, 96)
+    assert choose_gradient_tiles(work("abs(i - j) <= 2048"), "cpu-avx512") == (64, 96)
+    assert choose_gradient_tiles(work("abs(i - j) <= 32"), "cpu-avx512") == (32, 96)
 
 
 @pytest.mark.parametrize("target", GPUS)
