@@ -19,7 +19,7 @@ from .plan import BlockPlan, Pass, axes
 class Buffers:
     """Buffer number of each stored value; ``rows[n]`` is how many rows of ``size`` lanes buffer ``n`` has.
 
-    From row to row of a buffer lie ``pitches[n]`` elements.
+    From row to row of a buffer lie ``pitches[n]`` elements; a row of the tile if that is not set.
     """
 
     axis: str

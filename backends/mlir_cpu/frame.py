@@ -99,7 +99,8 @@ class Frame:
 
     def pitch(self, value: SSAValue) -> int:
         """Elements from tile row to tile row of a value in scratch."""
-        return self.buffers.pitches[self.buffers.of[value]]
+        pitches = self.buffers.pitches
+        return pitches[self.buffers.of[value]] if pitches else self.row_width
 
     @property
     def align(self) -> int:

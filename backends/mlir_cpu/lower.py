@@ -26,7 +26,7 @@ from .memory import CapturedReads, Memory, load_arguments, slots
 from .passes import PassEmitter
 from .plan import BlockPlan, Pass, axes, plan_block
 from .row_dot import RowDotEmitter
-from .strips import is_striped, set_pitches, strip
+from .strips import is_striped, live_keys, only_keys, set_pitches, strip
 from .target import Target
 from .tiles import SIDE, Tiles, padded
 from .transfers import Transfers
@@ -322,7 +322,13 @@ class _BlockEmitter:
             return
         rows = frame.spans[frame.rows].count
         with self.b.loop(0, rows, SIDE, hint="strip") as loop:
-            _BlockEmitter(strip(frame, loop.iv), plan, self.packs).finish(op)
+            inner = strip(frame, loop.iv)
+            keys = live_keys(inner, op, plan)
+            if keys is None:
+                _BlockEmitter(inner, plan, self.packs).finish(op)
+                return
+            with self.b.when(self.b.cmpi("sgt", keys.count, self.b.integer(0))):
+                _BlockEmitter(only_keys(inner, op, keys), plan, self.packs).finish(op)
 
     def finish(self, op: ForOp) -> None:
         """The steps of a loop's body, and its carried values."""

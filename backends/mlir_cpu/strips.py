@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ...ir.tile import DotOp, ForOp, ReduceOp
+from xdsl.dialects.builtin import ArrayAttr
+
+from ...ir.tile import DotOp, ForOp, RangeAttr, ReduceOp
 from .buffers import Buffers
-from .builder import Val
-from .frame import Frame, Span
-from .plan import BlockPlan, Pass, contracts_rows
-from .tiles import SIDE, Tiles
+from .amx import TILE_BYTES
+from .builder import Builder, Val
+from .frame import Frame, Span, TileView
+from .plan import BlockPlan, Pass, axes, contracts_rows
+from .tiles import SIDE, Tiles, padded
 
 
 def is_striped(plan: BlockPlan, rows: str, tiles: Tiles) -> bool:
@@ -48,3 +51,44 @@ def strip(frame: Frame, first: Val) -> Frame:
     ]
     inner = frame.inside({frame.rows: span})
     return replace(inner, vectors=SIDE // frame.lanes, scratch=scratch)
+
+
+def live_keys(frame: Frame, op: ForOp, plan: BlockPlan) -> Span | None:
+    """Of the keys of a step, those that some row of a strip may see, from a whole block on; None for all of them."""
+    strips = op.attributes.get("strips")
+    if not isinstance(strips, ArrayAttr) or plan.key_loads or plan.pair_loads:
+        return None
+    b, keys, scope = frame.b, frame.spans[op.axis.data], frame.scalar_scope()
+    assert isinstance(keys.count, Val)
+    low, high = keys.count, b.integer(0)
+    for attribute in strips:
+        assert isinstance(attribute, RangeAttr)
+        lo, hi = (
+            b.most(b.least(b.sub(frame.expressions.scalar(e, scope), keys.start), keys.count), 0)
+            for e in (attribute.data.lo, attribute.data.hi)
+        )
+        some = b.less(lo, hi)
+        low, high = b.select(some, b.least(low, lo), low), b.select(some, b.most(high, hi), high)
+    low = b.binary("andi", low, b.integer(-SIDE))
+    return Span(low, b.sub(high, low))
+
+
+def only_keys(frame: Frame, op: ForOp, keys: Span) -> Frame:
+    """The frame of the ``keys`` of a step, which are counted from its first."""
+    b, axis = frame.b, op.axis.data
+    inner = frame.inside({axis: Span(b.add(frame.spans[axis].start, keys.start), keys.count)})
+    for (value, kind), view in frame.tile_views.items():
+        if axis in axes(value):
+            inner.tile_views[value, kind] = _below(b, view, kind, keys.start)
+    return inner
+
+
+def _below(b: Builder, view: TileView, kind: str, row: Val) -> TileView:
+    """The view of an operand from ``row``, the first of a block, on."""
+    each = TILE_BYTES // SIDE if kind == "sum" else padded(view.width) * 2
+    return replace(
+        view,
+        in_place=b.sub(view.in_place, row),
+        pointer=b.at(view.pointer, b.mul(row, view.stride), "i8"),
+        packed=b.at(view.packed, b.mul(row, each), "i8"),
+    )
