@@ -12,8 +12,8 @@ from dataclasses import replace
 from xdsl.dialects.builtin import ArrayAttr
 
 from ...ir.tile import DotOp, ForOp, RangeAttr, ReduceOp
-from .buffers import Buffers
 from .amx import TILE_BYTES
+from .buffers import Buffers
 from .builder import Builder, Val
 from .frame import Frame, Span, TileView
 from .plan import BlockPlan, Pass, axes, contracts_rows

@@ -290,7 +290,8 @@ class Transfers:
         # a dead row is written where the last live one goes, which comes later and overwrites it; or it adds 0
         order = range(f.lanes) if op.add is not None else range(f.lanes)[::-1]
         features = [
-            b.load(b.at(source, min(n, count - 1) * f.pitch(op.value), f.element), f.vector, f.align) for n in range(f.lanes)
+            b.load(b.at(source, min(n, count - 1) * f.pitch(op.value), f.element), f.vector, f.align)
+            for n in range(f.lanes)
         ]
         vectors = self.transpose(features)
         mask = b.mask_first(count, f.lanes) if count < f.lanes else None

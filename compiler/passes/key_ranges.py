@@ -36,6 +36,8 @@ from ..analysis.index_sets import KeyRanges as Ranges
 from ..analysis.index_sets import Tile, implies, tile_ranges
 from .kernel_builder import fresh
 
+TOUCHED = 1 << 30  # more keys than there are: a full range as long as this is none
+
 
 @dataclass(frozen=True)
 class KeyRanges(ModulePass):
@@ -82,7 +84,7 @@ def _strips(pairs: Tile, height: int) -> ArrayAttr[tile.RangeAttr]:
     """The keys that ``height`` rows see, in terms of the first of them, which has the name of the rows."""
     rows = pairs.rows
     first = fresh("first", {d.name for d in pairs.batch} | {rows.name, pairs.key.name} | free_vars(pairs.mask))
-    found = tile_ranges(replace(pairs, rows=tile.Axis(rows.name, Var(first), height, rows.bound)))
+    found = tile_ranges(replace(pairs, rows=tile.Axis(rows.name, Var(first), height, rows.bound)), TOUCHED)
     at = {first: Var(rows.name)}
     return ArrayAttr([tile.RangeAttr(tile.Range(substitute(r.lo, at), substitute(r.hi, at))) for r in found.all])
 
