@@ -1,9 +1,9 @@
 """The matrix registers of AMX: eight tiles of 16 rows of 64 bytes.
 
-A block is 16 by 32 f32 in two tiles.  Larger ones load less for each product, but what limits products is how many
-registers the CPU has to rename these eight to: few where two threads share a core, and then one instruction waits for
-the other.  A register that was set to zero takes none, so every register is zero whenever it is not in use.  Against
-blocks of 32 by 32 this halves the time of a product where registers are scarce, and takes no longer where they are not.
+A block is 16 by 32 f32 in two tiles.  Larger ones load less for each product, but products seem limited by how many
+registers there are to rename these eight to: sometimes few, and then one instruction waits for the other.  Setting a
+register to zero gives its physical one back, so every register is zero whenever it is not in use.  Against blocks of 32
+by 32 this halves the time of a product where registers are scarce, and takes no longer where they are not.
 
 A load costs half as much as a product, a store as much as one, and a row that crosses a cache line three times that;
 so operands in scratch are aligned, and blocks sum as many terms as there are before they are stored.
