@@ -32,7 +32,7 @@ def forward(target: str, narrow: bool, sizes: Mapping[str, int] | None = None) -
             # Needs tiles.
             ("online-softmax", {"narrow": narrow}),
             # Needs the loops that online-softmax makes, and its final masks.
-            ("key-ranges", {}),
+            ("key-ranges", {"strip": _strip(target) if narrow else 0}),
         ]
     )
 
@@ -63,6 +63,13 @@ def gradient(
             ("key-ranges", {}),
         ]
     )
+
+
+def _strip(target: str) -> int:
+    """Rows that a device computes at a time, where these are fewer than a tile's."""
+    from .analysis.cost import STRIP, device
+
+    return STRIP if device(target).matrix else 0
 
 
 def _at_hand(sizes: Mapping[str, int] | None) -> dict[str, object]:

@@ -1,8 +1,12 @@
 """The matrix registers of AMX: eight tiles of 16 rows of 64 bytes.
 
-A block is 32 by 32 f32 in four tiles, the largest with which all eight are used: two loads on either side feed four
-products.  A load costs half as much as a product, a store as much as one, and a row that crosses a cache line three
-times that; so operands in scratch are aligned, and blocks sum as many terms as there are before they are stored.
+A block is 16 by 32 f32 in two tiles.  Larger ones load less for each product, but products seem limited by how many
+registers there are to rename these eight to: sometimes few, and then one instruction waits for the other.  Setting a
+register to zero gives its physical one back, so every register is zero whenever it is not in use.  Against blocks of 32
+by 32 this halves the time of a product where registers are scarce, and takes no longer where they are not.
+
+A load costs half as much as a product, a store as much as one, and a row that crosses a cache line three times that;
+so operands in scratch are aligned, and blocks sum as many terms as there are before they are stored.
 """
 
 from __future__ import annotations
@@ -23,7 +27,9 @@ class Tile(NamedTuple):
     stride: Val
 
 
-Operand = Callable[[Val], tuple[Tile, Tile]]  # the two tiles of an operand for a term, which sums SIDE products
+Left = Callable[[Val], Tile]  # the left operand of a term, which sums SIDE products
+Pair = tuple[Tile, Tile]
+Right = Callable[[Val], Pair]
 
 
 def configure(b: Builder) -> Val:
@@ -50,33 +56,30 @@ def release(b: Builder, control: Val) -> None:
     _call(b, "sse.ldmxcsr", control)
 
 
-def block(
-    b: Builder, terms: Val | int, left: Operand, right: Operand, start: list[Tile] | None, result: list[Tile]
-) -> None:
-    """``result = start + sum over terms of left . right``; four tiles in row-major order."""
-    for n in range(4):
-        if start is None:
-            _call(b, "tilezero", _number(b, n))
-        else:
-            _call(b, "tileloadd64", _number(b, n), *start[n])
+def block(b: Builder, terms: Val | int, left: Left, right: Right, start: Pair | None, result: Pair) -> None:
+    """``result = start + sum over terms of left . right``; two tiles, side by side."""
+    for n, tile in enumerate(start or ()):
+        _call(b, "tileloadd64", _number(b, n), *tile)
     with b.loop(0, terms, 1, hint="term") as loop:
-        for n, tile in enumerate((*left(loop.iv), *right(loop.iv))):
-            _call(b, "tileloadd64", _number(b, 4 + n), *tile)
-        for n in range(4):
-            _call(b, "tdpbf16ps", _number(b, n), _number(b, 4 + n // 2), _number(b, 6 + n % 2))
+        _call(b, "tileloadd64", _number(b, 2), *left(loop.iv))
+        for n, tile in enumerate(right(loop.iv)):
+            _call(b, "tileloadd64", _number(b, 3 + n), *tile)
+            _call(b, "tdpbf16ps", _number(b, n), _number(b, 2), _number(b, 3 + n))
+            _free(b, 3 + n)
+        _free(b, 2)
     for n, tile in enumerate(result):
         _call(b, "tilestored64", _number(b, n), *tile)
+        _free(b, n)
 
 
-def quarters(b: Builder, pointer: Val, stride: int) -> list[Tile]:
-    """The four tiles of a block of f32 in scratch."""
+def _free(b: Builder, n: int) -> None:
+    _call(b, "tilezero", _number(b, n))
+
+
+def beside(b: Builder, pointer: Val, stride: int) -> Pair:
+    """Two tiles side by side in scratch, whose rows are ``stride`` bytes apart."""
     step = b.integer(stride)
-    return [Tile(b.at(pointer, n // 2 * ROWS * stride + n % 2 * ROW_BYTES, "i8"), step) for n in range(4)]
-
-
-def halves(b: Builder, pointer: Val, stride: Val, apart: Val | int) -> tuple[Tile, Tile]:
-    """Two tiles ``apart`` bytes from each other."""
-    return Tile(pointer, stride), Tile(b.at(pointer, apart, "i8"), stride)
+    return Tile(pointer, step), Tile(b.at(pointer, ROW_BYTES, "i8"), step)
 
 
 def _number(b: Builder, n: int) -> Val:

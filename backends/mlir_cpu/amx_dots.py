@@ -23,7 +23,6 @@ class TileDots:
 
     def __init__(self, frame: Frame, dot: DotOp):
         self.f, self.b, self.dot = frame, frame.b, dot
-        self.pitch = frame.pitch * 4  # bytes of a tile row in scratch
 
     def emit(self) -> None:
         kind = self.f.tiles.dots[self.dot]
@@ -37,20 +36,24 @@ class TileDots:
     def _scratch(self, value: SSAValue) -> Val:
         return self.f.scratch[self.f.buffers.of[value]]
 
+    def _pitch(self, value: SSAValue) -> int:
+        """Bytes of a tile row in scratch."""
+        return self.f.pitch(value) * 4
+
     def _count(self, axis: str, size: int) -> Val | int:
         return self.f.spans[axis].count if axis in self.f.spans else size
 
-    def _block(self, value: SSAValue, row: Val, lane: Val) -> list[Tile]:
-        """A block of a tile of f32."""
-        pointer = self.b.at(self._scratch(value), self.b.mul(row, self.pitch), "i8")
-        return amx.quarters(self.b, self.b.at(pointer, lane, "f32"), self.pitch)
+    def _block(self, value: SSAValue, row: Val, lane: Val) -> amx.Pair:
+        """A block of a tile of f32: 16 rows of 32 lanes."""
+        pointer = self.b.at(self._scratch(value), self.b.mul(row, self._pitch(value)), "i8")
+        return amx.beside(self.b, self.b.at(pointer, lane, "f32"), self._pitch(value))
 
-    def _lane_tiles(self, value: SSAValue, lane: Val) -> amx.Operand:
+    def _lane_tiles(self, value: SSAValue, lane: Val) -> amx.Right:
         """Pairs with rows in the lanes, as right operand."""
 
-        def tiles(term: Val) -> tuple[Tile, Tile]:
-            row = self.b.at(self._scratch(value), self.b.mul(term, amx.ROWS * self.pitch), "i8")
-            return amx.halves(self.b, self.b.at(row, lane, "f32"), self.b.integer(self.pitch), amx.ROW_BYTES)
+        def tiles(term: Val) -> amx.Pair:
+            row = self.b.at(self._scratch(value), self.b.mul(term, amx.ROWS * self._pitch(value)), "i8")
+            return amx.beside(self.b, self.b.at(row, lane, "f32"), self._pitch(value))
 
         return tiles
 
@@ -58,14 +61,14 @@ class TileDots:
         b, f = self.b, self.f
         (axis, size) = next((a, n) for a, n in axes(self.dot.result).items() if a != f.rows)
         packed = padded(view.width) * 2
-        with b.loop(0, self._count(axis, size), SIDE, hint=axis) as row:
+        with b.loop(0, self._count(axis, size), amx.ROWS, hint=axis) as row:
             here = b.less(row.iv, view.in_place)
             stride = b.select(here, view.stride, b.integer(packed))
             base = b.pure(f"arith.select {here.ssa}, {view.pointer.ssa}, {view.packed.ssa} : {PTR}", PTR)
-            pointer, apart = b.at(base, b.mul(row.iv, stride), "i8"), b.mul(stride, amx.ROWS)
+            pointer = b.at(base, b.mul(row.iv, stride), "i8")
 
-            def keys(term: Val) -> tuple[Tile, Tile]:
-                return amx.halves(b, b.at(pointer, b.mul(term, amx.ROW_BYTES), "i8"), stride, apart)
+            def keys(term: Val) -> Tile:
+                return Tile(b.at(pointer, b.mul(term, amx.ROW_BYTES), "i8"), stride)
 
             with b.loop(0, f.spans[f.rows].count, SIDE, hint="lane") as lane:
                 result = self._block(self.dot.result, row.iv, lane.iv)
@@ -78,12 +81,12 @@ class TileDots:
         step, panel = b.integer(amx.ROW_BYTES), panels(size)
         with (
             b.loop(0, f.spans[f.rows].count, SIDE, hint="lane") as lane,
-            b.loop(0, view.width, SIDE, hint="feature") as feature,
+            b.loop(0, view.width, amx.ROWS, hint="feature") as feature,
         ):
             base = b.at(view.packed, b.mul(feature.iv, panel * TILE_BYTES // amx.ROWS), "i8")
 
-            def features(term: Val) -> tuple[Tile, Tile]:
-                return amx.halves(b, b.at(base, b.mul(term, TILE_BYTES), "i8"), step, panel * TILE_BYTES)
+            def features(term: Val) -> Tile:
+                return Tile(b.at(base, b.mul(term, TILE_BYTES), "i8"), step)
 
             start = None if dot.acc is None else self._block(dot.acc, feature.iv, lane.iv)
             result = self._block(dot.result, feature.iv, lane.iv)
@@ -106,19 +109,19 @@ class TileDots:
         contiguous = b.cmpi("eq", stride, b.integer(1))
         count, start = self._count(axis, size), f.spans[axis].start if axis in f.spans else b.integer(0)
         terms = self._terms(f.spans[f.rows].count)
-        step, right = b.integer(self.pitch), b.integer(padded(view.width) * 4)
-        with b.loop(0, count, SIDE, hint=axis) as row, b.loop(0, view.width, SIDE, hint="feature") as column:
-            base = b.at(self._scratch(computed), b.mul(row.iv, self.pitch), "i8")
+        pitch = self._pitch(computed)
+        with b.loop(0, count, amx.ROWS, hint=axis) as row, b.loop(0, view.width, SIDE, hint="feature") as column:
+            base = b.at(self._scratch(computed), b.mul(row.iv, pitch), "i8")
 
-            def left(term: Val) -> tuple[Tile, Tile]:
-                return amx.halves(b, b.at(base, b.mul(term, amx.ROW_BYTES), "i8"), step, amx.ROWS * self.pitch)
+            def left(term: Val) -> Tile:
+                return Tile(b.at(base, b.mul(term, amx.ROW_BYTES), "i8"), b.integer(pitch))
 
-            def features(term: Val) -> tuple[Tile, Tile]:
+            def features(term: Val) -> amx.Pair:
                 pointer = b.at(view.packed, b.mul(term, amx.ROWS * padded(view.width) * 4), "i8")
-                return amx.halves(b, b.at(pointer, column.iv, "i32"), right, amx.ROW_BYTES)
+                return amx.beside(b, b.at(pointer, column.iv, "i32"), padded(view.width) * 4)
 
-            amx.block(b, terms, left, features, None, amx.quarters(b, self.f.part, SIDE * 4))
-            height = b.least(b.sub(count if isinstance(count, Val) else b.integer(count), row.iv), SIDE)
+            amx.block(b, terms, left, features, None, amx.beside(b, self.f.part, SIDE * 4))
+            height = b.least(b.sub(count if isinstance(count, Val) else b.integer(count), row.iv), amx.ROWS)
             with b.loop(0, height, hint="line") as line, b.loop(0, SIDE, f.lanes, hint="half") as half:
                 first = b.add(column.iv, half.iv)
                 at = {axis: b.add(start, b.add(row.iv, line.iv)), feature: first}

@@ -198,7 +198,7 @@ def load_lanes(frame: Frame, op: LoadOp) -> None:
                 vectors = [b.load(p, half) for p in pointers]
             target = f.row_pointer(op.result, b.binary("shrsi", column.iv, b.integer(1)), lane.iv)
             for n, value in enumerate(transfers.transpose([b.bitcast(v, pairs) for v in vectors])):
-                b.store(value, b.at(target, n * f.pitch, f.element), f.align)
+                b.store(value, b.at(target, n * f.pitch(op.result), f.element), f.align)
     with b.otherwise():
         with b.loop(0, padded(width) // 2, hint="pair") as pair, b.loop(0, f.row_width, f.lanes, hint="lane") as lane:
             b.store(b.zero(pairs), f.row_pointer(op.result, pair.iv, lane.iv), f.align)

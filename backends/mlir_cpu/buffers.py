@@ -17,12 +17,16 @@ from .plan import BlockPlan, Pass, axes
 
 @dataclass
 class Buffers:
-    """Buffer number of each stored value; ``rows[n]`` is how many rows of ``size`` lanes buffer ``n`` has."""
+    """Buffer number of each stored value; ``rows[n]`` is how many rows of ``size`` lanes buffer ``n`` has.
+
+    From row to row of a buffer lie ``pitches[n]`` elements; a row of the tile if that is not set.
+    """
 
     axis: str
     size: int
     of: dict[SSAValue, int] = field(default_factory=dict)
     rows: list[int] = field(default_factory=list)
+    pitches: list[int] = field(default_factory=list)
 
     def rows_of(self, value: SSAValue) -> int:
         return -(-math.prod(axes(value).values()) // self.size)

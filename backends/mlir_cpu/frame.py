@@ -97,11 +97,10 @@ class Frame:
         """Elements of a tile row, with lanes beyond the last row."""
         return self.vectors * self.lanes
 
-    @property
-    def pitch(self) -> int:
-        """Elements from tile row to tile row in scratch."""
-        # matrix registers read a few lanes of many rows: an odd number of cache lines spreads these over the cache
-        return self.row_width + (self.lanes if self.tiles.dots else 0)
+    def pitch(self, value: SSAValue) -> int:
+        """Elements from tile row to tile row of a value in scratch."""
+        pitches = self.buffers.pitches
+        return pitches[self.buffers.of[value]] if pitches else self.row_width
 
     @property
     def align(self) -> int:
@@ -151,5 +150,5 @@ class Frame:
         b = self.b
         pointer = self.scratch[self.buffers.of[value]]
         if not isinstance(row, int):
-            pointer = b.at(pointer, b.mul(row, self.pitch), self.element)
+            pointer = b.at(pointer, b.mul(row, self.pitch(value)), self.element)
         return b.at(pointer, lane, self.element)

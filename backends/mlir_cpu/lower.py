@@ -26,6 +26,7 @@ from .memory import CapturedReads, Memory, load_arguments, slots
 from .passes import PassEmitter
 from .plan import BlockPlan, Pass, axes, plan_block
 from .row_dot import RowDotEmitter
+from .strips import is_striped, live_keys, only_keys, set_pitches, strip
 from .target import Target
 from .tiles import SIDE, Tiles, padded
 from .transfers import Transfers
@@ -78,6 +79,7 @@ class _KernelLowering:
         self.block = kernel.body.block
         self.plan = plan_block(self.block, self.rows.name, self.pairs, self.tiles)
         self.buffers: Buffers = assign(self.plan, self.block, self.rows.name, self.rows.size)
+        set_pitches(self.buffers, self.plan, lanes, self.vectors * lanes, self.tiles)
         self.scratch_bytes = 0
 
     def _uses_f64(self) -> bool:
@@ -160,7 +162,8 @@ class _KernelLowering:
         total = self._total(b, extents)
         bytes_each = ELEMENT_BYTES[self.element]
         padding = padded if self.tiles.dots else int
-        sizes = self.few.sizes if self.few else [padding(rows) * frame.pitch for rows in self.buffers.rows]
+        shapes = zip(self.buffers.rows, self.buffers.pitches, strict=True)
+        sizes = self.few.sizes if self.few else [padding(rows) * pitch for rows, pitch in shapes]
         for n, size in enumerate(sizes):
             frame.scratch.append(self._scratch(b, size * bytes_each, f"scratch{n}"))
         packs = self._pack_scratch(b, frame, self.plan)
@@ -186,7 +189,7 @@ class _KernelLowering:
         control = amx.configure(b)
         widths = [n for op in self.kernel.walk() if isinstance(op, LoadOp) for n in axes(op.result).values()]
         size = padded(max(widths)) * 2
-        frame.zeros, frame.part = self._scratch(b, size, "zeros"), self._scratch(b, SIDE * SIDE * 4, "part")
+        frame.zeros, frame.part = self._scratch(b, size, "zeros"), self._scratch(b, SIDE * amx.ROWS * 4, "part")
         with b.loop(0, size, 64, hint="byte") as byte:
             b.store(b.zero(frame.vector), b.at(frame.zeros, byte.iv, "i8"), 64)
         return control
@@ -252,6 +255,11 @@ class _BlockEmitter:
         self.f, self.b, self.plan, self.packs = frame, frame.b, plan, packs
 
     def emit(self) -> None:
+        self.read()
+        self.run()
+
+    def read(self) -> None:
+        """Find, or pack, what steps read from memory."""
         transfers = Transfers(self.f)
         for op in self.plan.key_loads:
             self._comment(op)
@@ -262,6 +270,10 @@ class _BlockEmitter:
         for op, kind in self.plan.tile_loads:
             self._comment(op)
             self.f.tile_views[op.result, kind] = TilePacks(self.f, op, self.packs[op, kind]).view(kind)
+
+    def run(self) -> None:
+        """The steps themselves."""
+        transfers = Transfers(self.f)
         stores = [s for s in self.plan.steps if isinstance(s, StoreOp) and self._is_late(s)]
         for step in self.plan.steps:
             if isinstance(step, ForOp):
@@ -303,8 +315,25 @@ class _BlockEmitter:
 
     def _body(self, op: ForOp, frame: Frame) -> None:
         plan = self.plan.bodies[op]
-        _BlockEmitter(frame, plan, self.packs).emit()
-        for value, argument in zip(plan.yields, op.carried, strict=True):
+        body = _BlockEmitter(frame, plan, self.packs)
+        body.read()
+        if not is_striped(plan, frame.rows, frame.tiles):
+            body.finish(op)
+            return
+        rows = frame.spans[frame.rows].count
+        with self.b.loop(0, rows, SIDE, hint="strip") as loop:
+            inner = strip(frame, loop.iv)
+            keys = live_keys(inner, op, plan)
+            if keys is None:
+                _BlockEmitter(inner, plan, self.packs).finish(op)
+                return
+            with self.b.when(self.b.cmpi("sgt", keys.count, self.b.integer(0))):
+                _BlockEmitter(only_keys(inner, op, keys), plan, self.packs).finish(op)
+
+    def finish(self, op: ForOp) -> None:
+        """The steps of a loop's body, and its carried values."""
+        self.run()
+        for value, argument in zip(self.plan.yields, op.carried, strict=True):
             self._copy(value, argument)
 
     def _copy(self, source: SSAValue, target: SSAValue) -> None:

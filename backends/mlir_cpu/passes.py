@@ -387,7 +387,7 @@ class PassEmitter:
         if isinstance(source.owner, FullOp):  # all rows as one
             constant = Chunk(self.f, None, 0, self.b.integer(0), {}).value(source)
             rows = self.step.shape[self.axis] if self.axis else 1
-            with self.b.loop(0, rows * self.f.pitch, self.f.lanes, hint="lane") as lane:
+            with self.b.loop(0, rows * self.f.pitch(target), self.f.lanes, hint="lane") as lane:
                 self._store(target, 0, lane.iv, constant)
             return
         with self._lane_blocks() as lane, self.b.loop(0, self._count() if self.axis else 1) as loop:

@@ -190,7 +190,7 @@ class Transfers:
             def block(first: Val, count: int) -> None:
                 name = f"load_{memory.stored}{'_pairs' if pairs else ''}_{count}"
                 arguments = [rows, first, f.row_pointer(op.result, first, loop.iv)]
-                f.call(name, arguments, lambda inner, args: Transfers(inner).load_block(memory, pairs, count, *args))
+                f.call(name, arguments, lambda inner, args: Transfers(inner).load_block(op, pairs, count, *args))
 
             self._blocks(width // 2 if pairs else width, block)
 
@@ -209,9 +209,9 @@ class Transfers:
                 b.prefetch(b.at(address, n, memory.stored))
         return rows
 
-    def load_block(self, memory: Memory, pairs: bool, count: int, rows: Val, first: Val, target: Val) -> None:
+    def load_block(self, op: LoadOp, pairs: bool, count: int, rows: Val, first: Val, target: Val) -> None:
         """``count`` features of a vector of rows, transposed into a buffer."""
-        f, b = self.f, self.b
+        f, b, memory = self.f, self.b, self.f.memories[op.memory]
         vectors = []
         for n in range(f.lanes):
             row = b.load(b.at(rows, n, PTR), PTR)
@@ -220,7 +220,7 @@ class Transfers:
             else:
                 vectors.append(self._widen(memory, b.at(row, first, memory.stored), count))
         for n, value in enumerate(self.transpose(vectors)[:count]):
-            b.store(value, b.at(target, n * f.pitch, f.element), f.align)
+            b.store(value, b.at(target, n * f.pitch(op.result), f.element), f.align)
 
     def _pairs(self, pointer: Val, count: int) -> Val:
         """``count`` pairs of contiguous bf16 in a full vector."""
@@ -294,7 +294,8 @@ class Transfers:
         # a dead row is written where the last live one goes, which comes later and overwrites it; or it adds 0
         order = range(f.lanes) if op.add is not None else range(f.lanes)[::-1]
         features = [
-            b.load(b.at(source, min(n, count - 1) * f.pitch, f.element), f.vector, f.align) for n in range(f.lanes)
+            b.load(b.at(source, min(n, count - 1) * f.pitch(op.value), f.element), f.vector, f.align)
+            for n in range(f.lanes)
         ]
         vectors = self.transpose(features)
         mask = b.mask_first(count, f.lanes) if count < f.lanes else None

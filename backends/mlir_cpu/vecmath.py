@@ -92,18 +92,20 @@ class VectorMath:
     def minimum(self, a: Val, b: Val) -> Val:
         return self.b.select(self.b.cmpf("olt", a, b), a, b)
 
-    def exp2(self, x: Val, terms: tuple[Val, Val, Val] | None = None) -> Val:
+    def exp2(self, x: Val, terms: tuple[Val, Val, Val] | None = None, *, fine: bool = False) -> Val:
         """2**x for x < inf; -inf gives 0, NaN stays.
 
         With ``terms`` (a, b, c), ``x`` is ``a * b - c`` in one rounding.  The fraction of x is then computed from
         them anew, less the integer, so that it is exact to an ulp of 1/2 instead of one of x.
+
+        ``fine`` asks for all bits of f32 where probabilities need fewer: scores are not probabilities.
 
         What would be subnormal becomes 0: an instruction with a subnormal result takes a hundred times longer on
         Intel CPUs, and the scores that a mask took away all end there.
         """
         b = self.b
         if self.target.scalef and not self.wide:
-            return self._exp2_above(x)
+            return self._exp2_above(x, self.coarse and not fine)
         smallest = self.const(2.0 - self.bias)
         t = self.maximum(smallest, x)
         if not self.target.scalef:  # where the exponent passes through an integer
@@ -118,7 +120,7 @@ class VectorMath:
         p = self.polynomial(EXP2[self.element], r)
         return b.select(b.cmpf("olt", x, smallest), self.const(0.0), self._scale(p, n))
 
-    def _exp2_above(self, x: Val) -> Val:
+    def _exp2_above(self, x: Val, coarse: bool) -> Val:
         """The same by two instructions that take the fraction and the integer below ``x``.
 
         Coarse, it is right to 13 bits, which is more than bf16 keeps, and exact at 0, so that factors of 1 do not
@@ -127,9 +129,9 @@ class VectorMath:
         b, current = self.b, self.b.integer(4, "i32")
         all_lanes, floor = b.integer(-1, "i16"), b.integer(0x9, "i32")
         r = b.intrinsic("llvm.x86.avx512.mask.reduce.ps.512", [x, floor, x, all_lanes, current], self.type)
-        p = self.polynomial(COARSE_EXP2 if self.coarse else FINE_EXP2, r)
+        p = self.polynomial(COARSE_EXP2 if coarse else FINE_EXP2, r)
         otherwise, lanes = p, all_lanes
-        if not self.coarse:
+        if not coarse:
             kept = b.cmpf("uge", x, self.const(2.0 - self.bias))
             lanes = b.pure(f"llvm.bitcast {kept.ssa} : {kept.type} to i16", "i16")
             otherwise = self.const(0.0)
@@ -183,8 +185,11 @@ class VectorMath:
         error = b.fma(x, self.const(log2e), b.pure(f"arith.negf {t.ssa} : {self.type}", self.type))
         finite = b.cmpf("olt", b.unary("absf", t), self.const(1100.0))
         error = b.select(finite, error, self.const(0.0))
-        y = self.exp2(self.minimum(self.const(1100.0 if self.wide else 200.0), t))
-        return b.fma(b.binary("mulf", y, self.const(math.log(2))), error, y)
+        y = self.exp2(self.minimum(self.const(1100.0 if self.wide else 200.0), t), fine=True)
+        # an infinite result is right already: times the error it would cancel itself
+        return b.select(
+            b.cmpf("olt", y, self.const(math.inf)), b.fma(b.binary("mulf", y, self.const(math.log(2))), error, y), y
+        )
 
     def log(self, x: Val) -> Val:
         return self.b.binary("mulf", self.log2(x), self.const(math.log(2)))

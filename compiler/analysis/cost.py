@@ -19,6 +19,7 @@ from ...ir.expr import Expr
 from .live_area import computed_pairs, nominal_sizes
 
 NOMINAL_LENGTH = 8192  # rows and keys assumed when weighing choices: sizes are symbols when a kernel is compiled
+STRIP = 32  # rows of a tile that are computed at a time where a CPU has matrix registers
 _BYTES = {"f64": 8, "f32": 4, "bf16": 2, "f16": 2}
 
 
@@ -123,9 +124,11 @@ def timings(work: Work, on: Device, length: int) -> dict[tuple[int, int], float]
         widths = [k for r, k in tiles if r == rows]
         padded = [(rows, k) for k in widths] + [(rows, k if on.is_gpu else 16) for k in widths]
         areas = _areas(work, rows, padded, length)
+        if on.matrix and work.dtype == "bf16":  # strips look at their own keys only
+            areas[len(widths) :] = _areas(work, min(rows, STRIP), [(STRIP, STRIP)] * len(widths), length)
         for n, keys in enumerate(widths):
             walked, computed = areas[n], areas[len(widths) + n]
-            found[rows, keys] = _seconds(work, on, (rows, keys), walked / (rows * keys), computed)
+            found[rows, keys] = _seconds(work, on, (rows, keys), walked, computed)
     return {t: found[t] for t in tiles}
 
 
@@ -135,8 +138,10 @@ def _areas(work: Work, rows: int, padded: list[tuple[int, int]], length: int) ->
     return [sum(areas) for areas in zip(*each, strict=True)]
 
 
-def _seconds(work: Work, on: Device, tiles: tuple[int, int], steps: float, area: int) -> float:
+def _seconds(work: Work, on: Device, tiles: tuple[int, int], walked: int, area: int) -> float:
+    """``walked`` are the pairs of all steps of the loops over keys, ``area`` those that are computed."""
     rows, keys = tiles
+    steps = walked / (rows * keys)
     widths = work.width + work.value_width
     # exponentials cost about 16 multiply-adds each
     busy = _busy(on, work.dtype, rows, keys)
@@ -145,7 +150,8 @@ def _seconds(work: Work, on: Device, tiles: tuple[int, int], steps: float, area:
         arithmetic += area / rows * widths * 4 / on.peak["f32"]
     if on.matrix and work.dtype == "bf16":
         # values are transposed for each tile of queries, accumulators rescaled and moved for each tile of keys
-        return arithmetic + area * work.value_width * (80e-12 / rows + 110e-12 / keys) + steps * on.step
+        moved = work.value_width * (walked * 80e-12 / rows + area * 110e-12 / keys)
+        return arithmetic + moved + steps * on.step
     if not on.is_gpu and rows * (widths + keys) * max(4, _BYTES[work.dtype]) > on.fast:
         arithmetic *= 1.02  # queries, scores and outputs come from the second level now and then
     traffic = area / rows * widths * _BYTES[work.dtype] / (on.bandwidth * 8)  # keys mostly come from the last cache

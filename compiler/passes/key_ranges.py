@@ -10,6 +10,9 @@ after, for rows ``t * 64 .. t * 64 + 63``::
     tile.for j in ["max(t * 64 - 256, 0), max(t * 64 - 192, 0)", "min(N, t * 64 + 256), min(N, t * 64 + 320)"]
       step 64 partial carry (...) { ... tile.mask ... }
 
+With ``strip``, each loop that masks also tells which keys the ``strip`` rows from ``i`` on may see, in its attribute
+``strips``: a backend that computes so many rows at a time need not look at the others.
+
 Legality: a key whose score is masked for every row of the tile leaves the carried values as they are (its
 probability is 0), the order of keys does not matter to the result, and the index sets prove which keys are masked
 for all rows and which for none.
@@ -18,27 +21,34 @@ for all rows and which for none.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import ModuleOp, UnitAttr
+from xdsl.dialects.builtin import ArrayAttr, ModuleOp, UnitAttr
 from xdsl.ir import SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from ...ir import attn, tile
 from ...ir.attributes import Dim
-from ...ir.expr import TRUE, ZERO, Expr, all_of, free_vars, op
+from ...ir.expr import TRUE, ZERO, Expr, Var, all_of, free_vars, op, substitute
 from ..analysis.index_sets import KeyRanges as Ranges
 from ..analysis.index_sets import Tile, implies, tile_ranges
+from .kernel_builder import fresh
+
+TOUCHED = 1 << 30  # more keys than there are: a full range as long as this is none
 
 
 @dataclass(frozen=True)
 class KeyRanges(ModulePass):
-    """Options: ``min_full`` is the fewest keys worth a loop without a mask; 0 means one step of the loop."""
+    """Options: ``min_full`` is the fewest keys worth a loop without a mask; 0 means one step of the loop.
+
+    ``strip`` is how many rows a backend computes at a time; 0 means all.
+    """
 
     name = "key-ranges"
     min_full: int = 0
+    strip: int = 0
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         facts = tuple(g for f in op.walk() if isinstance(f, attn.FuncOp) for g in f.facts)
@@ -59,6 +69,8 @@ class KeyRanges(ModulePass):
         ranges = tile_ranges(pairs, self.min_full or step, math.gcd(rows.size, step))
         if not implies(TRUE, op("<", rows.base, rows.bound), grid, facts):
             ranges = _only_where_rows_are(ranges, op("<", rows.base, rows.bound))
+        if ranges.partial and 0 < self.strip < rows.size:
+            loop.attributes["strips"] = _strips(pairs, self.strip)
         state: list[SSAValue] = list(loop.initial)
         for kind, chosen in (("full", ranges.full), ("partial", ranges.partial)):
             if chosen:
@@ -66,6 +78,15 @@ class KeyRanges(ModulePass):
         for result, value in zip(loop.results_, state, strict=True):
             result.replace_all_uses_with(value)
         Rewriter.erase_op(loop)
+
+
+def _strips(pairs: Tile, height: int) -> ArrayAttr[tile.RangeAttr]:
+    """The keys that ``height`` rows see, in terms of the first of them, which has the name of the rows."""
+    rows = pairs.rows
+    first = fresh("first", {d.name for d in pairs.batch} | {rows.name, pairs.key.name} | free_vars(pairs.mask))
+    found = tile_ranges(replace(pairs, rows=tile.Axis(rows.name, Var(first), height, rows.bound)), TOUCHED)
+    at = {first: Var(rows.name)}
+    return ArrayAttr([tile.RangeAttr(tile.Range(substitute(r.lo, at), substitute(r.hi, at))) for r in found.all])
 
 
 def _walks_all_keys(loop: tile.ForOp) -> bool:
@@ -98,11 +119,12 @@ def _copy(
     ``rest`` marks a loop over what the loop before it, over the same keys, leaves: its masks hold there, too.
     """
     body = loop.body.clone()
+    attributes: dict[str, object] = dict(loop.attributes)
     if kind == "full":
+        attributes.pop("strips", None)
         for mask in [o for o in body.block.ops if isinstance(o, tile.MaskOp)]:
             mask.result.replace_all_uses_with(mask.input)
             Rewriter.erase_op(mask)
-    attributes: dict[str, object] = dict(loop.attributes)
     if rest:
         attributes["rest"] = UnitAttr()
     copy = tile.ForOp(loop.axis.data, kind, loop.step.data, ranges, state, body, attributes)  # type: ignore[arg-type]

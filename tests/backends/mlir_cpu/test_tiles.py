@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -12,6 +15,7 @@ import attnc
 from attnc.backends import get_backend
 from attnc.backends.mlir_cpu import target
 from attnc.backends.mlir_cpu.lower import lower
+from tests import patterns
 from tests.numerics import assert_gradients_match, assert_matches, cotangents
 from tests.patterns import causal
 
@@ -60,6 +64,25 @@ class NarrowBackward(KeyBackward):
         return text
 
 
+def wide(q, k, v):
+    i, j = patterns.positions(q, k)
+    return (q @ k.mT / 8).masked_fill((i - j).abs() > 50, -math.inf).softmax(-1) @ v
+
+
+def global_and_wide(q, k, v):
+    i, j = patterns.positions(q, k)
+    live = ((i - j).abs() <= 50) | (j < 4) | (i == 7)
+    return (q @ k.mT / 8).masked_fill(~live, -math.inf).softmax(-1) @ v
+
+
+def capped(q, k, v):
+    return (20.0 * torch.tanh(q @ k.mT / (20.0 * q.shape[-1] ** 0.5))).softmax(-1) @ v
+
+
+def squashed(q, k, v):
+    return (30.0 * torch.sigmoid(q @ k.mT / q.shape[-1] ** 0.5)).softmax(-1) @ v
+
+
 @needs_tiles
 @pytest.mark.parametrize("layout", ["bhnd", "bnhd", "bhdn"])
 @pytest.mark.parametrize(("d", "e"), [(20, 33), (64, 64), (5, 80), (32, 128)])
@@ -101,7 +124,52 @@ def test_captured_functions(length: int) -> None:
 @pytest.mark.parametrize(("case", "kinds"), [(NarrowForward(), 2), (Forward(dt="bf16"), 1), (NarrowBackward(), 5)])
 def test_products_run_on_tiles(case: Forward | KeyBackward, kinds: int) -> None:
     text = lower(parse_kernel(case.text), target.TARGETS["avx512-amx"]).text
-    assert text.count('"llvm.x86.tdpbf16ps"') == 4 * kinds
+    assert text.count('"llvm.x86.tdpbf16ps"') == 2 * kinds
+
+
+@pytest.mark.parametrize("case", [NarrowForward(), NarrowBackward()])
+def test_registers_are_free_when_they_are_not_in_use(case: Forward | KeyBackward) -> None:
+    text = lower(parse_kernel(case.text), target.TARGETS["avx512-amx"]).text
+    calls = re.findall(r'"llvm.x86.(tile\w+|tdpbf16ps)"\\(([^)]*)\\)', text)
+    held = set()
+    for name, arguments in calls:
+        if name == "tilezero":
+            held.discard(arguments)
+        elif name in ("tileloadd64", "tdpbf16ps"):
+            held.add(arguments.split(",")[0])
+        assert len(held) <= 4
+    assert not held
+
+
+@needs_tiles
+@pytest.mark.parametrize("pattern", [patterns.window, patterns.dilated, patterns.causal_bottom_right, global_and_wide])
+@pytest.mark.parametrize("length", [(31, 31), (300, 300), (515, 290), (33, 700)])
+def test_strips_look_at_their_own_keys(pattern: Callable[..., torch.Tensor], length: tuple[int, int]) -> None:
+    inputs = [torch.randn(1, 2, n, 40).bfloat16() for n in (length[0], length[1], length[1])]
+    assert_matches(pattern, attnc.compile(pattern)(*inputs), inputs)
+
+
+def test_dead_blocks_are_skipped() -> None:
+    """A strip of a window has fewer keys than its tile, and starts at a block of its own."""
+    q = torch.randn(1, 1, 600, 64).bfloat16()
+    lowered = attnc.compile(wide, options={"target": "cpu-avx512-amx"}).lower(q, q, q)
+    assert "strips" in lowered.ir("tile")
+    assert "strips" not in attnc.compile(wide).lower(*[q.float()] * 3).ir("tile")
+
+
+@needs_tiles
+@pytest.mark.parametrize("width", [64, 128])
+@pytest.mark.parametrize("scale", [1, 8])
+@pytest.mark.parametrize("score", [capped, squashed])
+def test_scores_are_fine_where_probabilities_are_coarse(
+    score: Callable[..., torch.Tensor], scale: int, width: int
+) -> None:
+    inputs = [torch.randn(1, 2, 200, width).mul(scale if n < 2 else 1).bfloat16() for n in range(3)]
+    compiled = attnc.compile(score)
+    assert_matches(score, compiled(*inputs), inputs)
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    out = compiled(*leaves)
+    assert_gradients_match(score, torch.autograd.grad(out, leaves, cotangents(out, 1)[0]), inputs)
 
 
 @pytest.mark.parametrize("dt", ["f32", "f64", "f16"])
