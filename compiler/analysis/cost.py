@@ -220,6 +220,7 @@ _HALF_GRADIENT = {
 
 
 WORTH_HALVING = 0.92  # the share of pairs below which narrower register blocks pay
+WORTH_HALVING_AGAIN = 0.75  # below which blocks of one vector do
 
 
 def choose_gradient_tiles(work: Work, target: str) -> tuple[int, int]:
@@ -235,8 +236,14 @@ def choose_gradient_tiles(work: Work, target: str) -> tuple[int, int]:
         rows = on.vectors * _lanes(on, work.dtype)
         if _converts(on, work.dtype):  # as many as the forward kernel likes to have between conversions
             return max(rows, choose_tiles(work, target)[0]), 64
-        whole, half = (_areas(work, n, [(n, 1)], NOMINAL_LENGTH)[0] for n in (rows, rows // 2))
-        return rows // 2 if half < WORTH_HALVING * whole else rows, 64
+        lanes = _lanes(on, work.dtype)
+        area = _areas(work, rows, [(rows, 1)], NOMINAL_LENGTH)[0]
+        for worth in (WORTH_HALVING, WORTH_HALVING_AGAIN):
+            half = _areas(work, rows // 2, [(rows // 2, 1)], NOMINAL_LENGTH)[0]
+            if rows % (2 * lanes) or half >= worth * area:
+                break
+            rows, area = rows // 2, half
+        return rows, 64
     widest = max(work.width, work.value_width)
     if work.dtype in ("f16", "bf16") and widest <= 128:
         return _HALF_GRADIENT[on.name][widest > 64]
