@@ -11,7 +11,7 @@ from xdsl.rewriter import InsertPoint
 
 from ...ir import attn, poly, tile
 from ...ir.attributes import Dim
-from ...ir.expr import Const, Expr, Lambda, Op, Var, ceildiv, free_vars, lt, op, parse_lambda
+from ...ir.expr import Const, Expr, Lambda, Op, Var, ceildiv, free_vars, kind_of, lt, op, parse_lambda, rewrite
 from ...ir.tile import Axis, MemType, Range, TileType
 from ..analysis.bounds import max_over
 
@@ -125,13 +125,20 @@ def by_locality(batch: Sequence[Dim], tiles: Dim, row: str, index: Sequence[Expr
 
 
 def split_factor(score: Lambda) -> tuple[Lambda, float]:
-    """``score`` as another score times a positive constant."""
+    """``score`` as another score times a positive constant; what it divides by constants, it multiplies."""
+    score = Lambda(score.params, rewrite(score.body, _multiplied))
     match score.body:
         case Op("*", (x, Const(c))) | Op("*", (Const(c), x)) if c > 0:
             return Lambda(score.params, x), float(c)
-        case Op("/", (x, Const(c))) if c > 0:
-            return Lambda(score.params, x), 1.0 / c
     return score, 1.0
+
+
+def _multiplied(e: Expr) -> Expr | None:
+    """``x * (1 / c)`` for ``x / c``."""
+    match e:
+        case Op("/", (x, Const(c))) if c and math.isfinite(c) and kind_of(x) == "float":
+            return x * (1.0 / c)
+    return None
 
 
 def names_taken(op: attn.Attention) -> set[str]:
