@@ -124,7 +124,9 @@ class Frame:
             b = Builder()
             args = [Val(f"%arg{n}", v.type) for n, v in enumerate(arguments)]
             # what is known outside is not known inside
-            inner = replace(self, b=b, expressions=self.expressions.in_another(b), names={}, spans={}, views={}, positions={})
+            inner = replace(
+                self, b=b, expressions=self.expressions.in_another(b), names={}, spans={}, views={}, positions={}
+            )
             emit(inner, args)
             self.functions[name] = Function(", ".join(f"{v.ssa}: {v.type}" for v in args), b.body())
         names, types = ", ".join(v.ssa for v in arguments), ", ".join(v.type for v in arguments)

@@ -15,7 +15,7 @@ from .memory import coefficient
 
 
 def tabulate(f: Frame, index: Sequence[Expr], axis: str, size: int, others: Collection[str]) -> None:
-    """Compute those of ``index`` that are not affine in ``axis``, unless that is done; ``others`` are its other axes."""
+    """Compute those of ``index`` that are not affine in ``axis``, once; ``others`` are the other axes of the tile."""
     if axis not in f.spans:
         return
     span, b = f.spans[axis], f.b

@@ -223,8 +223,10 @@ WORTH_HALVING = 0.92  # the share of pairs below which narrower register blocks 
 WORTH_HALVING_AGAIN = 0.75  # below which blocks of one vector do
 
 
-def choose_gradient_tiles(work: Work, target: str) -> tuple[int, int]:
+def choose_gradient_tiles(work: Work, target: str, other: Sequence[Work] = ()) -> tuple[int, int]:
     """The tile for gradients: (rows of a task, step of its loop); rows are queries or keys, and the loop the other.
+
+    ``other`` are forms of the work that kernels may have instead, if they compute fewer pairs.
 
     Twice the accumulators and the streams of the forward kernel, so tiles are smaller.  On a GPU they do not depend on
     the mask; on a CPU a task has half the rows where that leaves many fewer pairs to compute.
@@ -236,13 +238,14 @@ def choose_gradient_tiles(work: Work, target: str) -> tuple[int, int]:
         rows = on.vectors * _lanes(on, work.dtype)
         if _converts(on, work.dtype):  # as many as the forward kernel likes to have between conversions
             return max(rows, choose_tiles(work, target)[0]), 64
-        lanes = _lanes(on, work.dtype)
-        area = _areas(work, rows, [(rows, 1)], NOMINAL_LENGTH)[0]
+
+        def area(rows: int) -> int:
+            return min(_areas(form, rows, [(rows, 1)], NOMINAL_LENGTH)[0] for form in (work, *other))
+
         for worth in (WORTH_HALVING, WORTH_HALVING_AGAIN):
-            half = _areas(work, rows // 2, [(rows // 2, 1)], NOMINAL_LENGTH)[0]
-            if rows % (2 * lanes) or half >= worth * area:
+            if rows % (2 * _lanes(on, work.dtype)) or area(rows // 2) >= worth * area(rows):
                 break
-            rows, area = rows // 2, half
+            rows //= 2
         return rows, 64
     widest = max(work.width, work.value_width)
     if work.dtype in ("f16", "bf16") and widest <= 128:

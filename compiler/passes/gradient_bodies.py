@@ -12,6 +12,7 @@ from ...ir.expr import Load
 from .gradient_captures import PairTarget, group_places, reads, role_of, sum_target
 from .gradient_frame import Frame
 from .gradient_groups import by_groups
+from .gradient_lines import by_lines
 from .gradient_pairs import Keys, Pairs, Queries, rounded
 from .gradient_problem import DOT, Problem
 from .gradient_segments import Segments
@@ -129,15 +130,20 @@ def key_kernel(
     tensors: Collection[str],
     classes: Collection[str],
     whole: bool = False,
+    lines: bool = False,
 ) -> tuple[Frame, Written]:
     """Rows are the keys of source ``n``: walk the queries.
 
     ``wanted`` may hold ``key``, ``value`` and ``query``, whose gradient is then added up tile by tile; ``classes`` says
     which reads of ``tensors`` to sum.  With ``whole``, a tile holds all keys of its queries, whose gradient is then
-    written at once and whose ``delta`` is a sum over the tile; and pairs of small groups are added up here, too.
+    written at once and whose ``delta`` is a sum over the tile; and pairs of small groups are added up here, too.  With
+    ``lines``, keys may be those of one row of an image.
     """
     maps = {"key": problem.sources[n].key_map, "value": problem.sources[n].value_map}
     problem = by_groups(problem, [e for role in wanted if role in maps for e in maps[role]])
+    line = ""
+    if lines and not whole:
+        problem, line = by_lines(problem, n)
     source, own = problem.sources[n], problem.key(n)
     i, j = problem.row.name, source.key
     found = reads(problem, n, tensors, classes)
@@ -158,11 +164,14 @@ def key_kernel(
     in_order = sorted(set().union(*(to.in_order for to in [*outputs.values(), *grouped])))
     segments = None
     if "query" in wanted and not whole:
-        segments = Segments.of_tiles(problem, own, in_order)
+        if line:
+            segments = Segments.of_batch(problem, line, in_order)
+        else:
+            segments = Segments.of_tiles(problem, own, in_order)
         if segments is not None:
             outputs["dq"] = segments.slices(outputs["dq"])
-    elif grouped:
-        segments = Segments.of_batch(problem, in_order)
+    elif grouped and (alike := [d.name for d in problem.batch if d.name in in_order]):
+        segments = Segments.of_batch(problem, alike[-1], in_order)
         if segments is not None:
             grouped = [replace(place, slices=(*place.slices, segments.dim)) for place in grouped]
     sums = {f"grad{len(found) + k}:{place.read.tensor}": place for k, place in enumerate(grouped)}

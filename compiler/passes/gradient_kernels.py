@@ -132,6 +132,7 @@ class _Lowering:
             tensors=self.tensors,
             classes=classes,
             whole=self.options.fused and self.problem.whole,
+            lines=self.options.fused,
         )
 
     def _wanted_of(self, n: int) -> list[str]:

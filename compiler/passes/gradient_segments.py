@@ -54,12 +54,10 @@ class Segments:
         return _segments(problem, tiles, in_order, "")
 
     @staticmethod
-    def of_batch(problem: Problem, in_order: Sequence[str]) -> Segments | None:
-        """How to split the last dimension that runs in order; None where there are always enough tasks."""
-        dims = [d for d in problem.batch if d.name in in_order]
-        if not dims:
-            return None
-        return _segments(problem, max_over(dims[-1].extent, problem.batch), in_order, dims[-1].name)
+    def of_batch(problem: Problem, name: str, in_order: Sequence[str]) -> Segments | None:
+        """How to split a dimension that runs in order; None where there are always enough tasks."""
+        (dim,) = (d for d in problem.batch if d.name == name)
+        return _segments(problem, max_over(dim.extent, problem.batch), in_order, name)
 
     def owns(self, at: Expr) -> Expr:
         """Is this the segment of a tile, or of a point?"""
