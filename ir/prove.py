@@ -126,6 +126,9 @@ class Prover(Knowledge):
                 bound = low if worst_is_low else high
                 return None if bound is None else holds(poly.of_expr(bound))
             case Op("//", (x, b)) if self._positive(b, depth):
+                end = self._quotient_end(x, b, worst_is_low)
+                if end is not None and holds(poly.constant(end)):
+                    return True
                 # b * (x // b) lies in [x - b + 1, x]
                 px, pb = poly.of_expr(x), poly.of_expr(b)
                 if (x, b) in self.exact or not worst_is_low:
@@ -152,6 +155,11 @@ class Prover(Knowledge):
             case Op("int", (x,)) if kind_of(x) == "bool":
                 return holds({} if worst_is_low else poly.constant(1))
         return None
+
+    def _quotient_end(self, x: Expr, b: Expr, low: bool) -> int | None:
+        """The least or largest ``x // b`` where that is a number: it is reached, unlike ``x / b``."""
+        end = self.ranges.get(x.name, NO_RANGE)[0 if low else 1] if isinstance(x, Var) else None
+        return int(end.value) // int(b.value) if isinstance(end, Const) and isinstance(b, Const) else None
 
     def _within(self, p: Poly, size: Poly) -> bool:
         """Is ``0 <= p < size`` always?"""

@@ -99,7 +99,9 @@ class _WithoutNormaliser(TorchFunctionMode):
         total = scores.logsumexp(-1, keepdim=True).detach()
         return (scores - total.masked_fill(total == -torch.inf, 0)).exp()
 
-    def attention(self, q, k, v, attn_mask=None, is_causal=False, scale=None):
+    def attention(self, q, k, v, attn_mask=None, is_causal=False, scale=None, enable_gqa=False):
+        if enable_gqa:
+            k, v = (x.repeat_interleave(q.shape[-3] // x.shape[-3], -3) for x in (k, v))
         scores = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril() if is_causal else attn_mask
         if mask is not None:

@@ -162,6 +162,10 @@ def gqa(q, k, v):
     return causal_window(q, k, v)
 
 
+def sdpa_gqa(q, k, v):
+    return F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+
+
 def documents(q, k, v, ids):
     i, j = positions(q, k)
     keep = (ids[:, None, :, None] == ids[:, None, None, :]) & (j <= i)
@@ -333,6 +337,7 @@ PATTERNS = [
     Pattern(dense_bias, extra=_captured(lambda b, h, n, m: _wave(h, n, m, low=-2, high=2))),
     Pattern(relative_bias, extra=_captured(lambda b, h, n, m: _wave(h, 17))),
     Pattern(gqa, kv_heads=2),
+    Pattern(sdpa_gqa, kv_heads=2),
     Pattern(documents, extra=lambda b, h, n, m, dtype: ((torch.arange(n) // 11).expand(b, n),), square=True),
     Pattern(empty_rows),
     Pattern(filled_rows),

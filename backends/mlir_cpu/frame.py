@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from xdsl.ir import SSAValue
 
+from ...ir.expr import Expr
 from .buffers import Buffers
 from .builder import PTR, Builder, Val, vec
 from .expressions import Expressions, Scope
@@ -79,6 +80,7 @@ class Frame:
     pair_views: dict[SSAValue, KeyView] = field(default_factory=dict)  # of dots that multiply pairs
     functions: dict[str, Function] = field(default_factory=dict)  # by name, those that the kernel calls
     tile_views: dict[tuple[SSAValue, str], TileView] = field(default_factory=dict)  # with the kind of dot
+    positions: dict[tuple[str, Expr], Val] = field(default_factory=dict)  # tables of indices, by axis and expression
 
     @property
     def element(self) -> str:
@@ -110,7 +112,10 @@ class Frame:
         """This frame with more axes in scope, for the body of a loop."""
         views, pair_views, tile_views = dict(self.views), dict(self.pair_views), dict(self.tile_views)
         spans = self.spans | spans
-        return replace(self, spans=spans, views=views, pair_views=pair_views, tile_views=tile_views)
+        positions = {key: table for key, table in self.positions.items() if self.spans.get(key[0]) is spans.get(key[0])}
+        return replace(
+            self, spans=spans, views=views, pair_views=pair_views, tile_views=tile_views, positions=positions
+        )
 
     def call(self, name: str, arguments: Sequence[Val], emit: Callable[[Frame, Sequence[Val]], None]) -> None:
         """Call a function of the kernel's own, whose body ``emit`` writes the first time."""
@@ -118,7 +123,9 @@ class Frame:
             b = Builder()
             args = [Val(f"%arg{n}", v.type) for n, v in enumerate(arguments)]
             # what is known outside is not known inside
-            inner = replace(self, b=b, expressions=self.expressions.in_another(b), names={}, spans={}, views={})
+            inner = replace(
+                self, b=b, expressions=self.expressions.in_another(b), names={}, spans={}, views={}, positions={}
+            )
             emit(inner, args)
             self.functions[name] = Function(", ".join(f"{v.ssa}: {v.type}" for v in args), b.body())
         names, types = ", ".join(v.ssa for v in arguments), ", ".join(v.type for v in arguments)

@@ -65,8 +65,8 @@ def row_dot(op: DotOp) -> tuple[SSAValue, SSAValue, StoreOp]:
     uses = [use.operation for use in op.result.uses]
     if not isinstance(natural.owner, LoadOp):
         raise UnsupportedKernelError(f"{op}: one operand of a contraction over rows must come from memory")
-    if len(uses) != 1 or not isinstance(uses[0], StoreOp) or uses[0].add is None or op.acc is not None:
-        raise UnsupportedKernelError(f"{op}: a contraction over rows must be added to memory, and nothing else")
+    if len(uses) != 1 or not isinstance(uses[0], StoreOp) or op.acc is not None:
+        raise UnsupportedKernelError(f"{op}: a contraction over rows must be stored, and nothing else")
     return scratch, natural, uses[0]
 
 

@@ -13,6 +13,7 @@ from .errors import UnsupportedKernelError
 from .frame import Frame, KeyView
 from .memory import Memory
 from .plan import axes, row_dot
+from .positions import tabulate
 from .transfers import Transfers
 
 
@@ -35,6 +36,7 @@ class RowDotEmitter:
         groups = -(-vectors // self.f.target.block_vectors)
         wide = -(-vectors // groups)
         height = max(1, min(self.f.target.accumulators // wide, 8))
+        tabulate(self.f, self.store.index.data, self.axis, self.size, [self.feature])
         count = self.f.spans[self.axis].count if self.axis in self.f.spans else self.size
         last = self.b.sub(count, 1) if isinstance(count, Val) else self.b.integer(count - 1)
         with self.b.loop(0, count, height, hint=self.axis) as loop:

@@ -19,6 +19,7 @@ from .memory import Memory
 from .pairs import keeps_pairs
 from .passes import Chunk
 from .plan import axes
+from .positions import position, tabulate
 
 
 class Transfers:
@@ -32,7 +33,7 @@ class Transfers:
     def address(self, memory: Memory, index: Sequence[Expr], **at: Val) -> Val:
         """Pointer to one element, with axes given by global index."""
         x, scope = self.f.expressions, self.f.scalar_scope(at)
-        return memory.address(self.b, [x.scalar(e, scope) for e in index])
+        return memory.address(self.b, [position(self.f, e, at) or x.scalar(e, scope) for e in index])
 
     def stride(self, memory: Memory, index: Sequence[Expr], axis: str) -> Val | None:
         """Elements from one index of ``axis`` to the next, where that is the same everywhere."""
@@ -108,6 +109,7 @@ class Transfers:
         (row_axis, _), (feature, width) = axes(op.result).items()
         index = op.index.data
         start = f.spans[row_axis].start if row_axis in f.spans else b.integer(0)
+        tabulate(f, index, row_axis, axes(op.result)[row_axis], [feature])
         row_stride, feature_stride = (self.stride(memory, index, a) for a in (row_axis, feature))
         element = memory.stored if pairs else f.element
         in_place = memory.stored == element and row_stride is not None and feature_stride is not None
@@ -163,6 +165,7 @@ class Transfers:
         """A query tile into its buffer, transposed: feature by feature, rows in the lanes."""
         b, memory = self.b, self.f.memories[op.memory]
         feature, _ = self._feature(op.result)
+        tabulate(self.f, op.index.data, self.f.rows, axes(op.result)[self.f.rows], [feature])
         with b.when(self.is_one(self.stride(memory, op.index.data, feature))):
             self._load_transposed(op, memory)
         with b.otherwise():
@@ -255,6 +258,7 @@ class Transfers:
             return
         b, memory = self.b, self.f.memories[op.memory]
         feature, _ = self._feature(op.value)
+        tabulate(self.f, op.index.data, self.f.rows, axes(op.value)[self.f.rows], [feature])
         with b.when(self.is_one(self.stride(memory, op.index.data, feature))):
             self._store_transposed(op, memory)
         with b.otherwise():
@@ -264,6 +268,7 @@ class Transfers:
         """Ask for the lines that ``op`` is going to write: a store that misses waits for its line in full."""
         f, b, memory = self.f, self.b, self.f.memories[op.memory]
         feature, width = self._feature(op.value)
+        tabulate(f, op.index.data, f.rows, axes(op.value)[f.rows], [feature])
         with b.loop(0, f.spans[f.rows].count, hint=f.rows) as row:
             at = {f.rows: b.add(f.spans[f.rows].start, row.iv), feature: b.integer(0)}
             start = self.address(memory, op.index.data, **at)

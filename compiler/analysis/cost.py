@@ -230,10 +230,13 @@ _HALF_GRADIENT = {
 
 
 WORTH_HALVING = 0.92  # the share of pairs below which narrower register blocks pay
+WORTH_HALVING_AGAIN = 0.75  # below which blocks of one vector do
 
 
-def choose_gradient_tiles(work: Work, target: str) -> tuple[int, int]:
+def choose_gradient_tiles(work: Work, target: str, other: Sequence[Work] = ()) -> tuple[int, int]:
     """The tile for gradients: (rows of a task, step of its loop); rows are queries or keys, and the loop the other.
+
+    ``other`` are forms of the work that kernels may have instead, if they compute fewer pairs.
 
     Twice the accumulators and the streams of the forward kernel, so tiles are smaller.  On a GPU they do not depend on
     the mask; on a CPU a task has half the rows where that leaves many fewer pairs to compute.
@@ -246,8 +249,15 @@ def choose_gradient_tiles(work: Work, target: str) -> tuple[int, int]:
         step = 16 * on.height
         if _converts(on, work.dtype):  # as many as the forward kernel likes to have between conversions
             return max(rows, choose_tiles(work, target)[0]), min(step, 64) // (8 * on.height) * (8 * on.height)
-        whole, half = (_areas(work, n, [(n, 1)], NOMINAL_LENGTH)[0] for n in (rows, rows // 2))
-        return rows // 2 if half < WORTH_HALVING * whole else rows, step
+
+        def area(rows: int) -> int:
+            return min(_areas(form, rows, [(rows, 1)], NOMINAL_LENGTH)[0] for form in (work, *other))
+
+        for worth in (WORTH_HALVING, WORTH_HALVING_AGAIN):
+            if rows % (2 * _lanes(on, work.dtype)) or area(rows // 2) >= worth * area(rows):
+                break
+            rows //= 2
+        return rows, step
     widest = max(work.width, work.value_width)
     if work.dtype in ("f16", "bf16") and widest <= 128:
         return _HALF_GRADIENT[on.name][widest > 64]

@@ -26,8 +26,9 @@ from xdsl.passes import ModulePass
 from ...ir import attn
 from ...ir.expr import Expr
 from ...ir.gradient import AttendGradientOp
-from ..analysis.cost import Work, choose_gradient_tiles, choose_tiles
+from ..analysis.cost import Work, choose_gradient_tiles, choose_tiles, device
 from .common import attends, work_of
+from .image_rows import in_lines
 from .rewriting import replace
 
 
@@ -44,7 +45,8 @@ class ChooseTiles(ModulePass):
         for attend, facts in attends(op):
             self._choose(attend, facts, choose_tiles)
         for gradient in [o for o in op.walk() if isinstance(o, AttendGradientOp)]:
-            self._choose(gradient, (), choose_gradient_tiles)
+            lined = [] if device(self.target).is_gpu else in_lines(gradient)
+            self._choose(gradient, (), lambda work, target, lined=lined: choose_gradient_tiles(work, target, lined))  # type: ignore[misc]
 
     def _choose(
         self,

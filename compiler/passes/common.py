@@ -105,7 +105,7 @@ def moduli(mask: Expr) -> list[int]:
     return sorted((c for c in found if 2 <= c <= MOST_MODULUS), reverse=True)
 
 
-def fresh(name: str, op_: attn.AttendOp) -> str:
+def fresh(name: str, op_: attn.Attention) -> str:
     """A name like ``name`` that the op does not use yet."""
     taken = {d.name for d in op_.domain} | {s.key for s in op_.source_list} | set(op_.captured) | {"d", "e", "dot"}
     for value in (*op_.operands, *op_.results):

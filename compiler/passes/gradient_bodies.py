@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 from xdsl.ir import SSAValue
 
 from ...ir import attn
 from ...ir.expr import Load
-from .gradient_captures import reads, role_of, sum_target
+from .gradient_captures import PairTarget, group_places, reads, role_of, sum_target
 from .gradient_frame import Frame
 from .gradient_groups import by_groups
+from .gradient_lines import by_lines
 from .gradient_pairs import Keys, Pairs, Queries, rounded
 from .gradient_problem import DOT, Problem
 from .gradient_segments import Segments
 from .gradient_targets import Target, target
 from .kernel_builder import ZERO
 
-Written = list[tuple[str, Target]]  # the operand that each output is a gradient of, and where it goes
+Written = list[tuple[str, Target | PairTarget]]  # the operand that each output is a gradient of, and where it goes
 
 
 def delta_kernel(problem: Problem, name: str) -> Frame:
@@ -127,14 +129,21 @@ def key_kernel(
     wanted: Sequence[str],
     tensors: Collection[str],
     classes: Collection[str],
+    whole: bool = False,
+    lines: bool = False,
 ) -> tuple[Frame, Written]:
     """Rows are the keys of source ``n``: walk the queries.
 
     ``wanted`` may hold ``key``, ``value`` and ``query``, whose gradient is then added up tile by tile; ``classes`` says
-    which reads of ``tensors`` to sum.
+    which reads of ``tensors`` to sum.  With ``whole``, a tile holds all keys of its queries, whose gradient is then
+    written at once and whose ``delta`` is a sum over the tile; and pairs of small groups are added up here, too.  With
+    ``lines``, keys may be those of one row of an image.
     """
     maps = {"key": problem.sources[n].key_map, "value": problem.sources[n].value_map}
     problem = by_groups(problem, [e for role in wanted if role in maps for e in maps[role]])
+    line = ""
+    if lines and not whole:
+        problem, line = by_lines(problem, n)
     source, own = problem.sources[n], problem.key(n)
     i, j = problem.row.name, source.key
     found = reads(problem, n, tensors, classes)
@@ -149,26 +158,37 @@ def key_kernel(
     carried_axes = {"dk": (j, "d"), "dv": (j, "e")} | dict.fromkeys(places.values(), (j,))
     roles = [f"{role}{n}" for role in ("key", "value") if role in wanted] + [role_of(read) for read in found]
     if "query" in wanted:
-        outputs["dq"] = target(problem, [problem.row, d], problem.query_map, problem.type("query"), add=True)
+        outputs["dq"] = target(problem, [problem.row, d], problem.query_map, problem.type("query"), add=not whole)
         roles.append("query")
-    in_order = sorted(set().union(*(to.in_order for to in outputs.values())))
-    segments = Segments.of(problem, own, in_order) if "query" in wanted else None
-    if segments is not None:
-        outputs["dq"] = segments.slices(outputs["dq"])
+    grouped = group_places(problem, n, tensors) if whole else []
+    in_order = sorted(set().union(*(to.in_order for to in [*outputs.values(), *grouped])))
+    segments = None
+    if "query" in wanted and not whole:
+        if line:
+            segments = Segments.of_batch(problem, line, in_order)
+        else:
+            segments = Segments.of_tiles(problem, own, in_order)
+        if segments is not None:
+            outputs["dq"] = segments.slices(outputs["dq"])
+    elif grouped and (alike := [d.name for d in problem.batch if d.name in in_order]):
+        segments = Segments.of_batch(problem, alike[-1], in_order)
+        if segments is not None:
+            grouped = [replace(place, slices=(*place.slices, segments.dim)) for place in grouped]
+    sums = {f"grad{len(found) + k}:{place.read.tensor}": place for k, place in enumerate(grouped)}
     frame = Frame(
         problem,
         name,
         own,
-        _types(outputs),
-        given=given,
+        _types(outputs) | {o: place.type(problem) for o, place in sums.items()},
+        given={role: value for role, value in given.items() if not (whole and role == "delta")},
         sequential=in_order,
-        tiles_in_order="query" in wanted,
+        tiles_in_order="query" in wanted and not whole,
         segments=segments,
     )
     b = frame.builder
     keys = Keys.load(frame, n)
     products = "key" in wanted or "query" in wanted
-    pairs = Pairs(frame, n, [*([DOT] if products else []), *found])
+    pairs = Pairs(frame, n, [*([DOT] if products else []), *found, *(place.read for place in grouped)])
     state = {o: b.full(frame.hint(o), ZERO, *carried_axes[o]) for o in outputs if o != "dq"}
 
     def step(carried: Sequence[SSAValue]) -> list[SSAValue]:
@@ -182,7 +202,11 @@ def key_kernel(
                 new["dk"] = b.dot("dk", rounded(frame, ds, "query", narrow), queries.query, j, "d", acc=new["dk"])
             if "dq" in outputs:
                 part = b.dot("dq", rounded(frame, ds, f"key{n}", narrow), keys.key, i, "d")
-                b.store(part, frame.memory["dq"], outputs["dq"].index, add=True)
+                b.store(part, frame.memory["dq"], outputs["dq"].index, add=outputs["dq"].add)
+        for o, place in reversed(sums.items()):
+            gradient = gradients.pop()
+            assert gradient is not None
+            b.store(gradient, frame.memory[o], place.index, add=True)
         for read, gradient in zip(found, gradients, strict=True):
             new[places[read]] = _plus(frame, new[places[read]], gradient, j)
         return list(new.values())
@@ -190,7 +214,8 @@ def key_kernel(
     state = dict(zip(state, b.loop(problem.row, source.mask, list(state.values()), step), strict=True))
     for o, value in state.items():
         b.store(value, frame.memory[o], outputs[o].index, add=outputs[o].add)
-    return frame, list(zip(roles, outputs.values(), strict=True))
+    written: Written = list(zip(roles, outputs.values(), strict=True))
+    return frame, written + [(role_of(place.read), PairTarget(place.read, place)) for place in grouped]
 
 
 def _types(outputs: dict[str, Target]) -> dict[str, attn.TensorType]:

@@ -69,9 +69,9 @@ class _Place:
     def index(self) -> tuple[Expr, ...]:
         return (*(Var(d.name) for d in self.slices), *([Var(d.name) for d in self.box] or self.read.index))
 
-    def shape(self, problem: Problem) -> list[Expr]:
+    def type(self, problem: Problem) -> attn.TensorType:
         sizes = [d.extent for d in self.box] or problem.type(role_of(self.read)).shape
-        return [*(d.extent for d in self.slices), *sizes]
+        return attn.TensorType.of([*(d.extent for d in self.slices), *sizes], problem.compute)
 
 
 def pair_kernels(
@@ -95,18 +95,32 @@ def _place(problem: Problem, n: int, read: Load) -> _Place:
     """
     row, key = problem.row, problem.key(n)
     shape = problem.type(role_of(read)).shape
+    grouped = _grouped(problem, n, read, (key, row))
+    if grouped is not None:
+        return grouped
     known = reach(read.index, (*problem.batch, row, key), shape, problem.facts).determined
     loose = [d for d in problem.batch if d.name not in known]
     if row.name in known or key.name in known:
         return _Place(read, (), frozenset(d.name for d in loose), row.name not in known)
+    return _Place(read, tuple(_whole(d, problem) for d in loose), frozenset(), True)
+
+
+def _grouped(problem: Problem, n: int, read: Load, pair: tuple[Dim, Dim]) -> _Place | None:
+    """The place for sums over small groups; the last of ``pair`` is the dimension in the lanes."""
     used = free_vars(read)
     alike = [d for d in problem.batch if d.name not in used]
-    if alike and isinstance(row.extent, Const) and isinstance(key.extent, Const):
-        if row.extent.value * key.extent.value <= MOST_PAIRS:
-            box = (*(_whole(d, problem) for d in problem.batch if d.name in used), key, row)  # rows are in the lanes
-            in_order = frozenset(d.name for d in alike[1:])
-            return _Place(read, (_whole(alike[0], problem),), in_order, False, box)
-    return _Place(read, tuple(_whole(d, problem) for d in loose), frozenset(), True)
+    sizes = [d.extent.value for d in pair if isinstance(d.extent, Const)]
+    if not alike or len(sizes) < 2 or sizes[0] * sizes[1] > MOST_PAIRS:
+        return None
+    box = (*(_whole(d, problem) for d in problem.batch if d.name in used), *pair)
+    return _Place(read, (_whole(alike[0], problem),), frozenset(d.name for d in alike[1:]), False, box)
+
+
+def group_places(problem: Problem, n: int, tensors: Iterable[str]) -> list[_Place]:
+    """Where a kernel with keys in the lanes may add up pairs of small groups; empty unless that is so for all reads."""
+    pair = problem.row, problem.key(n)
+    places = [_grouped(problem, n, read, pair) for read in reads(problem, n, tensors, [BOTH])]
+    return [] if None in places else [p for p in places if p is not None]
 
 
 def _whole(dim: Dim, problem: Problem) -> Dim:
@@ -124,7 +138,7 @@ class PairTarget:
         ops: list[Operation] = []
         slices, box = len(self.place.slices), self.place.box
         if slices:
-            rest = attn.TensorType.of(self.place.shape(problem)[slices:], problem.compute)
+            rest = attn.TensorType.of(self.place.type(problem).shape[slices:], problem.compute)
             ops.append(attn.CallOp(f"x0.sum({tuple(range(slices))!r})", [written], [rest]))
             written = ops[-1].results[0]
         if box:
@@ -138,7 +152,7 @@ def _pair_kernel(
     problem: Problem, name: str, n: int, places: list[_Place], given: Mapping[str, SSAValue]
 ) -> tuple[Frame, list[PairTarget]]:
     source, i = problem.sources[n], problem.row.name
-    types = [attn.TensorType.of(p.shape(problem), problem.compute) for p in places]
+    types = [p.type(problem) for p in places]
     names = [f"grad{k}:{p.read.tensor}" for k, p in enumerate(places)]
     frame = Frame(
         problem,

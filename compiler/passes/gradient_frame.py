@@ -50,7 +50,8 @@ class Frame:
         grid = [*(d for d in batch if d.name not in sequential), count, *last]
         if segments is not None:
             grid.insert(grid.index(count), segments.dim)
-            axis = replace(axis, bound=op("where", segments.owns(Var(count.name)), axis.bound, 0))
+            own = segments.owns(Var(segments.counted or count.name))
+            axis = replace(axis, bound=op("where", own, axis.bound, 0))
 
         tensors = tensors_of(problem.op) | dict(given or {})
         captured = problem.op.captured

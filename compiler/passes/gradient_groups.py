@@ -68,15 +68,24 @@ def _split(problem: Problem, at: int, kind: str, c: Expr) -> Problem:
 
 def _quotient(e: Expr, c: Expr, facts: Sequence[Expr]) -> Expr | None:
     """``e / c`` where that is known to be exact."""
+    match c:
+        case Op("//", (whole, part)) if whole == e and _divides(part, e, facts):
+            return part
+    if _divides(c, e, facts):
+        return e // c
     equal = [e]
     for fact in (f for whole in facts for f in conjuncts(whole)):
         match fact:
             case Op("==", (a, b)) if e in (a, b):
                 equal.append(b if a == e else a)
-            case Op("==", (Op("%", (a, by)), Const(0))) if (a, by) == (e, c):
-                return e // c
     for same in equal:
         quotient, rest = poly.divide(poly.of_expr(same), poly.of_expr(c))
         if not rest:
             return poly.to_expr(quotient)
     return None
+
+
+def _divides(part: Expr, whole: Expr, facts: Sequence[Expr]) -> bool:
+    """Is that a fact?"""
+    exact = Op("==", (Op("%", (whole, part)), Const(0)))
+    return any(fact == exact for given in facts for fact in conjuncts(given))

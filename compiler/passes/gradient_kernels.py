@@ -98,12 +98,16 @@ class _Lowering:
         along_row = [rows if keys[n] or self._reads(n, [KEY]) else [ROW, NEITHER] for n in sources]
         if (query and not fused) or any(self._reads(n, along_row[n]) for n in sources):
             self._built(*self._query_kernel(query and not fused, along_row))
+        paired: list[int] = []  # sources whose pairs are added up by their key kernel
         for n in sources:
             along_column = [c for c in (KEY, NEITHER) if c not in along_row[n]]
             if keys[n] or self._reads(n, along_column):
                 wanted = keys[n] + (["query"] if fused and n in dotted else [])
-                self._built(*self._key_kernel(n, wanted, along_column))
-        for n in sources:
+                frame, written = self._key_kernel(n, wanted, along_column)
+                self._built(frame, written)
+                if any(isinstance(to, PairTarget) for _, to in written):
+                    paired.append(n)
+        for n in [n for n in sources if n not in paired]:
             for frame, targets in pair_kernels(self.problem, name, n, self.tensors, self.given):
                 self._built(frame, [(role_of(t.read), t) for t in targets])
         self._replace()
@@ -119,7 +123,16 @@ class _Lowering:
     def _key_kernel(self, n: int, wanted: Sequence[str], classes: Sequence[str]) -> tuple[Frame, Written]:
         name, narrow = f"{self.name}_key{n}", self.options.narrow
         return key_kernel(
-            self.problem, name, self.given, narrow, n, wanted=wanted, tensors=self.tensors, classes=classes
+            self.problem,
+            name,
+            self.given,
+            narrow,
+            n,
+            wanted=wanted,
+            tensors=self.tensors,
+            classes=classes,
+            whole=self.options.fused and self.problem.whole,
+            lines=self.options.fused,
         )
 
     def _wanted_of(self, n: int) -> list[str]:

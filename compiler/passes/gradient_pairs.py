@@ -29,13 +29,14 @@ class Queries:
     shift: SSAValue  # lse, times log2(e) unless scores are steep; 0 for rows without keys
     norm: SSAValue | None  # for steep scores
     delta: SSAValue | None  # what is subtracted; without a gradient of the output, what is added
+    dlse: SSAValue | None  # the gradient of lse, where it is not in delta; 0 for rows without keys
 
     @staticmethod
     def load(frame: Frame, *, measured: bool = True) -> Queries:
         """Load a tile; before rows are ``measured`` there is neither ``delta`` nor ``norm``."""
         b, problem, i = frame.builder, frame.problem, frame.problem.row.name
         query = b.load("query", frame.memory["query"], problem.query_map, i, "d")
-        gradient = delta = norm = None
+        gradient = delta = norm = dlse = None
         if "d_out" in frame.memory:
             gradient = b.load("grad", frame.memory["d_out"], problem.out_map, i, "e")
         lse = b.load("lse", frame.memory["lse"], problem.lse_map, i)
@@ -45,10 +46,12 @@ class Queries:
             norm = b.load("norm", frame.memory["norm"], problem.lse_map, i)
         if measured and "delta" in frame.memory:
             delta = b.load("delta", frame.memory["delta"], problem.lse_map, i)
-        elif measured:
+        elif measured and "d_lse" in frame.memory:
             given = b.load("dlse", frame.memory["d_lse"], problem.lse_map, i)
-            delta = b.map("dlse", "lambda dlse, lse: where(lse == -inf, 0.0, dlse)", [given, lse], i)
-        return Queries(query, gradient, shift, norm, delta)
+            dlse = b.map("dlse", "lambda dlse, lse: where(lse == -inf, 0.0, dlse)", [given, lse], i)
+        if gradient is None:
+            delta = dlse
+        return Queries(query, gradient, shift, norm, delta, dlse)
 
 
 @dataclass(frozen=True)
@@ -86,10 +89,9 @@ class Pairs:
     def _live(self) -> list[Expr]:
         return [s for s in self.slopes if s != Const(0.0)]
 
-    def row_delta(self, queries: Queries) -> SSAValue:
+    def row_delta(self, queries: Queries) -> SSAValue | None:
         """``delta`` as :meth:`tiles` wants it; to be made where the queries are loaded."""
-        assert queries.delta is not None
-        return self._scaled(queries.delta)
+        return None if queries.delta is None else self._scaled(queries.delta)
 
     def _scaled(self, delta: SSAValue) -> SSAValue:
         c = self.scale
@@ -100,7 +102,10 @@ class Pairs:
     def tiles(
         self, queries: Queries, keys: Keys, delta: SSAValue | None, *axes: str
     ) -> tuple[SSAValue, list[SSAValue | None]]:
-        """Probabilities, and the gradients with respect to what was wanted (None is zero), over ``axes``."""
+        """Probabilities, and the gradients with respect to what was wanted (None is zero), over ``axes``.
+
+        Without ``delta``, these are all pairs of their queries, whose sum of ``p * dp`` it is.
+        """
         b = self.frame.builder
         by_row = axes[0] == self.frame.problem.row.name
         dot = b.dot("dot", *_in_order(queries.query, keys.key, by_row), *axes)
@@ -110,12 +115,21 @@ class Pairs:
         p = self._probabilities(b.mask(s, self.source.mask), queries, axes)
         if not self._live:
             return p, [None] * len(self.slopes)
-        assert delta is not None
         if queries.gradient is None:
+            assert delta is not None
             return p, self._gradients("delta", [p, delta], dot, s, axes)
         dp = b.dot("dp", *_in_order(queries.gradient, keys.value, by_row), *axes)
+        if delta is None:
+            delta = self._scaled(self._delta(p, dp, queries, axes))
         times = "dp - delta" if self.scale == 1.0 else f"dp * {self.scale!r} - delta"
         return p, self._gradients(times, [p, dp, delta], dot, s, axes)
+
+    def _delta(self, p: SSAValue, dp: SSAValue, queries: Queries, axes: Sequence[str]) -> SSAValue:
+        b, i = self.frame.builder, self.frame.problem.row.name
+        delta = b.reduce("delta", "sum", b.map("product", "lambda p, dp: p * dp", [p, dp], *axes), i)
+        if queries.dlse is None:
+            return delta
+        return b.map("delta", "lambda delta, dlse: delta - dlse", [delta, queries.dlse], i)
 
     def _probabilities(self, s: SSAValue, queries: Queries, axes: Sequence[str]) -> SSAValue:
         b, shift = self.frame.builder, queries.shift

@@ -61,6 +61,13 @@ class Problem:
         return derivative(self.sources[n].score.body, DOT) != Const(0.0)
 
     @property
+    def whole(self) -> bool:
+        """Does one tile of keys hold all keys of every query, as in attention within small groups?"""
+        assert self.op.tiles is not None
+        count = self.sources[0].extent
+        return len(self.sources) == 1 and isinstance(count, Const) and 0 < count.value <= self.op.tiles.data[0]
+
+    @property
     def steep(self) -> bool:
         """Are differences of scores taken first?  See :func:`steep`; ``lse`` keeps no digits then."""
         return steep(self.sources)

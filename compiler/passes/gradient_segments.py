@@ -1,4 +1,6 @@
-"""Split the key tiles of a fused gradient kernel among tasks, where there are few heads.
+"""Split what runs in order within a task of a gradient kernel among tasks, where there are few heads.
+
+These are key tiles that add to one gradient of the queries, or small groups whose pairs add to one sum.
 
 before::
 
@@ -14,7 +16,7 @@ Every segment adds up a gradient of the queries of its own, and those are summed
 ``S`` is 1 for many heads or few tiles, and then the sum is no work.  It follows from sizes alone, so that the bits of a
 gradient do not depend on the number of threads.
 
-Legality: a tile belongs to one segment, and tasks that differ in ``s`` write different slices.
+Legality: a tile, or a group, belongs to one segment, and tasks that differ in ``s`` write different slices.
 """
 
 from __future__ import annotations
@@ -31,34 +33,49 @@ from .gradient_problem import Problem
 from .gradient_targets import SLICES, Target
 from .kernel_builder import batch_grid, fresh
 
-TILES = 2  # tiles of a segment, at least
+LEAST = 2  # tiles of a segment, at least
 
 
 @dataclass(frozen=True)
 class Segments:
-    """The grid dimension that counts segments, and the tiles in each."""
+    """The grid dimension that counts segments, what is cut into them, and how much of it is in each.
+
+    ``counted`` names a dimension of the batch; where it is empty these are the tiles.
+    """
 
     dim: Dim
-    tiles: Expr
+    size: Expr
+    counted: str = ""
 
     @staticmethod
-    def of(problem: Problem, rows: Dim, in_order: Sequence[str]) -> Segments | None:
+    def of_tiles(problem: Problem, rows: Dim, in_order: Sequence[str]) -> Segments | None:
         """How to split tiles of ``rows``; None where there are always enough tasks, or too few tiles."""
-        extents = [d.extent for d in batch_grid(problem.batch) if d.name not in in_order]
-        if math.prod(e.value for e in extents if isinstance(e, Const)) >= SLICES:
-            return None
         tiles = ceildiv(max_over(rows.extent, problem.batch), problem.sizes(rows.name)[rows.name])
-        few = op("and", lt(math.prod(extents, start=Const(1)), SLICES), op(">=", tiles, TILES * SLICES))
-        count = op("where", few, SLICES, 1)
-        if count == Const(1):
-            return None
-        return Segments(Dim(fresh("s", set(problem.taken)), count), ceildiv(tiles, count))
+        return _segments(problem, tiles, in_order, "")
 
-    def owns(self, tile: Expr) -> Expr:
-        """Is this the segment of a tile?"""
-        return op("==", tile // self.tiles, Var(self.dim.name))
+    @staticmethod
+    def of_batch(problem: Problem, name: str, in_order: Sequence[str]) -> Segments | None:
+        """How to split a dimension that runs in order; None where there are always enough tasks."""
+        (dim,) = (d for d in problem.batch if d.name == name)
+        return _segments(problem, max_over(dim.extent, problem.batch), in_order, name)
+
+    def owns(self, at: Expr) -> Expr:
+        """Is this the segment of a tile, or of a point?"""
+        return op("==", at // self.size, Var(self.dim.name))
 
     def slices(self, to: Target) -> Target:
         """The target with a slice for each segment."""
         type = attn.TensorType.of([self.dim.extent, *to.type.shape], to.type.element)
         return replace(to, type=type, index=(Var(self.dim.name), *to.index), sum=to.type)
+
+
+def _segments(problem: Problem, total: Expr, in_order: Sequence[str], counted: str) -> Segments | None:
+    """Segments of ``total``."""
+    extents = [d.extent for d in batch_grid(problem.batch) if d.name not in in_order]
+    if math.prod(e.value for e in extents if isinstance(e, Const)) >= SLICES:
+        return None
+    few = op("and", lt(math.prod(extents, start=Const(1)), SLICES), op(">=", total, LEAST * SLICES))
+    count = op("where", few, SLICES, 1)
+    if count == Const(1):
+        return None
+    return Segments(Dim(fresh("s", set(problem.taken)), count), ceildiv(total, count), counted)

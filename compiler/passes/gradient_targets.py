@@ -77,10 +77,10 @@ def target(
     dims = (*problem.batch, *axes)
     names = {d.name for d in dims}
     found = reach(index, dims, type.shape, problem.facts)
-    if _is_outputs(index, axes, type, problem):
-        found = replace(found, determined=frozenset(names), onto=True)
-    loose = names - found.determined
     used = set().union(*(free_vars(e) for e in index))
+    if _is_outputs(index, axes, type, problem):
+        found = replace(found, determined=frozenset(names & used), onto=True)
+    loose = names - found.determined
     wide = attn.TensorType.of(type.shape, problem.compute)
     if loose and (not share or loose & (used | {d.name for d in axes})):
         box = attn.TensorType.of([max_over(d.extent, dims[:n]) for n, d in enumerate(dims)], problem.compute)

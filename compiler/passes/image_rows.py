@@ -27,7 +27,7 @@ from xdsl.passes import ModulePass
 from ...ir import attn
 from ...ir.attributes import Dim
 from ...ir.expr import Const, Expr, Var, ceildiv, free_vars, minimum, substitute
-from ..analysis.cost import faster
+from ..analysis.cost import Work, faster
 from ..analysis.segments import widths
 from .common import attends, facts_about, fresh, moved, work_of
 from .rewriting import replace
@@ -43,8 +43,7 @@ class ImageRows(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         for attend, facts in attends(op):
-            row, masks = attend.domain[-1].name, [s.mask for s in attend.source_list]
-            for width in widths(masks, lambda x, row=row: row in free_vars(x)):  # type: ignore[misc]
+            for width in line_widths(attend):
                 after = _by_rows(attend, width, facts)
                 if after is None:
                     continue
@@ -57,16 +56,45 @@ class ImageRows(ModulePass):
 
 def _by_rows(op: attn.AttendOp, width: int, facts: tuple[Expr, ...]) -> attn.AttendOp | None:
     """The same with the rows in lines of ``width``."""
-    *batch, row = op.domain
-    if free_vars(row.extent) & {d.name for d in batch}:
-        return None  # ragged as it is
-    line = Dim(fresh("y", op), ceildiv(row.extent, width))
-    domain = (*batch, line, Dim(row.name, minimum(Const(width), row.extent - Var(line.name) * width)))
-    rows = {row.name: Var(line.name) * width + Var(row.name)}
-    sources = tuple(moved(s, domain, s.extent, rows, facts) for s in op.source_list)
+    found = lined(op, width, facts)
+    if found is None:
+        return None
+    domain, rows, sources = found
     known = facts_about(domain, facts)
     maps = {
         name: tuple(known.simplify(substitute(e, rows)) for e in getattr(op, name).data)
         for name in ("query_map", "out_map", "lse_map")
     }
     return op.rebuilt(dims=domain, sources=sources, **maps)
+
+
+def line_widths(op: attn.Attention) -> list[int]:
+    """Widths of images that the masks may be about."""
+    row = op.domain[-1].name
+    return widths([s.mask for s in op.source_list], lambda x: row in free_vars(x))
+
+
+def in_lines(op: attn.Attention) -> list[Work]:
+    """The attention as the cost model sees it with its rows in lines, for every width that these may have."""
+    found = [lined(op, width, ()) for width in line_widths(op)]
+    work = work_of(op)
+    return [dataclasses.replace(work, domain=f[0], sources=f[2]) for f in found if f is not None]
+
+
+def lined(
+    op: attn.Attention, width: int, facts: tuple[Expr, ...]
+) -> tuple[tuple[Dim, ...], dict[str, Expr], tuple[attn.Source, ...]] | None:
+    """The domain with its rows in lines of ``width``, what the row is in it, and the sources; None if it is ragged."""
+    *batch, row = op.domain
+    if free_vars(row.extent) & {d.name for d in batch}:
+        return None
+    line, part = line_of(row, width, fresh("y", op))
+    domain = (*batch, line, part)
+    rows = {row.name: Var(line.name) * width + Var(row.name)}
+    return domain, rows, tuple(moved(s, domain, s.extent, rows, facts) for s in op.source_list)
+
+
+def line_of(dim: Dim, width: int, name: str) -> tuple[Dim, Dim]:
+    """The dimension ``name`` that counts lines of ``width``, and what is left of ``dim`` in each."""
+    line = Dim(name, ceildiv(dim.extent, width))
+    return line, Dim(dim.name, minimum(Const(width), dim.extent - Var(name) * width))

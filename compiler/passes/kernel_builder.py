@@ -13,7 +13,7 @@ from xdsl.rewriter import InsertPoint
 
 from ...ir import attn, poly, tile
 from ...ir.attributes import LINES, Dim
-from ...ir.expr import Const, Expr, Lambda, Op, Var, ceildiv, free_vars, lt, op, parse_lambda, walk
+from ...ir.expr import Const, Expr, Lambda, Op, Var, ceildiv, free_vars, kind_of, lt, op, parse_lambda, rewrite, walk
 from ...ir.tile import Axis, MemType, Range, TileType
 from ..analysis.bounds import max_over
 
@@ -162,12 +162,11 @@ def by_locality(batch: Sequence[Dim], tiles: Dim, row: str, index: Sequence[Expr
 
 
 def split_factor(score: Lambda) -> tuple[Lambda, float]:
-    """``score`` as another score times a positive constant."""
+    """``score`` as another score times a positive constant; what it divides by constants, it multiplies."""
+    score = Lambda(score.params, rewrite(score.body, _multiplied))
     match score.body:
         case Op("*", (x, Const(c))) | Op("*", (Const(c), x)) if c > 0:
             return Lambda(score.params, x), float(c)
-        case Op("/", (x, Const(c))) if c > 0:
-            return Lambda(score.params, x), 1.0 / c
     return score, 1.0
 
 
@@ -178,6 +177,14 @@ def steep(sources: Sequence[attn.Source]) -> bool:
     """
     numbers = (e.value for s in sources for e in walk(s.score.body) if isinstance(e, Const))
     return any(STEEP <= abs(x) < math.inf for x in numbers if not isinstance(x, bool))
+
+
+def _multiplied(e: Expr) -> Expr | None:
+    """``x * (1 / c)`` for ``x / c``."""
+    match e:
+        case Op("/", (x, Const(c))) if c and math.isfinite(c) and kind_of(x) == "float":
+            return x * (1.0 / c)
+    return None
 
 
 def names_taken(op: attn.Attention) -> set[str]:

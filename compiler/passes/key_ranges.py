@@ -54,7 +54,7 @@ class KeyRanges(ModulePass):
         facts = tuple(g for f in op.walk() if isinstance(f, attn.FuncOp) for g in f.facts)
         for kernel in tile.kernels_of(op).values():
             for loop in [o for o in kernel.body.block.ops if isinstance(o, tile.ForOp)]:
-                if _walks_all_keys(loop):
+                if _walks_all_keys(loop) and not _writes(loop):
                     self._split(kernel, loop, facts)
 
     def _split(self, kernel: tile.KernelOp, loop: tile.ForOp, facts: tuple[Expr, ...]) -> None:
@@ -91,6 +91,11 @@ def _strips(pairs: Tile, height: int) -> ArrayAttr[tile.RangeAttr]:
 
 def _walks_all_keys(loop: tile.ForOp) -> bool:
     return len(loop.range_list) == 1 and loop.range_list[0].lo == ZERO
+
+
+def _writes(loop: tile.ForOp) -> bool:
+    """Does it store something for every key, live or not?"""
+    return any(isinstance(o, tile.StoreOp) and o.add is None for o in loop.body.walk())
 
 
 def _other_axes(loop: tile.ForOp, known: set[str]) -> set[str]:

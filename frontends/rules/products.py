@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...ir.expr import Expr
+from ...ir.expr import Expr, op
 from .. import shapes
 from ..sizes import hint_of
 from ..traced import Traced
@@ -75,9 +75,11 @@ def sdpa(
     graph, (q, k, v) = t.graph, (x.node.shape for x in (query, key, value))
     graph.unify(q[-1], k[-1])
     graph.unify(k[-2], v[-2])
-    if enable_gqa:
-        batch = q[:-2]
+    if enable_gqa and len(q) > 2:
         graph.unify(k[-3], v[-3])
+        batch = (*shapes.broadcast(graph, q[:-3], k[:-3], v[:-3]), q[-3])
+        if graph.assume(op(">=", k[-3], 1)):
+            graph.assume(op("==", q[-3] % k[-3], 0))  # eager insists
     else:
         batch = shapes.broadcast(graph, q[:-2], k[:-2], v[:-2])
     args = {

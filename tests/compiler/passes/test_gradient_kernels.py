@@ -271,3 +271,67 @@ def test_rows_of_nothing_but_fills(options: str) -> None:
     score = "lambda dot: where(j < i - 3, dot * 0.25, -1000000000.0)"
     text = problem(source(score=score)).replace("f64", "f32")
     check(text, LENGTHS[:4], options=options, rtol=1e-4, atol=1e-5)
+
+
+GROUP = "b < B, h < H, g < N // 12, i < 12"
+GROUPED = ("b, h, g * 12 + i, d", "b, h, g * 12 + i, e", "b, h, g * 12 + i")
+
+
+def groups(mask: str = "True", score: str = "lambda dot: dot * 0.25", **more: object) -> str:
+    """Attention inside groups of 12 tokens."""
+    line = source(mask, score).replace("j < M", "j < 12").replace("h, j, ", "h, g * 12 + j, ")
+    own = {"k": tensor("B, H, N, 8"), "v": tensor("B, H, N, 5"), **more.pop("arguments", {})}  # type: ignore[dict-item]
+    guards = '"N % 12 == 0"'
+    return problem(line, over=GROUP, maps=GROUPED, arguments=own, guards=guards, **more)  # type: ignore[arg-type]
+
+
+GROUP_LENGTHS = [(2, 3, 36), (1, 1, 12), (1, 1, 132), (1, 2, 0)]
+
+
+@pytest.mark.parametrize("given", [("d_out", "d_lse"), ("d_out",), ("d_lse",)])
+@pytest.mark.parametrize("mask", ["True", "j <= i", "i % 5 == j % 5 and g > 0", "j < i", "False"])
+def test_small_groups(mask: str, given: tuple[str, ...]) -> None:
+    check(groups(mask, given=given), GROUP_LENGTHS, "{fused=true}", names="BHN")
+
+
+@pytest.mark.parametrize(
+    "wanted", ['"query", "key0", "value0", "capture:table"', '"capture:table"', '"key0", "capture:table"']
+)
+@pytest.mark.parametrize(
+    ("read", "shape"),
+    [
+        ("table[h, i - j + 11]", "H, 23"),
+        ("table[(i - j) % 7]", "7"),
+        ("table[b, h, i, j]", "B, H, 12, 12"),
+        ("table[g, i, j]", "N, 12, 12"),
+    ],
+)
+def test_a_table_of_small_groups(read: str, shape: str, wanted: str) -> None:
+    """The pairs of few heads with many groups are added up in segments; the interpreter refuses tasks that meet."""
+    table = {"table": tensor(shape)}
+    check(
+        groups("i != j", f"lambda dot: dot / 4.0 + {read}", arguments=table, wanted=wanted),
+        GROUP_LENGTHS,
+        "{fused=true}",
+        names="BHN",
+    )
+
+
+def test_small_groups_take_one_kernel() -> None:
+    """Nothing is measured before, and nothing but the table's gradient is added up in memory."""
+    text = groups("i != j", "lambda dot: dot + table[h, i - j + 11]", arguments={"table": tensor("H, 23")},
+                  wanted='"query", "key0", "value0", "capture:table"', given=("d_out",))  # fmt: skip
+    module = PassManager(parse_passes("gradient-kernels{fused=true},key-ranges")).run(parse_module(text))
+    (kernel,) = tile.kernels_of(module).values()
+    added = [op.memory for op in kernel.body.walk() if isinstance(op, tile.StoreOp) and op.add is not None]
+    assert [kernel.names[kernel.args.index(memory)] for memory in added] == ["d_table"]
+
+
+@pytest.mark.parametrize("lengths", [(1, 1, 99, 203), (2, 3, 97, 49), (1, 2, 5, 145), (1, 2, 48, 3)])
+@pytest.mark.parametrize("near", [1, 2])
+def test_keys_of_image_rows(near: int, lengths: tuple[int, int, int, int]) -> None:
+    """Tiles of keys that lie in one row of an image; where there are few heads, rows go to segments."""
+    mask = f"abs(i // 48 - j // 48) <= {near} and abs(i % 48 - j % 48) <= {near}"
+    check(problem(source(mask)), [lengths], "{fused=true}")
+    module = PassManager(parse_passes("gradient-kernels{fused=true}")).run(parse_module(problem(source(mask))))
+    assert "y < (M + 47) // 48" in tile.kernels_of(module)["f_key0"].grid.text()
