@@ -46,7 +46,7 @@ def source_hash() -> str:
     rows: list[str] = []
     for top in ("ir", "compiler", "frontends", "backends"):
         for folder, inner, names in os.walk(os.path.join(package, top)):
-            inner.sort()
+            inner[:] = sorted(d for d in inner if d != "__pycache__")
             for name in sorted(n for n in names if n.endswith(".py")):
                 path = os.path.join(folder, name)  # as text: a Path for each would take longer than all else
                 stat = os.stat(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -79,14 +80,15 @@ def test_a_hundred_patterns_cost_the_same(
     assert len(driver._memory) == COUNT
     assert sum(1 for p in tmp_path.rglob("*") if p.is_file()) == COUNT
     # each keeps as much alive as any other
-    grown = [b - a for a, b in zip(objects, objects[1:], strict=False)]
+    grown = [b - a for a, b in itertools.pairwise(objects)]
     assert max(grown) <= 1.2 * min(grown), grown
     # and a call finds its pattern however many others there are
     counts.clear()
     for fn in functions:
         fn(*INPUTS)
     assert counts["inputs"] <= COUNT
-    assert not counts["guards_hold"] and not counts["load"]
+    assert not counts["guards_hold"]
+    assert not counts["load"]
 
 
 def test_kernels_go_with_their_functions() -> None:
