@@ -42,7 +42,10 @@ def __getattr__(name: str) -> Any:
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(home, __name__), name)
+    from .compiler.late_methods import late_methods
+
+    with late_methods():
+        value = getattr(importlib.import_module(home, __name__), name)
     globals()[name] = value
     return value
 

@@ -15,10 +15,14 @@ __all__ = ["Call", "Comparison", "arguments", "compare", "save", "show"]
 RESULTS = Path(__file__).parent / "results"
 
 
-def arguments(description: str, **defaults: int | str) -> argparse.Namespace:
-    """The options that every benchmark takes, and ``defaults`` as options of its own."""
+def arguments(description: str, *, left_out: str = "", **defaults: int | str) -> argparse.Namespace:
+    """The options that every benchmark takes, and ``defaults`` as options of its own.
+
+    ``left_out`` says what a quick run does not measure.
+    """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--quick", action="store_true", help="few rounds, and no file is written")
+    quick = "few rounds, and no file is written" + (f"; leaves out {left_out}" if left_out else "")
+    parser.add_argument("--quick", action="store_true", help=quick)
     for name, value in defaults.items():
         parser.add_argument(f"--{name}", type=type(value), default=value, help="default: %(default)s")
     return parser.parse_args()

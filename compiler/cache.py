@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from ..backends.api import Artifact
 MAGIC = b"attnc-cache-1 "
 LIMIT = 2 << 30  # bytes kept before the oldest entries go
 _ABANDONED = 3600  # seconds after which a temporary file has no living writer
+_stores = count()  # of this process
 
 
 def default_dir() -> Path:
@@ -44,7 +46,7 @@ def source_hash() -> str:
     rows: list[str] = []
     for top in ("ir", "compiler", "frontends", "backends"):
         for folder, inner, names in os.walk(os.path.join(package, top)):
-            inner.sort()
+            inner[:] = sorted(d for d in inner if d != "__pycache__")
             for name in sorted(n for n in names if n.endswith(".py")):
                 path = os.path.join(folder, name)  # as text: a Path for each would take longer than all else
                 stat = os.stat(path)
@@ -83,7 +85,6 @@ class DiskCache:
     def __init__(self, root: Path | None = None):
         self.root = root or default_dir()
         self.entries = self.root / "v1"
-        self._stores = 0
 
     def load(self, key: str) -> Iterator[Entry]:
         """The readable variants stored for this digest."""
@@ -107,8 +108,7 @@ class DiskCache:
         """Keep an entry; returns whether that worked."""
         variant = digest(*json.loads(entry.plan).get("guards", []))[:16]
         done = write_atomically(self.entries / key / variant, with_checksum(_encode(entry)))
-        self._stores += 1
-        if done and self._stores % 64 == 1:  # a look at the whole folder, now and then
+        if done and next(_stores) % 64 == 0:  # a look at the whole folder, now and then
             self.prune()
         return done
 

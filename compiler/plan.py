@@ -187,25 +187,26 @@ class Plan:
             self._run = compile_plan(self)  # two threads may both do this; either result serves
         return self
 
-    def run(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Results for these arguments.  Raises :class:`InputError` if they are not what was compiled for."""
+    @property
+    def runner(self) -> Callable[..., Any]:
+        """The Python function that the plan runs as: of tensors, ``strict`` and ``saving``."""
         run = self._run or self.prepare()._run
         assert run is not None
-        results = run(tensors)
+        return run
+
+    def run(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Results for these arguments.  Raises :class:`InputError` if they are not what was compiled for."""
+        results = self.runner(tensors)
         assert results is not None
         return results
 
     def attempt(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor] | None:
         """The same, but None if the arguments are not what was compiled for."""
-        run = self._run or self.prepare()._run
-        assert run is not None
-        return run(tensors, False)
+        return self.runner(tensors, False)
 
     def attempt_saving(self, tensors: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]] | None:
         """The same with the values of :attr:`saved`."""
-        run = self._run or self.prepare()._run
-        assert run is not None
-        return run(tensors, False, True)
+        return self.runner(tensors, False, True)
 
     @property
     def source(self) -> str:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import ast
 import keyword
 import linecache
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any, NamedTuple
@@ -37,6 +38,7 @@ from .plan_reorder import HELPERS, reorder_lines
 # Names of the generated function that are neither sizes nor tensors.
 RESERVED = frozenset({"torch", "device", "tensors", "empty", "zeros", "inf", "nan", "strict", "saving", *OPS, *HELPERS})
 
+SPARE = 1 << 14  # elements kept between calls: what is larger takes longer to compute than to allocate
 
 _FUNCTIONS: dict[str, Any] = {
     "inf": float("inf"),
@@ -73,6 +75,7 @@ def compile_plan(plan: Plan) -> Callable[..., Any]:
                 raise InputError(f"the plan {plan.name} has kernels but no backend to load them")
             launch = plan.load(plan.artifacts[step.artifact])
             names[f"_launch_{n}"] = getattr(launch, "start", launch)
+            names[f"_spare_{n}"] = _Spare()
         elif isinstance(step, InterpretStep):
             names[f"_interpret_{n}"] = _interpreter(step.module)
         elif isinstance(step, CallGradientStep):
@@ -81,6 +84,20 @@ def compile_plan(plan: Plan) -> Callable[..., Any]:
             names[f"_scatter_{n}"] = _scatter(step)
     exec(compile(source, filename, "exec"), names)
     return names["run"]
+
+
+class _Spare(threading.local):
+    """In place of ``torch.empty``: memory that a kernel writes and nobody reads, used again by the next call."""
+
+    kept: torch.Tensor | None = None
+
+    def __call__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        kept = self.kept
+        if kept is not None and kept.shape == shape and kept.dtype is dtype:
+            return kept
+        made = torch.empty(shape, dtype=dtype, device=device)
+        self.kept = made if made.numel() <= SPARE else None
+        return made
 
 
 def _interpreter(text: str) -> Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]:
@@ -144,11 +161,12 @@ class _Writer:
         self.known: set[str] = set()  # tensors with a value
         self.shapes: dict[str, tuple[str, ...]] = {}
         self.dtypes = _dtypes(plan)
+        self.uses = self.last_uses()
 
     def text(self) -> str:
         plan = self.plan
         self.inputs()
-        last_use = self.last_uses()
+        last_use = self.uses
         launched = {name for s in plan.steps if isinstance(s, LaunchStep) for name in s.inputs}
         for n, step in enumerate(plan.steps):
             match step:
@@ -336,6 +354,8 @@ class _Writer:
         self.read(step.inputs)
         for spec in step.outputs:
             new = "zeros" if spec.name in step.zeroed else "empty"
+            if new == "empty" and self.only_saved(n, spec.name):
+                new = f"(empty if saving else _spare_{n})"
             self.lines.append(f"{spec.name} = {new}({self.shape(spec.shape)}, dtype={spec.dtype}, device=device)")
             self.define(spec)
         tensors = [*step.inputs, *(s.name for s in step.outputs)]
@@ -348,6 +368,10 @@ class _Writer:
         comment = f"  # {step.kernel}" + (f" ({step.at})" if step.at else "")
         self.lines.append(f"if {some}:")
         self.lines.append(f"    _launch_{n}({arguments}){comment}")
+
+    def only_saved(self, n: int, name: str) -> bool:
+        """Does nobody but the gradient read this output of step ``n``, which a CPU computes?"""
+        return self.plan.device_type == "cpu" and name in self.plan.saved and self.uses.get(name) == n
 
     def described(self, name: str) -> list[str]:
         """Address, sizes and strides of a tensor."""

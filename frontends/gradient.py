@@ -22,16 +22,20 @@ class _Compiled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, found: Specialisation, call: Call, *inputs: Any) -> Any:
         tensors = found.tensors(inputs)
-        with autocast.off(found.device.type):
+        if autocast.active():
+            with autocast.off(found.device.type):
+                done = found.run_saving(inputs, tensors)
+        else:
             done = found.run_saving(inputs, tensors)
         if done is None:
             raise _Refused
         results, saved = done
         ctx.found, ctx.call, ctx.count = found, call, len(tensors)
-        # Views, and arguments handed back, are for autograd as if the function had made them.
-        results = [r.detach() if r._is_view() or any(r is x for x in tensors) else r for r in results]
+        if not found.plain_results:
+            # Views, and arguments handed back, are for autograd as if the function had made them.
+            results = [r.detach() if r._is_view() or any(r is x for x in tensors) else r for r in results]
+            ctx.mark_non_differentiable(*(r for r in results if not r.is_floating_point()))
         ctx.save_for_backward(*tensors, *saved)
-        ctx.mark_non_differentiable(*(r for r in results if not r.is_floating_point()))
         ctx.set_materialize_grads(False)
         return tuple(results)
 
@@ -51,9 +55,18 @@ class _Compiled(torch.autograd.Function):
         return None, None, *results
 
 
-def run_with_gradient(found: Specialisation, call: Call, inputs: Sequence[Any]) -> list[torch.Tensor] | None:
-    """The resulting tensors, ready to be differentiated, or None if a guard does not hold."""
+# what `apply` calls once it has looked for tensors that functorch wrapped
+_apply_plain: Any = super(torch.autograd.Function, _Compiled).apply
+
+
+def run_with_gradient(
+    found: Specialisation, call: Call, inputs: Sequence[Any], plain: bool = False
+) -> Sequence[torch.Tensor] | None:
+    """The resulting tensors, ready to be differentiated, or None if a guard does not hold.
+
+    ``plain``: functorch has nothing to do with the inputs.
+    """
     try:
-        return list(_Compiled.apply(found, call, *inputs))
+        return (_apply_plain if plain else _Compiled.apply)(found, call, *inputs)
     except _Refused:
         return None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from ..compiler.errors import InternalError
+from ..compiler.plan import LaunchStep, Plan
 from ..ir.calls import draws_random
 from ..ir.errors import AttncError
 from ..ir.expr import OPS, Expr, Load, Var, evaluate, free_vars, parse, rewrite
@@ -16,9 +17,6 @@ from . import autocast
 from .fallback import report_backward
 from .graph import Graph, Location, Node, map_arg
 from .locate import with_text
-
-if TYPE_CHECKING:
-    from ..compiler.plan import Plan
 
 Getter = Callable[[Mapping[str, Any]], Any]
 _GONE = (AttributeError, KeyError, IndexError, TypeError, ValueError)  # what a path leads to may not be there any more
@@ -52,6 +50,9 @@ class Specialisation:
         self.pick = _picker(self.graph)
         self.scalars = [(n, node.dtype) for n, node in enumerate(self.graph.inputs) if not node.shape]
         self.outside = bool(self.watched or self.captures)
+        # all are new memory and floating point: a gradient needs nothing done to them
+        made = {o.name: o.dtype for s in self.plan.steps if isinstance(s, LaunchStep) for o in s.outputs}
+        self.plain_results = all("float" in made.get(name, "") for name in self.plan.results)
         self.random = any(n.call and draws_random(n.call) for n in self.graph.nodes)
         # by inputs that need a gradient and outputs that have one: the plan, or why there is none
         self.gradients: dict[tuple[tuple[bool, ...], tuple[int, ...]], Plan | str] = {}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import gc
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -15,6 +18,7 @@ from xdsl.ir import Operation
 
 import attnc
 from attnc.compiler import collector
+from attnc.compiler.late_methods import late_methods
 from tests.patterns import BY_NAME, Pattern
 
 # Lines of MLIR for each loop over keys, which has register blocks of 16, 4 and 4 vectors, and around the loops:
@@ -100,3 +104,67 @@ def test_the_collector_wakes_after_an_error() -> None:
     with pytest.raises(ZeroDivisionError), collector.resting():
         raise ZeroDivisionError
     assert gc.isenabled()
+
+
+with late_methods():
+
+    @dataclasses.dataclass(frozen=True, order=True)
+    class Late:
+        x: int
+        y: list[int] = dataclasses.field(default_factory=list, compare=False)
+
+    @dataclasses.dataclass(frozen=True, order=True)
+    class Later(Late):
+        z: str = "z"
+
+    @dataclasses.dataclass(slots=True)
+    class Slotted:
+        x: int
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Soon:
+    x: int
+    y: list[int] = dataclasses.field(default_factory=list, compare=False)
+
+
+def test_late_methods_are_the_usual_ones() -> None:
+    assert repr(Late(1, [2])) == "Late(x=1, y=[2])"
+    assert Late(1, [2]) == Late(1, [3]) != Late(2)
+    assert hash(Late(1)) == hash(Soon(1))
+    assert sorted([Late(2), Late(1)]) == [Late(1), Late(2)]
+    assert Late.__lt__(Late(1), 3) is NotImplemented
+    # a base's method that came first as the base's own, and one that came first by way of the derived class
+    assert Later(1, [2], "a") == Later(1, [], "a") != Later(1, [], "b")
+    assert repr(Later(1)) == "Later(x=1, y=[], z='z')"
+    assert Slotted(1) == Slotted(1) != Slotted(2)
+    assert repr(Slotted(1)) == "Slotted(x=1)"
+    for change in (lambda o: setattr(o, "x", 3), lambda o: delattr(o, "x"), lambda o: setattr(o, "new", 3)):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            change(Late(1))
+    assert dataclasses.replace(Late(1), x=2) == copy.copy(Late(2)) == pickle.loads(pickle.dumps(Late(2)))
+    for name in ("__eq__", "__hash__", "__repr__", "__setattr__"):
+        assert getattr(Late, name).__qualname__ == f"Late.{name}"
+
+
+def test_late_methods_end() -> None:
+    before = getattr(dataclasses, "_create_fn", None)
+    with pytest.raises(ZeroDivisionError), late_methods(), late_methods():
+        raise ZeroDivisionError
+    assert getattr(dataclasses, "_create_fn", None) is before
+
+
+@pytest.mark.skipif(not hasattr(dataclasses, "_create_fn"), reason="this Python compiles once for a class")
+def test_methods_nobody_calls_are_not_compiled() -> None:
+    def waiting(cls: type) -> set[str]:
+        return {name for name, x in vars(cls).items() if getattr(x, "__module__", None) == late_methods.__module__}
+
+    with late_methods():
+
+        @dataclasses.dataclass(frozen=True)
+        class New:
+            x: int
+
+    assert waiting(New) == {"__eq__", "__hash__", "__repr__", "__setattr__", "__delattr__"}
+    assert New(1) == New(1)
+    assert waiting(New) == {"__hash__", "__repr__", "__setattr__", "__delattr__"}

@@ -31,7 +31,9 @@ def compile_object(text: str, name: str, *, want_llvm: bool = False, native: boo
     with Context(load_on_create_dialects=[]), tempfile.TemporaryDirectory() as folder:
         try:
             module = Module.parse(text)
-            PassManager.parse(PIPELINE).run(module.operation)
+            pipeline = PassManager.parse(PIPELINE)
+            pipeline.enable_verifier(False)  # after each pass: half of their time, for what parsing has checked
+            pipeline.run(module.operation)
         except MLIRError as error:
             raise CpuCompileError(f"kernel {name}: MLIR rejected the generated code: {error}") from None
         llvm = _llvm_ir(module) if want_llvm else ""

@@ -91,7 +91,7 @@ class CompiledKernel:
         if self._sizes and max(values[-len(self._sizes) :]) > self._size_limit:
             sizes = dict(zip(self._sizes, values[-len(self._sizes) :], strict=True))
             raise ArgumentError(f"kernel {self.name}: a size of {sizes} exceeds {self._size_limit}")
-        if 0 in values:  # the address of a tensor without elements, or just a size or a stride
+        if not all(values):  # the address of a tensor without elements, or just a size or a stride
             values = self._with_addresses(values)
         slots = self._pack(0, *values)  # new memory, which starts with the counter of tasks
         tasks = self._tasks(slots)

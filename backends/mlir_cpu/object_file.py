@@ -36,6 +36,8 @@ AARCH64_MOVW = {263: 0, 264: 0, 265: 16, 266: 16, 267: 32, 268: 32, 269: 48}
 
 @dataclass(frozen=True)
 class _Section:
+    """A row of the section table."""
+
     name: int
     type: int
     flags: int
