@@ -36,6 +36,15 @@ def load(path: str | Path) -> ModuleType:
     return module
 
 
+def interpreted(module: dict[str, Any]) -> Callable[..., None]:
+    """The ``launch`` of a module that is imported already, given its globals, so that it interprets the kernel."""
+    for name, member in list(module.items()):
+        if isinstance(member, JITFunction):
+            module[name] = interpreter.InterpretedFunction(member.fn)
+    compiled_launch = module["launch"]
+    return lambda *args, **sizes: _run(compiled_launch, args, sizes)
+
+
 def _run(launch: Callable[..., None], args: tuple[Any, ...], sizes: dict[str, int]) -> None:
     with _lock, _interpreting(), np.errstate(all="ignore"):
         launch(*args, **sizes)

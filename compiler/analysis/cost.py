@@ -19,6 +19,7 @@ from ...ir.expr import Expr
 from .live_area import computed_pairs, nominal_sizes
 
 NOMINAL_LENGTH = 8192  # rows and keys assumed when weighing choices: sizes are symbols when a kernel is compiled
+EXPONENTIAL = 16  # what one costs in multiply-adds
 _BYTES = {"f64": 8, "f32": 4, "bf16": 2, "f16": 2}
 
 
@@ -43,6 +44,7 @@ class Device:
     step: float
     vectors: int = 0  # lane vectors of a tile of queries that registers like best (CPU)
     matrix: bool = False  # a CPU with matrix registers for bf16
+    cores: int = 1  # multiprocessors of the GPU
 
     @property
     def is_gpu(self) -> bool:
@@ -60,7 +62,8 @@ def _cpu(name: str, lanes: int, fast: int, bf16: float = 1.0, vectors: int = 4, 
 
 def _gpu(name: str, half: float, single: float, double: float, bandwidth: float, cores: int, fast: int) -> Device:
     peak = {"f16": half, "bf16": half, "f32": single, "f64": double}
-    return Device(name, 0, {k: v / 2 / cores for k, v in peak.items()}, bandwidth / cores, fast, 128 * 1024, 400e-9)
+    each = {k: v / 2 / cores for k, v in peak.items()}
+    return Device(name, 0, each, bandwidth / cores, fast, 128 * 1024, 400e-9, cores=cores)
 
 
 DEVICES = {
@@ -135,9 +138,8 @@ def _areas(work: Work, rows: int, padded: list[tuple[int, int]], length: int) ->
 def _seconds(work: Work, on: Device, tiles: tuple[int, int], steps: float, area: int) -> float:
     rows, keys = tiles
     widths = work.width + work.value_width
-    # exponentials cost about 16 multiply-adds each
     busy = _busy(on, work.dtype, rows, keys)
-    arithmetic = area * widths / (on.peak[work.dtype] * busy) + area * 16 / on.peak["f32"]
+    arithmetic = area * widths / (on.peak[work.dtype] * busy) + area * EXPONENTIAL / on.peak["f32"]
     if _converts(on, work.dtype):  # a vector in the time of four multiply-adds
         arithmetic += area / rows * widths * 4 / on.peak["f32"]
     if on.matrix and work.dtype == "bf16":

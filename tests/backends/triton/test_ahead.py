@@ -51,9 +51,9 @@ def compiled(case, target):
 def check(name, target):
     artifact = compiled(CASES[name], target)
     facts = report(artifact)
-    assert facts.spills == 0, facts
+    assert facts.spilled_bytes == 0, facts
     assert facts.fits, facts
-    assert facts.mma_count > 0, facts
+    assert facts.matrix > 0, facts
     assert len(artifact.meta["binary"]) > 1000
 
 
@@ -83,9 +83,9 @@ def check_gradient(name, target, width=64):
     for kernel_name, kernel in gradient_kernels(name, target, width).items():
         facts = report(get_backend("triton").compile(kernel, stages=stages, target=target))
         where = f"{kernel_name}: {facts}"
-        assert facts.spills == 0, where
+        assert facts.spilled_bytes == 0, where
         assert facts.fits, where
-        assert facts.mma_count > 0 or kernel_name.endswith("delta"), where
+        assert facts.matrix > 0 or kernel_name.endswith("delta"), where
 
 
 GRADIENTS = ["dense", "causal", "window", "dilated", "block", "window_and_globals", "bias"]
@@ -115,7 +115,7 @@ def test_gradients_of_all(name, target, width, request):
 @pytest.mark.parametrize("dtype, tiles", [("f64", "16x16"), ("f32", "32x32"), ("f16", "64x64")])
 def test_other_types(dtype, tiles, target):
     facts = report(compiled(Case(dtype=dtype, tiles=tiles, mask="j <= i"), target))
-    assert facts.spills == 0, facts
+    assert facts.spilled_bytes == 0, facts
     assert facts.fits, facts
 
 
@@ -135,7 +135,7 @@ def test_other_types(dtype, tiles, target):
     ],
 )
 def test_every_function_compiles(case, target):
-    assert report(compiled(case, target)).mma_count > 0
+    assert report(compiled(case, target)).matrix > 0
 
 
 def test_unknown_target():
