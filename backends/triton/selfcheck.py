@@ -26,17 +26,19 @@ def check(program: str, tensors: Sequence[Tensor], **sizes: int) -> None:
     run_kernel(kernel, expected, sizes)
     # a result in float32 of inputs in bfloat16 has their precision
     limit = max(TOLERANCE.get(str(x.dtype).removeprefix("torch."), 0.0) for x in tensors)
-    for name, x, y in zip(kernel.names[first:], tensors[first:], expected[first:], strict=True):
-        found, exact = x.cpu().double(), y.double()
-        live = exact.isfinite()
-        scale = max(float(exact[live].abs().max()), 1e-30) if live.any() else 1.0
-        same = torch.equal(found.isfinite(), live)
-        error = (
-            float((found - exact)[live].abs().max()) / scale if same and live.any() else 0.0 if same else float("inf")
-        )
-        right = error <= limit
-        print(
-            f"{name}: differs by {error:.2g} of its largest element, limit {limit:g}: {'right' if right else 'WRONG'}"
-        )  # noqa: T201
-        if not right:
+    for name, found, exact in zip(kernel.names[first:], tensors[first:], expected[first:], strict=True):
+        error = _difference(found.cpu().double(), exact.double())
+        verdict = "right" if error <= limit else "WRONG"
+        print(f"{name}: differs by {error:.2g} of its largest element, limit {limit:g}: {verdict}")  # noqa: T201
+        if verdict == "WRONG":
             raise SystemExit(f"{kernel.sym_name.data}: the kernel computes something else than its tile program")
+
+
+def _difference(found: Tensor, exact: Tensor) -> float:
+    """The largest one over the largest element; infinite where other elements are infinite or no numbers."""
+    live = exact.isfinite()
+    if not found.isfinite().equal(live):
+        return float("inf")
+    if not live.any():
+        return 0.0
+    return float((found - exact)[live].abs().max()) / max(float(exact[live].abs().max()), 1e-30)

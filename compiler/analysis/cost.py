@@ -15,7 +15,7 @@ from functools import lru_cache
 from ...ir.attn import Source
 from ...ir.attributes import Dim
 from ...ir.errors import AttncError
-from ...ir.expr import Expr
+from ...ir.expr import Expr, free_vars, loads
 from .live_area import computed_pairs, nominal_sizes
 
 NOMINAL_LENGTH = 8192  # rows and keys assumed when weighing choices: sizes are symbols when a kernel is compiled
@@ -45,6 +45,7 @@ class Device:
     vectors: int = 0  # lane vectors of a tile of queries that registers like best (CPU)
     matrix: bool = False  # a CPU with matrix registers for bf16
     cores: int = 1  # multiprocessors of the GPU
+    operands: bool = False  # a GPU whose matrix units read probabilities from further registers
 
     @property
     def is_gpu(self) -> bool:
@@ -60,10 +61,20 @@ def _cpu(name: str, lanes: int, fast: int, bf16: float = 1.0, vectors: int = 4, 
     return Device(name, lanes, peak, 8e9, fast, 32 * lanes * 4, 60e-9, vectors, matrix)
 
 
-def _gpu(name: str, half: float, single: float, double: float, bandwidth: float, cores: int, fast: int) -> Device:
+def _gpu(
+    name: str,
+    half: float,
+    single: float,
+    double: float,
+    bandwidth: float,
+    cores: int,
+    fast: int,
+    operands: bool = False,
+) -> Device:
     peak = {"f16": half, "bf16": half, "f32": single, "f64": double}
     each = {k: v / 2 / cores for k, v in peak.items()}
-    return Device(name, 0, each, bandwidth / cores, fast, 128 * 1024, 400e-9, cores=cores)
+    registers = (112 if operands else 128) << 10
+    return Device(name, 0, each, bandwidth / cores, fast, registers, 400e-9, cores=cores, operands=operands)
 
 
 DEVICES = {
@@ -78,7 +89,7 @@ DEVICES = {
         _cpu("cpu-generic", 4, 32 << 10),
         # peak rates of the whole device: matrix units for halves, plain multiply-adds for f32 and f64, whose
         # products must not lose bits; then memory bandwidth, multiprocessors, shared memory of one
-        _gpu("sm_80", 312e12, 19.5e12, 9.7e12, 2.0e12, 108, 163 << 10),
+        _gpu("sm_80", 312e12, 19.5e12, 9.7e12, 2.0e12, 108, 163 << 10, operands=True),
         _gpu("sm_90", 990e12, 67e12, 34e12, 3.35e12, 132, 227 << 10),
         _gpu("sm_100", 2250e12, 80e12, 40e12, 8.0e12, 148, 227 << 10),
         _gpu("gfx942", 1300e12, 163e12, 81e12, 5.3e12, 304, 64 << 10),
@@ -188,13 +199,28 @@ def candidates(work: Work, on: Device) -> Iterator[tuple[int, int]]:
     size = _BYTES[work.dtype]
     width, value_width = _padded(work.width), _padded(work.value_width)
     most_rows, most_keys = _plain_tile(work.dtype, max(width, value_width))
+    reads = max((_read_bytes(s, work.domain[-1].name) for s in work.sources), default=0)
     for rows, keys in itertools.product((128, 64, 32, 16), (128, 64, 32, 16)):
         if rows > most_rows or keys > most_keys:
             continue
         shared = (rows * width + 2 * keys * (width + value_width)) * size  # keys and values are fetched ahead
-        accumulators = rows * (value_width + keys) * max(4, size)
-        if shared <= on.fast and accumulators <= on.registers:
+        held = rows * (value_width + keys) * max(4, size) + (rows * keys * size if on.operands else 0)
+        # by what the assemblers say; a task of fewer rows has half the warps, and so half the registers
+        room = (160 << 10) // (1 if rows >= 128 else 2)
+        if shared <= on.fast and held <= on.registers and (not reads or held + rows * keys * reads <= room):
             yield rows, keys
+
+
+def _read_bytes(source: Source, row: str) -> int:
+    """Bytes of registers that a pair takes while a captured tensor is read for it: an address, and what leads to it."""
+    pair, most = {row, source.key}, 0
+    for load in (*loads(source.score.body), *loads(source.mask)):
+        axes = [free_vars(e) & pair for e in load.index]
+        if any(axis == pair for axis in axes):
+            most = max(most, 10)
+        elif set().union(*axes) == pair:
+            most = max(most, 8)
+    return most
 
 
 def _plain_tile(dtype: str, width: int) -> tuple[int, int]:
