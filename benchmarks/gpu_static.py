@@ -158,6 +158,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--target", action="append", metavar="|".join(TARGETS), help="may be repeated; default: all")
     parser.add_argument("--only", default="", metavar="WORDS", help='cases whose name holds these words: "causal D128"')
     parser.add_argument("--check", action="store_true", help="compare with the record instead of writing it")
+    parser.add_argument("--missing", action="store_true", help="only what the record lacks")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--jobs", type=int, default=1, help="processes that compile; default: %(default)s")
     return parser.parse_args(argv)
@@ -171,6 +172,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = args.only.split()
     cases = [c for c in plan(args.target or TARGETS) if all(word in c.name.split() for word in words)]
     record, kernels, wrong = load(), {}, []
+    if args.missing:
+        cases = [c for c in cases if c.name not in record.get("kernels", {})]
     screen = Console(stderr=True)
     for case, found in track(run(cases, args.jobs), "compiling", len(cases), console=screen):
         kernels[case.name] = found

@@ -204,10 +204,13 @@ def candidates(work: Work, on: Device) -> Iterator[tuple[int, int]]:
         if rows > most_rows or keys > most_keys:
             continue
         shared = (rows * width + 2 * keys * (width + value_width)) * size  # keys and values are fetched ahead
-        held = rows * (value_width + keys) * max(4, size) + (rows * keys * size if on.operands else 0)
+        accumulators = rows * (value_width + keys) * max(4, size)
+        held = accumulators + (rows * keys * size if on.operands else 0)
         # by what the assemblers say; a task of fewer rows has half the warps, and so half the registers
-        room = (160 << 10) // (1 if rows >= 128 else 2)
-        if shared <= on.fast and held <= on.registers and (not reads or held + rows * keys * reads <= room):
+        share = 1 if rows >= 128 else 2
+        if reads and held + rows * keys * reads > (160 << 10) // share:
+            continue
+        if shared <= on.fast and held <= on.registers and (share == 1 or accumulators < 64 << 10):
             yield rows, keys
 
 
