@@ -27,7 +27,7 @@ def test_the_multiprocessor_with_most_tasks_decides() -> None:
 
 def test_tasks_that_share_a_multiprocessor_hide_waits() -> None:
     alone, shared = expected(DENSE, H100), expected(replace(DENSE, resident=2), H100)
-    assert shared.arithmetic == alone.arithmetic < shared.seconds < alone.seconds
+    assert shared.arithmetic == alone.arithmetic <= shared.seconds < alone.seconds
 
 
 def test_memory_and_exponentials() -> None:
