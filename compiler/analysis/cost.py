@@ -45,7 +45,7 @@ class Device:
     vectors: int = 0  # lane vectors of a tile of queries that registers like best (CPU)
     matrix: bool = False  # a CPU with matrix registers for bf16
     cores: int = 1  # multiprocessors of the GPU
-    operands: bool = False  # a GPU whose matrix units read probabilities from further registers
+    operands: bool = False  # a GPU where scores and the probabilities made of them are in registers at once
 
     @property
     def is_gpu(self) -> bool:
@@ -91,7 +91,7 @@ DEVICES = {
         # products must not lose bits; then memory bandwidth, multiprocessors, shared memory of one
         _gpu("sm_80", 312e12, 19.5e12, 9.7e12, 2.0e12, 108, 163 << 10, operands=True),
         _gpu("sm_90", 990e12, 67e12, 34e12, 3.35e12, 132, 227 << 10),
-        _gpu("sm_100", 2250e12, 80e12, 40e12, 8.0e12, 148, 227 << 10),
+        _gpu("sm_100", 2250e12, 80e12, 40e12, 8.0e12, 148, 227 << 10, operands=True),
         _gpu("gfx942", 1300e12, 163e12, 81e12, 5.3e12, 304, 64 << 10),
     )
 }

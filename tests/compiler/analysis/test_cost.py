@@ -39,7 +39,7 @@ def test_reads_of_a_pair_take_registers() -> None:
     assert tile("dot + bias[h, i, j]") == tile("dot + table[h, i - j]") == (128, 64)
     assert tile("dot + bias[h, i, j]", width=128) == (128, 64)
     assert tile("dot + table[h, i - j]", width=128) == (128, 32)
-    # where matrix units read their operands from registers, those of the probabilities are taken as well
+    # where scores and probabilities are in registers at once, the latter count as well
     assert tile("dot", "sm_80") == (128, 64)
     assert tile("dot + bias[h, i, j]", "sm_80", 128) == (128, 32)
 
