@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -36,6 +36,60 @@ class Artifact:
     stages: dict[str, str]  # stage name -> text, for the stages that were asked for or cost nothing
     payload: bytes  # what ``load`` needs besides ``meta``: an object file, a source text
     meta: dict[str, Any] = field(default_factory=dict)  # JSON values only
+
+
+@dataclass(frozen=True)
+class LoopCode:
+    """A main loop of a GPU kernel, the innermost around matrix instructions: what one turn issues, by kind.
+
+    ``on_chip`` accesses go to shared memory, ``memory`` accesses to global memory; ``special`` are exponentials and
+    the like, and ``spill`` moves registers that did not suffice.
+    """
+
+    instructions: int
+    matrix: int
+    on_chip: int
+    memory: int
+    special: int
+    spill: int
+
+
+@dataclass(frozen=True)
+class MachineCode:
+    """What the machine code of a GPU kernel says without running it; the stage ``static`` is this as JSON.
+
+    Bytes are of a task, registers and ``spilled_bytes`` of a thread; ``resident`` tasks fit on one multiprocessor at
+    a time.
+    """
+
+    target: str
+    registers: int
+    spilled_bytes: int
+    shared_bytes: int
+    shared_limit: int
+    warps: int
+    stages: int
+    resident: int
+    instructions: int
+    matrix: int
+    matrix_name: str  # such as HGMMA, empty where there is none
+    loops: tuple[LoopCode, ...]
+
+    @property
+    def fits(self) -> bool:
+        return self.shared_bytes <= self.shared_limit
+
+    @property
+    def loop_spills(self) -> int:
+        """Instructions in main loops that move spilled registers."""
+        return sum(loop.spill for loop in self.loops)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> MachineCode:
+        return MachineCode(**{**value, "loops": tuple(LoopCode(**loop) for loop in value["loops"])})
 
 
 class Backend(Protocol):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_picture import draw
-from gpu_plan import BANDWIDTH_GOAL, FIRST_CALL_GOAL, RIVALS, Case, plan
+from gpu_plan import BANDWIDTH_GOAL, FIRST_CALL_GOAL, FLEX, RIVALS, Case, plan
 from gpu_workers import GRACE, Answer, Task, Worker, run_all
 
 RESULTS = Path(os.environ.get("OUT") or Path(__file__).parent / "results")
@@ -100,7 +100,10 @@ class Run:
     def prepare(self, cases: Sequence[Case]) -> None:
         """Have FlexAttention compiled, many cases at a time; searches for tiles wait for a GPU that is idle."""
         tasks = [{"kind": "prepare", "case": c.to_json(), "device": self.args.device} for c in cases if not c.tuned]
-        self.pool(tasks, PREPARE_SHARE, 120, "prepare")
+        answers = self.pool(tasks, PREPARE_SHARE, 120, "prepare")
+        failed = [{"case": c.name} | a for c, a in zip((c for c in cases if not c.tuned), answers, strict=True)
+                  if a is not None and "error" in a]  # fmt: skip
+        self.result["prepared"] = {"cases": sum(a is not None for a in answers) - len(failed), "failures": failed}
 
     def measure(self, cases: Sequence[Case]) -> None:
         """One case after the other.  A pattern keeps its process, and with it what it compiled."""
@@ -154,7 +157,7 @@ def show(result: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table(title="times faster than the rival (goal)", title_justify="left", title_style="")
-    for head in ("case", *RIVALS, "ours ms", "TFLOP/s", "spread", "first call s"):
+    for head in ("case", *RIVALS, "ours ms", "TFLOP/s", "spread", "first call s", "Flex mask s"):
         table.add_column(head, justify="left" if head == "case" else "right")
     for row in result["rows"]:
         if "median_ms" not in row or "attnc" not in row["median_ms"]:
@@ -162,7 +165,9 @@ def show(result: dict[str, Any]) -> None:
         goals = {n: f" ({g:g})" for n, g in row["goals"].items()}
         ratios = (f"{row['ratio'][n]:.2f}{goals.get(n, '')}" if n in row["ratio"] else "" for n in RIVALS)
         own = (f"{row[key]['attnc']:.4g}" for key in ("median_ms", "tflops", "spread"))
-        table.add_row(row["case"], *ratios, *own, f"{row['first_call_s']['attnc']:.2f}" if row["cold"] else "")
+        first = f"{row['first_call_s']['attnc']:.2f}" if row["cold"] else ""
+        mask = row["setup_s"].get(FLEX, 0.0)  # the first case that needs a mask makes it
+        table.add_row(row["case"], *ratios, *own, first, f"{mask:.2f}" if mask >= 0.005 else "")
     Console(width=150).print(table)
     slow = [r["case"] for r in result["rows"] if r.get("first_call_s", {}).get("attnc", 0) > FIRST_CALL_GOAL]
     if slow:
@@ -202,8 +207,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         right = args.no_checks or run.check()
         run.save()
         if not args.no_speed:
-            if not args.dry:
-                run.prepare(cases)
+            run.prepare(cases)
             run.measure(cases)
             run.save()
             show(run.result)

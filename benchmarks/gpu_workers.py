@@ -56,6 +56,10 @@ class Worker:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)  # with the compilers that it started
             self.process.wait()
+            assert self.process.stdin is not None
+            with contextlib.suppress(OSError):  # a task that the dead process did not read
+                self.process.stdin.close()
+            self.reader.join()
         self.process = None
 
     def _start(self) -> None:
@@ -66,13 +70,15 @@ class Worker:
                 [sys.executable, str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
                 env=self.environment, start_new_session=True,
             )  # fmt: skip
-        threading.Thread(target=_read, args=(self.process, self.lines), daemon=True).start()
+        self.reader = threading.Thread(target=_read, args=(self.process, self.lines), daemon=True)
+        self.reader.start()
 
 
 def _read(process: subprocess.Popen[str], lines: queue.Queue[str]) -> None:
     assert process.stdout is not None
-    for line in process.stdout:
-        lines.put(line)
+    with process.stdout:
+        for line in process.stdout:
+            lines.put(line)
     lines.put("")  # the process is gone
 
 

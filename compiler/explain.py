@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from ..backends.api import MachineCode
 from ..ir import attn, tile
 from ..ir.attributes import Dim
-from ..ir.dtypes import itemsize
 from ..ir.errors import AttncError
 from ..ir.expr import Expr, evaluate, free_vars, loads
 from .analysis import cost
@@ -23,6 +23,7 @@ from .analysis.live_area import live_pairs
 from .coverage import Coverage, coverage, loops_of
 from .errors import StageError
 from .explain_backward import Backward, explain_backward
+from .machine_code import CompiledKernel, Track, compiled_kernel, machine_code, tensor_bytes
 from .passes.common import work_of
 from .roofline import Roofline
 from .wording import in_words, set_text
@@ -57,6 +58,7 @@ class KernelInfo:
     flops: int
     bytes: int
     seconds: float  # predicted, of one core or multiprocessor
+    compiled: CompiledKernel | None = None  # what its machine code says, where that was asked for
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,13 @@ class Explanation:
         return sum(k.bytes for k in self.kernels)
 
     @property
+    def expected_seconds(self) -> float | None:
+        """Expected time of the kernels on the whole GPU; None where their machine code was not asked for."""
+        if not self.kernels or any(k.compiled is None for k in self.kernels):
+            return None
+        return sum(k.compiled.expected.seconds for k in self.kernels if k.compiled is not None)
+
+    @property
     def seconds(self) -> float:
         """Predicted time of the kernels on one core (of a GPU: one multiprocessor); it ranks, it does not measure."""
         return sum(k.seconds for k in self.kernels)
@@ -162,8 +171,14 @@ class Explanation:
         return text(self)
 
 
-def explain(lowered: Lowered, sizes: Mapping[str, int] | None = None) -> Explanation:
-    """Explain a lowered function for the sizes it was lowered with, or for others."""
+def explain(
+    lowered: Lowered, sizes: Mapping[str, int] | None = None, *, compiled: bool = False, track: Track | None = None
+) -> Explanation:
+    """Explain a lowered function for the sizes it was lowered with, or for others.
+
+    With ``compiled``, kernels of a GPU program are compiled and their machine code is reported, the gradient's too;
+    ``track`` shows the progress.
+    """
     if lowered.gradient:
         raise StageError("this is the program of gradients; explain the function, and look at the page's .backward")
     module = lowered.module("attn")
@@ -180,17 +195,18 @@ def explain(lowered: Lowered, sizes: Mapping[str, int] | None = None) -> Explana
         target,
         lowered.dtype,
         {n: env[n] for n in sorted(func.sizes())},
-        explain_backward=cache(lambda: explain_backward(lowered, env)),
+        explain_backward=cache(lambda: explain_backward(lowered, env, compiled, track)),
         subject=lowered,
     )
     attends = _attends(func)
     if attends:
         tiled = _attends(attn.func_of(lowered.after("choose-tiles")))
         kernels = list(tile.kernels_of(lowered.after("key-ranges")).values())
+        code = machine_code(lowered, track) if compiled else {}
         written, merges = iter(attends), False
         for after, kernel in zip(tiled, kernels, strict=True):
             before = after if merges else next(written)
-            report.kernels.append(_kernel(before, after, kernel, env, func.facts, target))
+            report.kernels.append(_kernel(before, after, kernel, env, func.facts, target, code))
             merges = "part" in after.attributes  # an attention cut in parts is followed by the one that merges them
     report.eager_ops.extend(_eager_ops(func, attends, lowered.eager, env))
     return report
@@ -207,6 +223,7 @@ def _kernel(
     env: dict[str, int],
     facts: tuple[Expr, ...],
     target: str,
+    code: Mapping[str, MachineCode],
 ) -> KernelInfo:
     domain = before.domain
     sources = before.source_list
@@ -218,9 +235,10 @@ def _kernel(
     assert after.tiles is not None
     flops = 2 * covered.computed_pairs * (after.width.data + after.value_width.data)
     tensors = [*before.operands, before.out, before.lse]
-    moved = sum(_bytes(v, env) for v in tensors)
+    moved = sum(tensor_bytes(v, env) for v in tensors)
+    name = kernel.sym_name.data
     return KernelInfo(
-        name=kernel.sym_name.data,
+        name=name,
         at=_at(before),
         pattern=" + ".join(in_words(s.mask, domain[-1].name, s.key) for s in sources),
         live_set=" + ".join(set_text(domain, Dim(s.key, s.extent), s.mask) for s in sources),
@@ -236,6 +254,7 @@ def _kernel(
         flops=flops,
         bytes=moved,
         seconds=_seconds(covered, after, moved, target),
+        compiled=compiled_kernel(code[name], kernel, covered, flops, env) if name in code else None,
     )
 
 
@@ -267,8 +286,8 @@ def _seconds(covered: Coverage, after: attn.AttendOp, moved: int, target: str) -
     on = cost.device(target)
     work = work_of(after)
     widths = work.width + work.value_width
-    # as the model does: a multiply-add a feature, and about 16 for an exponential
-    arithmetic = covered.computed_pairs * (widths / on.peak[work.dtype] + 16 / on.peak["f32"])
+    # as the model does: a multiply-add a feature, and an exponential
+    arithmetic = covered.computed_pairs * (widths / on.peak[work.dtype] + cost.EXPONENTIAL / on.peak["f32"])
     return max(arithmetic, moved / on.bandwidth) + (covered.full + covered.partial) * on.step
 
 
@@ -304,7 +323,7 @@ def _eager_ops(func: attn.FuncOp, attends: list[attn.AttendOp], reported: Any, e
             shape = attn.tensor_type(value).shape
             if any(_quadratic(shape, queries, keys) and not _covered(value, own) for queries, keys, own in pairs):
                 reason = f"PyTorch makes a tensor of shape ({', '.join(map(str, shape))})"
-                found.append(EagerOp(op.call.data, reason, _at(op), _bytes(value, env), True))
+                found.append(EagerOp(op.call.data, reason, _at(op), tensor_bytes(value, env), True))
     return found
 
 
@@ -359,14 +378,6 @@ def _powers(value: Any) -> Counter[str]:
 def _covered(value: Any, own: list[Counter[str]]) -> bool:
     """Is a value no larger than what the attention reads or writes: a square image whose rows attend, say?"""
     return any(_powers(value) <= powers for powers in own)
-
-
-def _bytes(value: Any, env: Mapping[str, int]) -> int:
-    type = attn.tensor_type(value)
-    try:
-        return math.prod(max(0, int(evaluate(s, env))) for s in type.shape) * itemsize(type.element)
-    except KeyError:  # a size known only when an eager call returns
-        return 0
 
 
 def _at(op: Any) -> str:

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ..backends.api import MachineCode
 from ..ir import attn, tile
 from ..ir.errors import AttncError
 from ..ir.gradient import AttendGradientOp
 from .coverage import Coverage, coverage, loops_of
+from .machine_code import CompiledKernel, Track, compiled_kernel, machine_code
 
 if TYPE_CHECKING:
     from .lowered import Lowered
@@ -27,6 +29,7 @@ class BackwardKernel:
     ranges: tuple[str, ...]  # of the loops
     coverage: Coverage
     flops: int
+    compiled: CompiledKernel | None = None  # what its machine code says, where that was asked for
 
 
 @dataclass(frozen=True)
@@ -50,35 +53,49 @@ class Backward:
     def flops(self) -> int:
         return sum(k.flops for k in self.kernels)
 
+    @property
+    def expected_seconds(self) -> float | None:
+        """Expected time of the kernels on the whole GPU; None where their machine code was not asked for."""
+        if not self.kernels or any(k.compiled is None for k in self.kernels):
+            return None
+        return sum(k.compiled.expected.seconds for k in self.kernels if k.compiled is not None)
+
     def __str__(self) -> str:
         from .explain_text import backward_text
 
         return backward_text(self)
 
 
-def explain_backward(lowered: Lowered, sizes: Mapping[str, int]) -> Backward:
-    """Explain the gradient of a lowered function by all its floating arguments."""
+def explain_backward(
+    lowered: Lowered, sizes: Mapping[str, int], compiled: bool = False, track: Track | None = None
+) -> Backward:
+    """Explain the gradient of a lowered function by all its floating arguments; ``compiled`` as for ``explain``."""
     try:
         program = lowered.backward()
         before, after = program.after("choose-tiles"), program.after("key-ranges")
+        code = machine_code(program, track) if compiled else {}
     except AttncError as error:
         return Backward(reason=str(error))
     queries = {op.domain[-1].name for op in before.walk() if isinstance(op, AttendGradientOp)}
-    kernels = [_kernel(k, queries, sizes) for k in tile.kernels_of(after).values()]
+    kernels = [_kernel(k, queries, sizes, code) for k in tile.kernels_of(after).values()]
     ops = [op.name for op in attn.func_of(after).body.block.ops if not isinstance(op, (tile.LaunchOp, attn.ReturnOp))]
     return Backward(kernels, dict(sorted(Counter(ops).items())))
 
 
-def _kernel(kernel: tile.KernelOp, queries: set[str], sizes: Mapping[str, int]) -> BackwardKernel:
-    covered, rows = coverage(kernel, sizes), kernel.rows.data
+def _kernel(
+    kernel: tile.KernelOp, queries: set[str], sizes: Mapping[str, int], code: Mapping[str, MachineCode]
+) -> BackwardKernel:
+    covered, rows, name = coverage(kernel, sizes), kernel.rows.data, kernel.sym_name.data
     loops = loops_of(kernel)
+    flops = covered.computed_pairs * _flops_of_a_pair(kernel)
     return BackwardKernel(
-        kernel.sym_name.data,
+        name,
         (rows.size, max((x.step for x in loops), default=0)),
         "queries x keys" if rows.name in queries else "keys x queries",
         tuple(f"{x.kind} [{r.lo}, {r.hi})" for x in loops for r in x.ranges),
         covered,
-        covered.computed_pairs * _flops_of_a_pair(kernel),
+        flops,
+        compiled_kernel(code[name], kernel, covered, flops, sizes) if name in code else None,
     )
 
 

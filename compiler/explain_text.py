@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .explain import EagerOp, Explanation, KernelInfo
     from .explain_backward import Backward
+    from .machine_code import CompiledKernel
 
 WIDTH = 118
 _LABEL = 12
@@ -32,6 +33,8 @@ def text(e: Explanation) -> str:
         cost = f"{unit(e.flops, 1000, 'FLOP')}, at least {unit(e.bytes, 1024, 'B')} moved"
         lines += _row("work", f"{cost}; about {unit(e.seconds, 1000, 's')} predicted on one {core}")
         lines += _row("roofline", e.roofline.text(e.seconds, core))
+    if e.expected_seconds is not None:
+        lines += _row("expected", f"{unit(e.expected_seconds, 1000, 's')} on the whole GPU")
     for kernel in e.kernels:
         lines += ["", *_kernel(kernel)]
     if e.eager_ops:
@@ -56,7 +59,26 @@ def _kernel(k: KernelInfo) -> list[str]:
     lines += _row("", f"why: {k.why}")
     for n, r in enumerate(k.ranges):
         lines += _row("keys" if n == 0 else "", r)
-    return lines
+    return lines + (compiled_text(k.compiled) if k.compiled else [])
+
+
+def compiled_text(k: CompiledKernel) -> list[str]:
+    """What the machine code says, and the time expected."""
+    code, times = k.code, k.expected
+    spills = f"spills {code.spilled_bytes} bytes a thread" if code.spilled_bytes else "no spills"
+    shared = f"{unit(code.shared_bytes, 1024, 'B')} of {unit(code.shared_limit, 1024, 'B')} shared memory"
+    lines = _row(code.target, f"{code.registers} registers, {spills}; {shared}")
+    at_a_time = f"{code.resident} task{'s' * (code.resident != 1)} of {code.warps} warps at a time"
+    lines += _row("", f"a multiprocessor runs {at_a_time}; loads are {code.stages} stages deep")
+    if code.matrix:
+        lines += _row("matrix", f"{code.matrix} {code.matrix_name} instructions")
+    for loop in code.loops:
+        parts = [f"{loop.matrix} matrix", f"{loop.on_chip} shared memory", f"{loop.memory} memory"]
+        parts += [f"{loop.special} special"] + ([f"{loop.spill} SPILLS"] if loop.spill else [])
+        lines += _row("main loop", f"{loop.instructions} instructions a turn: {', '.join(parts)}")
+    rounds = f"{k.tasks:,} tasks in {times.rounds:,} round{'s' * (times.rounds != 1)}"
+    parts = [f"arithmetic {unit(times.arithmetic, 1000, 's')}", f"memory {unit(times.memory, 1000, 's')}"]
+    return lines + _row("expected", f"{unit(times.seconds, 1000, 's')} on the whole GPU, {rounds}; {', '.join(parts)}")
 
 
 def backward_text(b: Backward) -> str:
@@ -65,18 +87,22 @@ def backward_text(b: Backward) -> str:
         return "\n".join(["gradient: by PyTorch", *_row("", b.reason)])
     count = f"{len(b.kernels)} kernel{'s' * (len(b.kernels) != 1)}"
     lines = [f"gradient: {count}, {b.computed_pairs:,} query-key pairs, {unit(b.flops, 1000, 'FLOP')}"]
+    if b.expected_seconds is not None:
+        lines += _row("expected", f"{unit(b.expected_seconds, 1000, 's')} on the whole GPU")
     for k in b.kernels:
         rows, step = k.tiles
         c = k.coverage
         lines += ["", f"kernel {k.name}"]
         if not step:
             lines += _row("tiles", f"{rows} queries, no loop")
+            lines += compiled_text(k.compiled) if k.compiled else []
             continue
         share = f"{c.full:,} full (no mask), {c.partial:,} partial" + (", estimated" if c.sampled else "")
         lines += _row("tiles", f"{rows} {k.order.replace(' x', f' x {step}')}: {share}")
         lines += _row("work", f"{c.computed_pairs:,} pairs, {unit(k.flops, 1000, 'FLOP')}")
         for n, r in enumerate(k.ranges):
             lines += _row(k.order.split()[-1] if n == 0 else "", r)
+        lines += compiled_text(k.compiled) if k.compiled else []
     if b.eager:
         lines += ["", "stays with PyTorch", *_row("", ", ".join(f"{n} x {name}" for name, n in b.eager.items()))]
     return "\n".join(lines)

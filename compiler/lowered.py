@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from xdsl.dialects.builtin import ModuleOp
 
     from .explain import Explanation
+    from .machine_code import Track
 
 # Which backend has a stage, and on which target if the program was not lowered for that backend.
 _CPU, _GPU = ("cpu", None), ("triton", "sm_90")
@@ -192,8 +193,11 @@ class Lowered:
 
         return lowered(self)
 
-    def explain(self) -> Explanation:
-        """What was recognised, how it is tiled, what it costs, what stays eager and why."""
+    def explain(self, *, compiled: bool = False, track: Track | None = None) -> Explanation:
+        """What was recognised, how it is tiled, what it costs, what stays eager and why.
+
+        ``compiled`` adds what the machine code says: the kernels of a GPU program are compiled, about a second each.
+        """
         from .explain import explain
 
-        return explain(self)
+        return explain(self, compiled=compiled, track=track)

@@ -39,19 +39,29 @@ def test_without_a_gpu_only_a_dry_run() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("only", ["window", "decode"])
-def test_dry_run(only: str, tmp_path: Path) -> None:
-    checks = [] if only == "window" else ["--no-checks"]
-    done = run("--device", "cpu", "--dry", "--jobs", "1", "--out", str(tmp_path), "--only", only, *checks)
+def test_dry_run_of_everything(tmp_path: Path) -> None:
+    done = run("--device", "cpu", "--dry", "--jobs", "1", "--out", str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "gpu.json").read_text())
-    assert {row["case"].split()[0] for row in found["rows"]} == {only}
+    assert len(found["rows"]) == 8 * 2 + 1
     for row in found["rows"]:
         assert row["right"], row
         assert row["median_ms"]["attnc"] > 0
         assert row["tflops"]["attnc"] > 0
-    forward = found["rows"][0]
-    assert "FlexAttention" in forward["ratio"]
-    assert "SDPA cuDNN" in forward["absent"]  # its error is recorded, and the others are measured
-    if not checks:
-        assert found["checks"] == {"right": 4, "wrong": 0, "not run": 0, "failures": []}
+        assert row["first_call_s"]["attnc"] > 0
+        assert "SDPA cuDNN" in row["absent"]  # its error is recorded, and the others are measured
+        if row["case"].endswith("forward"):
+            assert "FlexAttention" in row["ratio"]
+            assert row["setup_s"]["FlexAttention"] > 0
+    assert found["checks"] == {"right": 4, "wrong": 0, "not run": 0, "failures": []}
+    # FlexAttention has no backward on a CPU, and the preparations that fail say so
+    assert found["prepared"]["cases"] == 9
+    assert {f["case"].split()[-1] for f in found["prepared"]["failures"]} == {"backward"}
+
+
+def test_what_the_deadline_does_not_reach_is_not_run(tmp_path: Path) -> None:
+    done = run("--device", "cpu", "--dry", "--no-checks", "--deadline", "1", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
+    assert len(rows) == 17
+    assert all(row["error"] == "not run" for row in rows)

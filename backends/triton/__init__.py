@@ -2,7 +2,8 @@
 
 Reading order: ``module`` (a whole file), ``emit`` and ``loops`` (statements), ``scalars`` (expressions),
 ``layout`` (axes), ``config`` (targets, warps, stages), ``launch`` (running), ``ahead`` (compiling without a
-GPU), ``static`` (facts of the result), ``interpreter`` (running without a GPU).
+GPU), ``static`` and ``assembly`` (facts of the result), ``interpreter`` (running without a GPU), ``selfcheck`` (what a
+dump compares itself with).
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ def choose(kernel: KernelOp, target: Target) -> Config:
     """Four warps for tiles up to 64 rows, eight beyond; two to three stages as they fit in shared memory.
 
     Float32 products run on ordinary units, which hold operands and results in registers: eight warps from 64 rows.
-    So do kernels of gradients but on Hopper, whose rows of 64 belong to groups of four warps.
+    So do kernels of gradients but on Hopper, whose rows of 64 belong to groups of four warps.  Four waves of 64 lanes
+    are enough for the largest tiles: eight repeat products of each other, and have half the registers.
     The kernel's own attributes ``num_warps`` and ``num_stages``, an autotuner's choice, come first.
     """
     rows = padded(kernel.rows.data.size)
@@ -35,6 +36,8 @@ def choose(kernel: KernelOp, target: Target) -> Config:
     scalar_dots = any(itemsize(tile_type(v).element) == 4 for op in dots for v in (op.lhs, op.rhs))
     spread = target.backend == "cuda" and target.arch != 90 and _heavy(kernel)
     warps = 8 if rows >= (64 if scalar_dots or spread else 128) or rows * widest >= 128 * 128 else 4
+    if target.warp == 64 and not scalar_dots:  # a wave of AMD's is as wide as two warps
+        warps = 4
     stage = max((_stage_bytes(op) for op in kernel.body.walk() if isinstance(op, ForOp)), default=0)
     fixed = sum(_bytes(op.result.type) for op in kernel.body.block.ops if isinstance(op, LoadOp))
     stages = 3

@@ -1,11 +1,14 @@
-"""The footer that makes a printed module a program: random inputs, one launch, a checksum."""
+"""The footer that makes a printed module a program: random inputs, one launch, a comparison with its meaning."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from xdsl.dialects.builtin import ModuleOp
+
 from ...ir.dtypes import name_of
 from ...ir.expr import OPS, Const, Expr, Load, Op, Var, walk
+from ...ir.text import print_module
 from ...ir.tile import ForOp, KernelOp, LoadOp, StoreOp, memory_type, op_exprs, tile_type
 
 Interval = tuple[int, int]
@@ -16,14 +19,17 @@ _TORCH = {
 
 
 def footer(kernel: KernelOp, pointers: Sequence[str], sizes: Mapping[str, str]) -> str:
-    """Source of ``if __name__ == "__main__":``; shapes are the smallest that hold every element read."""
+    """Source of ``if __name__ == "__main__":``; shapes are the smallest that hold every element read.
+
+    A program of several kernels is their modules one after the other, each of which runs before the next is defined.
+    """
     example = example_sizes(kernel)
     shapes = argument_shapes(kernel, example)
     inputs = len(pointers) - kernel.outputs.data
     lines = [
         "",
         "",
-        'if __name__ == "__main__":',
+        'if __name__ == "__main__":  # check the kernel: compare it with the tile program that it was printed from',
         "    import torch",
         "",
         '    device = "cuda" if torch.cuda.is_available() else "cpu"',
@@ -45,12 +51,24 @@ def footer(kernel: KernelOp, pointers: Sequence[str], sizes: Mapping[str, str]) 
         '    if device == "cpu":  # no GPU: interpret the kernel',
         "        from attnc.backends.triton import interpreter",
         "",
-        "        launch = interpreter.load(__file__).launch",
+        "        launch = interpreter.interpreted(globals())",
         f"    launch({', '.join(values)})",
     ]
     for name in pointers[inputs:]:
         checksum = f"{name}.double().nan_to_num(0, 0, 0).sum().item()"
         lines.append(f'    print("{name}", tuple({name}.shape), "checksum", {checksum})')
+    named = ", ".join(f"{s}={example[s]}" for s in sizes)
+    lines += [
+        "    try:",
+        "        from attnc.backends.triton import selfcheck",
+        "    except ImportError:",
+        '        print("nothing to compare with: attnc is not installed")',
+        "    else:",
+        "        TILE = r'''",
+        print_module(ModuleOp([kernel.clone()])).strip(),
+        "'''",
+        f"        selfcheck.check(TILE, ({', '.join(pointers)},), {named})",
+    ]
     return "\n".join(lines) + "\n"
 
 

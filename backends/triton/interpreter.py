@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,15 @@ def load(path: str | Path) -> ModuleType:
     compiled_launch = module.launch
     vars(module)["launch"] = lambda *args, **sizes: _run(compiled_launch, args, sizes)
     return module
+
+
+def interpreted(module: dict[str, Any]) -> Callable[..., None]:
+    """The ``launch`` of a module that is imported already, given its globals, so that it interprets the kernel."""
+    for name, member in list(module.items()):
+        if isinstance(member, JITFunction):
+            module[name] = interpreter.InterpretedFunction(member.fn)
+    compiled_launch = module["launch"]
+    return lambda *args, **sizes: _run(compiled_launch, args, sizes)
 
 
 def _run(launch: Callable[..., None], args: tuple[Any, ...], sizes: dict[str, int]) -> None:
@@ -63,6 +72,7 @@ def _interpreting() -> Iterator[None]:
         swap(builder, "create_fp_to_fp", lambda self, source, type, rounding: _cast(self, source, type))
         swap(builder, "create_dot", _dot)
         swap(interpreter, "_patch_lang_tensor", _patch_tensor)
+        swap(interpreter, "_patch_lang", _patch_language)
         yield
     finally:
         for owner, name, value in reversed(saved):
@@ -82,6 +92,21 @@ def _patch_tensor(tensor: type, scope: Any) -> None:
     # Triton 3.6 hands int() an array of one element, which NumPy 2.4 refuses.
     _patch_lang_tensor(tensor, scope)
     scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.squeeze()))
+
+
+_patch_lang = interpreter._patch_lang
+_scopes: list[Any] = []  # what was patched since a kernel was started
+
+
+def _patch_language(function: Any) -> Any:
+    """Triton patches its language for a kernel and for each function that this calls, but restores only the first."""
+    _scopes.append(_patch_lang(function))
+    return SimpleNamespace(restore=_restore_language)
+
+
+def _restore_language() -> None:
+    while _scopes:
+        _scopes.pop().restore()
 
 
 # ---- bfloat16 -----------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ class Module:
     """
 
     text: str
+    check: str  # what makes it a program when it stands behind the text
     function: str
     parameters: tuple[tuple[str, str], ...]
 
@@ -68,7 +69,7 @@ def print_module(kernel: KernelOp, config: Config) -> Module:
     text = out.text() + body.text()
     out = Source()
     _launch(out, kernel, function, pointers, ranks, emitter.guarded, sizes)
-    return Module(text + out.text() + footer(kernel, pointers, sizes), function, parameters)
+    return Module(text + out.text(), footer(kernel, pointers, sizes), function, parameters)
 
 
 def _parameters(

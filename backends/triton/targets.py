@@ -9,24 +9,28 @@ from .errors import UnknownTargetError
 
 @dataclass(frozen=True)
 class Target:
-    """A GPU architecture: how Triton calls it, and the bytes of shared memory that a kernel may use."""
+    """A GPU architecture: how Triton calls it, and the bytes of shared memory that a kernel may use.
+
+    ``threads`` are those that one multiprocessor holds at a time.
+    """
 
     name: str
     backend: str
     arch: int | str
     warp: int
     shared: int
+    threads: int = 2048
 
 
 TARGETS = {
     t.name: t
     for t in (
         Target("sm_80", "cuda", 80, 32, 163 << 10),
-        Target("sm_86", "cuda", 86, 32, 99 << 10),
-        Target("sm_89", "cuda", 89, 32, 99 << 10),
+        Target("sm_86", "cuda", 86, 32, 99 << 10, 1536),
+        Target("sm_89", "cuda", 89, 32, 99 << 10, 1536),
         Target("sm_90", "cuda", 90, 32, 227 << 10),
         Target("sm_100", "cuda", 100, 32, 227 << 10),
-        Target("sm_120", "cuda", 120, 32, 99 << 10),
+        Target("sm_120", "cuda", 120, 32, 99 << 10, 1536),
         Target("gfx942", "hip", "gfx942", 64, 64 << 10),
         Target("gfx950", "hip", "gfx950", 64, 160 << 10),
     )
@@ -39,6 +43,22 @@ def target_named(name: str) -> Target:
     if name not in TARGETS:
         raise UnknownTargetError(f"no GPU target {name!r}; choose one of {', '.join(sorted(TARGETS))}")
     return TARGETS[name]
+
+
+def resident(target: Target, registers: int, warps: int, shared: int) -> int:
+    """How many tasks of a kernel fit on a multiprocessor at a time: by registers of a thread, warps, shared memory."""
+    if target.backend == "hip":  # four units, each with 512 registers a lane and eight waves
+        waves = 4 * min(8, 512 // max(_up(registers, 8), 1))
+        return max(1, min(waves // warps, target.shared // max(shared, 1)))
+    # 64 Ki registers, given out to a warp at a time; each task takes a KiB of shared memory for the system
+    by_registers = 65536 // (_up(registers * 32, 256) * warps) if registers else 32
+    reserved = 1024
+    by_memory = (target.shared + reserved) // (shared + reserved)
+    return max(1, min(by_registers, by_memory, target.threads // (32 * warps), 32))
+
+
+def _up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple
 
 
 def nearest_target(found: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Collection
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -41,9 +42,11 @@ class TritonBackend:
         goal = target_named(target or current_target())
         config = choose(kernel, goal)
         module = print_module(kernel, config)
-        texts = {"triton": module.text}
+        texts = {"triton": module.text + module.check}
         compiled: dict[str, Any] = {}
         wanted = [s for s in stages if s in NVIDIA_STAGES + AMD_STAGES]
+        if "static" in stages:
+            wanted.append("ptx" if goal.backend == "cuda" else "amdgcn")
         if wanted:
             from .ahead import compile_ahead
 
@@ -58,7 +61,12 @@ class TritonBackend:
             "num_stages": config.num_stages,
             **compiled,
         }
-        return Artifact(self.name, kernel.sym_name.data, texts, module.text.encode(), meta)
+        artifact = Artifact(self.name, kernel.sym_name.data, texts, module.text.encode(), meta)
+        if "static" in stages:
+            from .static import report
+
+            texts["static"] = json.dumps(report(artifact).to_json())
+        return artifact
 
     def load(self, artifact: Artifact) -> Launch:
         from .launch import launcher

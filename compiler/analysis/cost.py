@@ -15,11 +15,12 @@ from functools import lru_cache
 from ...ir.attn import Source
 from ...ir.attributes import Dim
 from ...ir.errors import AttncError
-from ...ir.expr import Expr
+from ...ir.expr import Expr, free_vars, loads
 from .live_area import computed_pairs, nominal_sizes
 
 NOMINAL_LENGTH = 8192  # rows and keys assumed when weighing choices: sizes are symbols when a kernel is compiled
 STRIP = 32  # rows of a tile that are computed at a time where a CPU has matrix registers
+EXPONENTIAL = 16  # what one costs in multiply-adds
 _BYTES = {"f64": 8, "f32": 4, "bf16": 2, "f16": 2}
 
 
@@ -45,6 +46,8 @@ class Device:
     vectors: int = 0  # lane vectors of a tile of queries that registers like best (CPU)
     matrix: bool = False  # a CPU with matrix registers for bf16
     height: int = 4  # keys of a register block as wide as the tile (CPU): steps are multiples of it
+    cores: int = 1  # multiprocessors of the GPU
+    operands: bool = False  # a GPU where scores and the probabilities made of them are in registers at once
 
     @property
     def is_gpu(self) -> bool:
@@ -62,9 +65,20 @@ def _cpu(
     return Device(name, lanes, peak, 8e9, fast, 32 * lanes * 4, 60e-9, vectors, matrix, height)
 
 
-def _gpu(name: str, half: float, single: float, double: float, bandwidth: float, cores: int, fast: int) -> Device:
+def _gpu(
+    name: str,
+    half: float,
+    single: float,
+    double: float,
+    bandwidth: float,
+    cores: int,
+    fast: int,
+    operands: bool = False,
+) -> Device:
     peak = {"f16": half, "bf16": half, "f32": single, "f64": double}
-    return Device(name, 0, {k: v / 2 / cores for k, v in peak.items()}, bandwidth / cores, fast, 128 * 1024, 400e-9)
+    each = {k: v / 2 / cores for k, v in peak.items()}
+    registers = (112 if operands else 128) << 10
+    return Device(name, 0, each, bandwidth / cores, fast, registers, 400e-9, cores=cores, operands=operands)
 
 
 DEVICES = {
@@ -79,9 +93,9 @@ DEVICES = {
         _cpu("cpu-generic", 4, 32 << 10),
         # peak rates of the whole device: matrix units for halves, plain multiply-adds for f32 and f64, whose
         # products must not lose bits; then memory bandwidth, multiprocessors, shared memory of one
-        _gpu("sm_80", 312e12, 19.5e12, 9.7e12, 2.0e12, 108, 163 << 10),
+        _gpu("sm_80", 312e12, 19.5e12, 9.7e12, 2.0e12, 108, 163 << 10, operands=True),
         _gpu("sm_90", 990e12, 67e12, 34e12, 3.35e12, 132, 227 << 10),
-        _gpu("sm_100", 2250e12, 80e12, 40e12, 8.0e12, 148, 227 << 10),
+        _gpu("sm_100", 2250e12, 80e12, 40e12, 8.0e12, 148, 227 << 10, operands=True),
         _gpu("gfx942", 1300e12, 163e12, 81e12, 5.3e12, 304, 64 << 10),
     )
 }
@@ -143,9 +157,8 @@ def _seconds(work: Work, on: Device, tiles: tuple[int, int], walked: int, area: 
     rows, keys = tiles
     steps = walked / (rows * keys)
     widths = work.width + work.value_width
-    # exponentials cost about 16 multiply-adds each
     busy = _busy(on, work.dtype, rows, keys)
-    arithmetic = area * widths / (on.peak[work.dtype] * busy) + area * 16 / on.peak["f32"]
+    arithmetic = area * widths / (on.peak[work.dtype] * busy) + area * EXPONENTIAL / on.peak["f32"]
     if _converts(on, work.dtype):  # a vector in the time of four multiply-adds
         arithmetic += area / rows * widths * 4 / on.peak["f32"]
     if on.matrix and work.dtype == "bf16":
@@ -196,13 +209,31 @@ def candidates(work: Work, on: Device) -> Iterator[tuple[int, int]]:
     size = _BYTES[work.dtype]
     width, value_width = _padded(work.width), _padded(work.value_width)
     most_rows, most_keys = _plain_tile(work.dtype, max(width, value_width))
+    reads = max((_read_bytes(s, work.domain[-1].name) for s in work.sources), default=0)
     for rows, keys in itertools.product((128, 64, 32, 16), (128, 64, 32, 16)):
         if rows > most_rows or keys > most_keys:
             continue
         shared = (rows * width + 2 * keys * (width + value_width)) * size  # keys and values are fetched ahead
         accumulators = rows * (value_width + keys) * max(4, size)
-        if shared <= on.fast and accumulators <= on.registers:
+        held = accumulators + (rows * keys * size if on.operands else 0)
+        # by what the assemblers say; a task of fewer rows has half the warps, and so half the registers
+        share = 1 if rows >= 128 else 2
+        if reads and held + rows * keys * reads > (160 << 10) // share:
+            continue
+        if shared <= on.fast and held <= on.registers and (share == 1 or accumulators < 64 << 10):
             yield rows, keys
+
+
+def _read_bytes(source: Source, row: str) -> int:
+    """Bytes of registers that a pair takes while a captured tensor is read for it: an address, and what leads to it."""
+    pair, most = {row, source.key}, 0
+    for load in (*loads(source.score.body), *loads(source.mask)):
+        axes = [free_vars(e) & pair for e in load.index]
+        if any(axis == pair for axis in axes):
+            most = max(most, 10)
+        elif set().union(*axes) == pair:
+            most = max(most, 8)
+    return most
 
 
 def _plain_tile(dtype: str, width: int) -> tuple[int, int]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..targets import UsageError
 
@@ -72,6 +73,14 @@ def mlir_text(text: str) -> Text:
     ):
         styled.highlight_regex(rf"(?m){pattern}", style)
     return styled
+
+
+def track(items: Iterable[Any], description: str) -> Iterable[Any]:
+    """The items, with a progress bar on standard error while they last."""
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(items, description, console=Console(stderr=True), transient=True)
 
 
 def warn(message: str) -> None:

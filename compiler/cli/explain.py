@@ -27,12 +27,14 @@ def explain(
 ) -> None:
     """Say what was recognised, how it is tiled, how much of the square is computed, and what stays eager.
 
-    Costs no memory whatever the length: without --run nothing is run, and no tensor of the given size is made.
+    Costs no memory whatever the length: without --run nothing is run, and no tensor of the given size is made.  For a
+    GPU that is named by --target the kernels are compiled, about a second each, to say what their machine code needs.
     """
-    from .lowering import lower
+    from . import console
+    from .lowering import is_gpu, lower
 
     lowered = lower(target, shape, arg, dtype, device, backend, machine)
-    page = lowered.explain()
+    page = lowered.explain(compiled=is_gpu(machine), track=console.track)
     print(page)
     if backward:
         print(f"\n{page.backward}")

@@ -305,3 +305,31 @@ def test_plot_draws_maps_and_roofline(tmp_path) -> None:
     pyplot.close(figure)
     lowered("abs(i - j) <= 40", N=512, H=2).explain().plot(str(tmp_path / "page.svg"))
     assert (tmp_path / "page.svg").read_text().startswith("<?xml")
+
+
+def test_machine_code_of_a_gpu_program_and_its_gradient() -> None:
+    pytest.importorskip("triton")
+    shown: list[str] = []
+
+    def track(items: Any, description: str) -> Any:
+        shown.append(f"{description}: {len(items)}")
+        return items
+
+    program = lowered("j <= i").on("sm_90")
+    page = program.explain(compiled=True, track=track)
+    (kernel,) = page.kernels
+    assert kernel.compiled is not None
+    assert kernel.compiled.code.target == "sm_90"
+    assert kernel.compiled.code.registers > 0
+    assert kernel.compiled.tasks == kernel.coverage.tasks
+    assert page.expected_seconds == kernel.compiled.expected.seconds > 0
+    assert f"{kernel.compiled.code.registers} registers" in str(page)
+    assert page.backward.expected_seconds == sum(k.compiled.expected.seconds for k in page.backward.kernels) > 0
+    assert str(page.backward).count(" registers, ") == len(page.backward.kernels)
+    assert shown == ["compiling for sm_90: 1", f"compiling for sm_90: {len(page.backward.kernels)}"]
+    assert program.explain().expected_seconds is None
+
+
+def test_machine_code_is_a_gpus() -> None:
+    with pytest.raises(StageError, match="lower for one"):
+        lowered("j <= i").explain(compiled=True)

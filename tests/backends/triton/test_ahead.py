@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from attnc.backends import get_backend
+from attnc.backends.triton import static
 from attnc.backends.triton.errors import StaticToolError, UnknownTargetError
 from attnc.backends.triton.static import report
 from attnc.compiler.pass_manager import PassManager
@@ -48,26 +49,27 @@ def compiled(case, target):
     return get_backend("triton").compile(case.kernel(), stages=stages, target=target)
 
 
-def check(name, target):
+@pytest.mark.parametrize("name, target", QUICK)
+def test_static_facts(name, target):
     artifact = compiled(CASES[name], target)
     facts = report(artifact)
-    assert facts.spills == 0, facts
+    assert facts.spilled_bytes == 0, facts
     assert facts.fits, facts
-    assert facts.mma_count > 0, facts
+    assert facts.matrix > 0, facts
+    assert facts.loops, facts
+    assert all(loop.matrix and loop.special for loop in facts.loops), facts
+    assert facts.resident >= 1
     assert len(artifact.meta["binary"]) > 1000
 
 
-@pytest.mark.parametrize("name, target", QUICK)
-def test_static_facts(name, target):
-    check(name, target)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("name", CASES)
-def test_static_facts_of_all(name, target):
-    if (name, target) not in QUICK:
-        check(name, target)
+def test_without_a_disassembler_the_ptx_is_counted(monkeypatch):
+    artifact = compiled(CASES["dense"], "sm_90")
+    facts = report(artifact)
+    monkeypatch.setattr(static, "_disassembled", lambda binary: None)
+    counted = report(artifact)
+    assert (counted.registers, counted.matrix, len(counted.loops)) == (facts.registers, facts.matrix, len(facts.loops))
+    assert [loop.matrix for loop in counted.loops] == [loop.matrix for loop in facts.loops]
+    assert counted.matrix_name != facts.matrix_name
 
 
 def gradient_kernels(name, target, width=64):
@@ -78,36 +80,24 @@ def gradient_kernels(name, target, width=64):
     return kernels_of(PassManager(passes).run(module))
 
 
-def check_gradient(name, target, width=64):
-    stages = ("amdgcn",) if target.startswith("gfx") else ("ptx",)
-    for kernel_name, kernel in gradient_kernels(name, target, width).items():
-        facts = report(get_backend("triton").compile(kernel, stages=stages, target=target))
-        where = f"{kernel_name}: {facts}"
-        assert facts.spills == 0, where
-        assert facts.fits, where
-        assert facts.mma_count > 0 or kernel_name.endswith("delta"), where
-
-
-GRADIENTS = ["dense", "causal", "window", "dilated", "block", "window_and_globals", "bias"]
-
-
-@pytest.mark.parametrize("name, target", [("causal", "sm_90")])
-def test_gradients(name, target):
-    check_gradient(name, target)
-
-
-# key kernels that no tile size tried so far keeps in registers: 172 and 32 bytes are spilled
-SPILLING = {("bias", "sm_80", 128), ("block", "sm_90", 128)}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("width", [64, 128])
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("name", GRADIENTS)
-def test_gradients_of_all(name, target, width, request):
-    if (name, target, width) in SPILLING:
-        request.applymarker(pytest.mark.xfail(raises=AssertionError, strict=True))
-    check_gradient(name, target, width)
+# The widest key kernels spill a little once for each task, and nothing in their loops: the tiles that spill nothing at
+# all cost a tenth to half as many instructions more for each pair.
+@pytest.mark.parametrize(
+    "name, target, width, kernel, most",
+    [
+        ("bias", "sm_80", 128, "f_key0", 512),
+        ("block", "sm_90", 128, "f_key0", 256),
+        ("causal", "sm_90", 64, "f_query", 0),
+    ],
+)
+def test_gradients(name, target, width, kernel, most):
+    found = gradient_kernels(name, target, width)[kernel]
+    facts = report(get_backend("triton").compile(found, stages=("ptx",), target=target))
+    assert facts.loops, facts
+    assert facts.loop_spills == 0, facts
+    assert facts.spilled_bytes <= most, facts
+    assert facts.fits, facts
+    assert facts.matrix > 0, facts
 
 
 @pytest.mark.slow
@@ -115,7 +105,7 @@ def test_gradients_of_all(name, target, width, request):
 @pytest.mark.parametrize("dtype, tiles", [("f64", "16x16"), ("f32", "32x32"), ("f16", "64x64")])
 def test_other_types(dtype, tiles, target):
     facts = report(compiled(Case(dtype=dtype, tiles=tiles, mask="j <= i"), target))
-    assert facts.spills == 0, facts
+    assert facts.spilled_bytes == 0, facts
     assert facts.fits, facts
 
 
@@ -135,7 +125,7 @@ def test_other_types(dtype, tiles, target):
     ],
 )
 def test_every_function_compiles(case, target):
-    assert report(compiled(case, target)).mma_count > 0
+    assert report(compiled(case, target)).matrix > 0
 
 
 def test_unknown_target():

@@ -58,6 +58,16 @@ def test_interpreting_leaves_triton_as_it_was():
     assert (tl.sum, knobs.runtime.interpret) == before
 
 
+def test_compiling_after_interpreting():
+    """Triton leaves its language patched where a kernel calls a function of the library."""
+    engine = get_backend("triton")
+    case = Case(tiles="16x16")
+    engine.load(engine.compile(case.kernel()))(
+        [*case.inputs(n=3, m=3), torch.empty(1, 2, 3, 64), torch.empty(1, 2, 3)], {"B": 1, "H": 2, "N": 3, "M": 3}
+    )
+    assert engine.compile(case.kernel(), stages=("ttir",), target="sm_90").stages["ttir"]
+
+
 def test_nearest_target():
     assert nearest_target("sm_90") == "sm_90"
     assert nearest_target("sm_103") == "sm_100"

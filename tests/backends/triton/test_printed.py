@@ -1,11 +1,13 @@
 """The printed text: readable, deterministic, named after the program, runnable by itself."""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import attnc
 from attnc.backends import get_backend
@@ -75,7 +77,7 @@ def test_text_is_readable():
         "b.to(tl.int64) * q_s0", 'if __name__ == "__main__":',
     ):  # fmt: skip
         assert part in text
-    assert max(len(line) for line in text.splitlines()) <= 120
+    assert max(len(line) for line in text.partition("TILE")[0].splitlines()) <= 120
     assert source(Case(mask="j <= i", dtype="bf16")) == text
     compile(text, "kernel.py", "exec")
 
@@ -104,14 +106,49 @@ def test_float32_keeps_its_precision():
     assert "ieee" not in source(Case(dtype="bf16"))
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "f32"])
-def test_runs_by_itself(tmp_path, dtype):
-    path = tmp_path / "kernel.py"
-    path.write_text(source(Case(mask="j <= i", dtype=dtype)))
+@pytest.fixture
+def alone(tmp_path):
+    """Runs a file as a process that finds attnc."""
     root = tmp_path / "site"
     root.mkdir()
     (root / "attnc").symlink_to(Path(attnc.__file__).parent)
-    env = {**os.environ, "PYTHONPATH": str(root)}
-    done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, env=env, check=True)
+
+    def run(text):
+        path = tmp_path / "kernel.py"
+        path.write_text(text)
+        env = {**os.environ, "PYTHONPATH": str(root)}
+        return subprocess.run([sys.executable, str(path)], capture_output=True, text=True, env=env, check=False)
+
+    return run
+
+
+def test_runs_by_itself(alone):
+    done = alone(source(Case(mask="j <= i", dtype="bf16")))
+    assert done.returncode == 0, done.stderr
     assert "checksum" in done.stdout
     assert "nan" not in done.stdout
+    assert done.stdout.count("right") == 2
+
+
+def test_a_wrong_edit_shows(alone):
+    text = source(Case(mask="j <= i"))
+    done = alone(text.replace("tl.exp2(", "0.9 * tl.exp2(", 1))
+    assert done.returncode == 1
+    assert "WRONG" in done.stdout
+    assert "something else than its tile program" in done.stderr
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+@pytest.mark.parametrize("name", ["dense", "block", "windowed", "dilated", "hierarchical"])
+def test_a_dump_runs_by_itself(name, direction, tmp_path, capsys):
+    """All kernels of a function, one after the other in one file."""
+    quickstart = runpy.run_path(str(Path(attnc.__file__).parent / "examples" / "quickstart.py"), run_name="quickstart")
+    q = torch.zeros(1, 2, 1024, 16)
+    lowered = quickstart[name].lower(q, q, q)
+    path = tmp_path / "kernel.py"
+    text = (lowered.backward() if direction == "backward" else lowered).ir("triton")
+    path.write_text(text)
+    runpy.run_path(str(path), run_name="__main__")
+    said = capsys.readouterr().out
+    assert said.count("right") == said.count("checksum") >= (2 if direction == "forward" else 4)
+    assert text.count("@triton.jit") >= (1 if direction == "forward" else 3)

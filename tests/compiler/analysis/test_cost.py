@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -17,7 +18,7 @@ from attnc.compiler.analysis.cost import (
 )
 from attnc.ir.attn import Source
 from attnc.ir.attributes import DimsAttr
-from attnc.ir.expr import parse
+from attnc.ir.expr import Lambda, parse
 
 GPUS = ("sm_80", "sm_90", "sm_100", "gfx942")
 
@@ -25,6 +26,22 @@ GPUS = ("sm_80", "sm_90", "sm_100", "gfx942")
 def work(mask: str, width: int = 64, dtype: str = "f32", domain: str = "b < B, h < H, i < N", keys: str = "N") -> Work:
     source = Source("j", parse(keys), (), (), parse(mask))
     return Work(DimsAttr.read(domain), (source,), width, width, dtype)
+
+
+def test_reads_of_a_pair_take_registers() -> None:
+    def tile(score: str, target: str = "sm_90", width: int = 64) -> tuple[int, int]:
+        plain = work("True", width, "bf16")
+        (source,) = plain.sources
+        source = replace(source, score=Lambda(("dot",), parse(score)))
+        return choose_tiles(replace(plain, sources=(source,)), target)
+
+    assert tile("dot") == tile("dot + slope[h]") == tile("dot + a[i] + b[j]") == (128, 128)
+    assert tile("dot + bias[h, i, j]") == tile("dot + table[h, i - j]") == (128, 64)
+    assert tile("dot + bias[h, i, j]", width=128) == (128, 64)
+    assert tile("dot + table[h, i - j]", width=128) == (128, 32)
+    # where scores and probabilities are in registers at once, the latter count as well
+    assert tile("dot", "sm_80") == (128, 64)
+    assert tile("dot + bias[h, i, j]", "sm_80", 128) == (128, 32)
 
 
 @pytest.mark.parametrize("target", GPUS)

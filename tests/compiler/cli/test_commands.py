@@ -89,6 +89,21 @@ def test_backward(attnc, window_py: Path) -> None:
     assert "gradient" not in attnc("explain", f"{window_py}:window", *SHAPE).out
 
 
+def test_explain_for_a_gpu_says_what_the_machine_code_needs(attnc, window_py: Path) -> None:
+    pytest.importorskip("triton")
+    done = attnc("explain", f"{window_py}:window", "--target", "sm_90", "--dtype", "bf16", *SHAPE)
+    assert done.status == 0, done.err
+    for part in (
+        "registers, no spills",
+        "of 227 KiB shared memory",
+        "GMMA instructions",
+        "main loop",
+        "on the whole GPU",
+    ):
+        assert part in done.out
+    assert "registers" not in attnc("explain", f"{window_py}:window", "--target", "cpu", *SHAPE).out
+
+
 def test_gradcheck(attnc, window_py: Path) -> None:
     done = attnc("validate", f"{window_py}:window", "--gradcheck", "--shape", "B=1,H=1,N=9,D=2")
     assert done.status == 0, done.out + done.err
