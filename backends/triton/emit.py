@@ -11,6 +11,7 @@ from ...ir import tile
 from ...ir.dtypes import accumulator, name_of
 from ...ir.expr import Const, Expr, Load, free_vars, loads
 from ...ir.tile import memory_type, tile_type
+from .common import common
 from .errors import UnsupportedKernelError
 from .facts import Fill, fill_of, nonnegative
 from .layout import AxisCode, axis_order, axis_sizes, dtype, padded, padded_shape, rows_always_live
@@ -34,6 +35,7 @@ class Emitter:
     ):
         self.kernel, self.names, self.source = kernel, names, source
         self.scalars = {name: Text(code) for name, code in scalars.items()}  # sizes and grid dimensions
+        self.named: dict[Expr, Text] = {}  # what occurs often, by name
         self.memory = dict(zip(kernel.args, arguments, strict=True))  # memory -> pointer argument
         self.order = axis_order(kernel)
         self.steps = Steps(kernel)
@@ -76,6 +78,13 @@ class Emitter:
                 if level == len(dims) - 1 and self.steps.reread:
                     self.barrier()
         self.body(self.steps.after[level])
+
+    def name_common(self) -> None:
+        """Give names to long expressions of sizes that occur often, such as the length of a part."""
+        for e in common(self.kernel, self.kernel.size_names):
+            name = self.names.fresh("size")
+            self.line(f"{name} = {self.scalar(e).code}")
+            self.named[e] = Text(name)
 
     def barrier(self) -> None:
         self.line("tl.debug_barrier()  # what this step stored, other threads load in the next")
@@ -147,7 +156,8 @@ class Emitter:
                 cache[load] = self.captured(load, scalars)
             return cache[load]
 
-        return Scalars({**self.scalars, **index, **(params or {})}, axes, float_type, read, self.helpers.add)
+        names = {**self.scalars, **index, **(params or {})}
+        return Scalars(names, axes, float_type, read, self.helpers.add, self.named)
 
     def scalar(self, e: Expr) -> Text:
         return self.printer((), "tl.float32").text(e)
@@ -337,7 +347,8 @@ class Emitter:
         shapes = [list(self.shape(v)) for v in (op.lhs, op.rhs)]
         casts = ["" if tile_type(v).element == wide else f".to({dtype(wide)})" for v in (op.lhs, op.rhs)]
         codes = [self.values[v] + cast for v, cast in zip((op.lhs, op.rhs), casts, strict=True)]
-        if [len(s) for s in shapes] != [2, 2]:
+        single = 1 in {**self.shape(op.lhs), **self.shape(op.rhs)}.values()
+        if [len(s) for s in shapes] != [2, 2] or single:
             code = self.vector_dot(op, axis, dtype(out.element))
         else:
             if shapes[0][1 - shapes[0].index(axis)] != next(iter(self.shape(op.result))):
@@ -353,7 +364,7 @@ class Emitter:
         self.define(op.result, code)
 
     def vector_dot(self, op: tile.DotOp, axis: str, float_type: str) -> str:
-        """A contraction with a vector, as a sum of products."""
+        """A contraction with a vector, or with a matrix of one row, as a sum of products."""
         union = sorted([axis, *self.shape(op.result)], key=self.order.__getitem__)
         x, y = (expanded(self.operand(v, float_type), union) for v in (op.lhs, op.rhs))
         plus = f"{self.values[op.acc]} + " if op.acc is not None else ""

@@ -43,6 +43,7 @@ class Device:
     step: float
     vectors: int = 0  # lane vectors of a tile of queries that registers like best (CPU)
     matrix: bool = False  # a CPU with matrix registers for bf16
+    processors: int = 1  # multiprocessors of a GPU
 
     @property
     def is_gpu(self) -> bool:
@@ -60,7 +61,8 @@ def _cpu(name: str, lanes: int, fast: int, bf16: float = 1.0, vectors: int = 4, 
 
 def _gpu(name: str, half: float, single: float, double: float, bandwidth: float, cores: int, fast: int) -> Device:
     peak = {"f16": half, "bf16": half, "f32": single, "f64": double}
-    return Device(name, 0, {k: v / 2 / cores for k, v in peak.items()}, bandwidth / cores, fast, 128 * 1024, 400e-9)
+    each = {k: v / 2 / cores for k, v in peak.items()}
+    return Device(name, 0, each, bandwidth / cores, fast, 128 * 1024, 400e-9, processors=cores)
 
 
 DEVICES = {
