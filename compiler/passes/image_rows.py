@@ -43,6 +43,8 @@ class ImageRows(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         for attend, facts in attends(op):
+            if attend.tiles is not None:
+                continue
             row, masks = attend.domain[-1].name, [s.mask for s in attend.source_list]
             for width in widths(masks, lambda x, row=row: row in free_vars(x)):  # type: ignore[misc]
                 after = _by_rows(attend, width, facts)

@@ -83,10 +83,11 @@ class SplitKeys(ModulePass):
         for func in [f for f in module.walk() if isinstance(f, attn.FuncOp)]:
             guards = [g.data for g in func.guards]
             for attend, facts in attends(module):
-                if attend.tiles is not None and len(attend.source_list) == 1:
+                few = attend.tiles is not None and "patch" not in attend.attributes
+                if few and len(attend.source_list) == 1:
                     if on.is_gpu:
                         guards += _share_out(attend, facts, sizes, on)
-                    elif attend.tiles.data[0] <= on.lanes:
+                    elif attend.tiles and attend.tiles.data[0] <= on.lanes:
                         self._cut(attend, facts, sizes)
             func.guards = ArrayAttr([ExprAttr(g) for g in dict.fromkeys(guards)])
 
