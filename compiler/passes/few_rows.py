@@ -97,6 +97,8 @@ def _change(attend: attn.AttendOp, facts: tuple[Expr, ...], sizes: Mapping[str, 
     whole = whole_groups(attend, facts, sizes, on.is_gpu)
     changes = None if extent != row.extent else by_head(attend, (*facts, *whole), count)
     if changes is None:
+        if on.is_gpu and isinstance(extent, Const):
+            return []  # rows and keys of known numbers: the cost model knows best
         replace(attend, attend.rebuilt(tiles=_tiles(attend, count, on)))
         return [] if isinstance(extent, Const) else [at_most(extent, few)]
     *batch, row = changes["dims"]
@@ -112,7 +114,9 @@ def _tiles(attend: attn.AttendOp, rows: int, on: Device) -> tuple[int, int]:
     size = itemsize(attn.tensor_type(attend.query).element)
     least = 1 if rows == 1 and size > 2 else 16  # plain multiply-adds need no 16 rows
     keys = on.fast // 4 // ((attend.width.data + attend.value_width.data) * size)
-    return max(least, tile_rows(rows)), max(16, min(128, 1 << max(keys, 1).bit_length() - 1))
+    extents = [s.extent.value if isinstance(s.extent, Const) else 128 for s in attend.source_list]
+    most = min(128, 1 << max(max(extents) - 1, 1).bit_length())
+    return max(least, tile_rows(rows)), max(16, min(most, 1 << max(keys, 1).bit_length() - 1))
 
 
 def at_least(e: Expr, bound: int) -> Expr:
