@@ -21,7 +21,9 @@ def forward(target: str, narrow: bool, sizes: Mapping[str, int] | None = None) -
     return _load(
         [
             *_domain(target, sizes),
-            # Only here: the gradient of the keys would walk the image rows one by one.
+            # Before image-rows, which takes what has no patches.  Only here: the gradient of the keys would walk the
+            # image rows, or patches, one by one.
+            ("image-patches", at_hand),
             ("image-rows", {"target": target}),
             # After every change of the domain, for it counts the rows that are left; it may choose tiles itself.
             ("few-rows", at_hand),

@@ -11,6 +11,8 @@ from ...ir import tile
 from ...ir.dtypes import accumulator, name_of
 from ...ir.expr import Const, Expr, Load, free_vars, loads
 from ...ir.tile import memory_type, tile_type
+from .addresses import Addresses, scaled
+from .common import common
 from .errors import UnsupportedKernelError
 from .facts import Fill, fill_of, nonnegative
 from .layout import AxisCode, axis_order, axis_sizes, dtype, padded, padded_shape, rows_always_live
@@ -34,6 +36,7 @@ class Emitter:
     ):
         self.kernel, self.names, self.source = kernel, names, source
         self.scalars = {name: Text(code) for name, code in scalars.items()}  # sizes and grid dimensions
+        self.named: dict[Expr, Text] = {}  # what occurs often, by name
         self.memory = dict(zip(kernel.args, arguments, strict=True))  # memory -> pointer argument
         self.order = axis_order(kernel)
         self.steps = Steps(kernel)
@@ -42,7 +45,7 @@ class Emitter:
         self.axes: dict[str, AxisCode] = {}
         self.values: dict[SSAValue, str] = {}
         self.fills: dict[SSAValue, dict[str, Fill]] = {}
-        self.bases: dict[tuple[str, str], str] = {}
+        self.addresses = Addresses(self)
         self.helpers: set[str] = set()
         self.guarded: set[tuple[str, int]] = set()  # sizes of captured tensors that the kernel compares with
         self.wanted: dict[SSAValue, str] = {}  # a name that a value's definition must use
@@ -77,6 +80,13 @@ class Emitter:
                     self.barrier()
         self.body(self.steps.after[level])
 
+    def name_common(self) -> None:
+        """Give names to long expressions of sizes that occur often, such as the length of a part."""
+        for e in common(self.kernel, self.kernel.size_names):
+            name = self.names.fresh("size")
+            self.line(f"{name} = {self.scalar(e).code}")
+            self.named[e] = Text(name)
+
     def barrier(self) -> None:
         self.line("tl.debug_barrier()  # what this step stored, other threads load in the next")
 
@@ -91,9 +101,7 @@ class Emitter:
                 self.axes[axis] = AxisCode(index, None if padded(width) == width else f"{index} < {width}", wide=True)
         for op in self.kernel.body.walk():
             if isinstance(op, tile.LoadOp | tile.StoreOp):
-                fixed = self.fixed(op.index.data)
-                if self.steps.level(fixed) == level:
-                    self.base(op.memory, op.index.data)
+                self.addresses.prepare(op, level)
         self.body(self.steps.before[level])
 
     def rows_axis(self) -> None:
@@ -147,7 +155,8 @@ class Emitter:
                 cache[load] = self.captured(load, scalars)
             return cache[load]
 
-        return Scalars({**self.scalars, **index, **(params or {})}, axes, float_type, read, self.helpers.add)
+        names = {**self.scalars, **index, **(params or {})}
+        return Scalars(names, axes, float_type, read, self.helpers.add, self.named)
 
     def scalar(self, e: Expr) -> Text:
         return self.printer((), "tl.float32").text(e)
@@ -158,7 +167,7 @@ class Emitter:
         texts = [scalars.text(e) for e in load.index]
         terms, guards = [], []
         for n, (e, x) in enumerate(zip(load.index, texts, strict=True)):
-            terms.append(_scaled(x, f"{memory}_s{n}"))
+            terms.append(scaled(x, f"{memory}_s{n}"))
             if x.axes or loads(e):
                 guards += self.inside(memory, n, e, x)
         axes = in_order(scalars.axes, {a for x in texts for a in x.axes})
@@ -181,58 +190,11 @@ class Emitter:
         low = [] if nonnegative(e) else [Text(f"({x.at_least(5)} >= 0)", axes=x.axes)]
         return [*low, Text(f"({x.at_least(5)} < {memory}_n{n})", axes=x.axes)]
 
-    # ---- memory ---------------------------------------------------------------------------------------
-
-    def base(self, memory: SSAValue, index: Sequence[Expr]) -> str:
-        """The pointer to which a tile's own offsets are added; named once, before the loops."""
-        name = self.memory[memory]
-        terms = []
-        for n, e in enumerate(index):
-            if self.is_fixed(e):
-                x = _scaled(self.scalar(e), f"{name}_s{n}")
-                if x.code != "0":
-                    terms.append(x.at_least(10))
-        key = (name, " + ".join(terms))
-        if not terms:
-            return name
-        if key not in self.bases:
-            self.bases[key] = self.names.fresh(f"{name}_base")
-            self.line(f"{self.bases[key]} = {name} + {key[1]}")
-        return self.bases[key]
-
-    def is_fixed(self, e: Expr) -> bool:
-        """Does ``e`` have one value for all elements of all tiles of a task (and step)?"""
-        return not free_vars(e) & self.order.keys() and not loads(e)
-
-    def fixed(self, index: Sequence[Expr]) -> set[str]:
-        """The variables that the fixed part of an address uses."""
-        return set().union(*(free_vars(e) for e in index if self.is_fixed(e)))
+    # ---- tiles ------------------------------------------------------------------------------------------
 
     def shape(self, value: SSAValue) -> dict[str, int]:
         """Axis -> size of a tile, in the order of the printed axes."""
         return dict(sorted(tile_type(value).shape.items(), key=lambda axis: self.order[axis[0]]))
-
-    def address(self, memory: SSAValue, index: Sequence[Expr], shape: Mapping[str, int]) -> tuple[str, str]:
-        """Pointers of a tile's elements, and the condition that they are live (empty where all are)."""
-        return " + ".join([self.base(memory, index), *self.offsets(memory, index, shape)]), self.live(list(shape))
-
-    def offsets(self, memory: SSAValue, index: Sequence[Expr], shape: Mapping[str, int]) -> list[str]:
-        """Terms of the distance of a tile's elements from their base."""
-        axes = list(shape)
-        scalars = self.printer(axes, "tl.float32")
-        name = self.memory[memory]
-        groups: dict[tuple[str, ...], list[str]] = {}
-        for n, e in enumerate(index):
-            if not self.is_fixed(e):
-                x = _scaled(scalars.text(e), f"{name}_s{n}")
-                groups.setdefault(x.axes, []).append(x.at_least(10))
-        terms = []
-        for own, codes in groups.items():
-            x = Text(" + ".join(codes), 10 if len(codes) == 1 else 9, own)
-            terms.append(expanded(x, axes).at_least(9))
-        if len({a for own in groups for a in own}) < len(axes):  # an axis that the address does not use
-            terms.append(f"tl.zeros({padded_shape(shape)}, tl.int64)")
-        return terms
 
     def live(self, axes: Sequence[str], *more: Text) -> str:
         """The condition that an element of a tile is live, and ``more``; empty where all are."""
@@ -263,7 +225,7 @@ class Emitter:
 
     def load(self, op: tile.LoadOp) -> None:
         shape = self.shape(op.result)
-        address, live = self.address(op.memory, op.index.data, shape)
+        address, live = self.addresses.of_load(op, shape), self.live(list(shape))
         self.define(op.result, f"tl.load({address}{f', mask={live}, other=0.0' if live else ''})",
                     dict.fromkeys(shape, 0.0))  # fmt: skip
 
@@ -337,7 +299,8 @@ class Emitter:
         shapes = [list(self.shape(v)) for v in (op.lhs, op.rhs)]
         casts = ["" if tile_type(v).element == wide else f".to({dtype(wide)})" for v in (op.lhs, op.rhs)]
         codes = [self.values[v] + cast for v, cast in zip((op.lhs, op.rhs), casts, strict=True)]
-        if [len(s) for s in shapes] != [2, 2]:
+        single = 1 in {**self.shape(op.lhs), **self.shape(op.rhs)}.values()
+        if [len(s) for s in shapes] != [2, 2] or single:
             code = self.vector_dot(op, axis, dtype(out.element))
         else:
             if shapes[0][1 - shapes[0].index(axis)] != next(iter(self.shape(op.result))):
@@ -353,7 +316,7 @@ class Emitter:
         self.define(op.result, code)
 
     def vector_dot(self, op: tile.DotOp, axis: str, float_type: str) -> str:
-        """A contraction with a vector, as a sum of products."""
+        """A contraction with a vector, or with a matrix of one row, as a sum of products."""
         union = sorted([axis, *self.shape(op.result)], key=self.order.__getitem__)
         x, y = (expanded(self.operand(v, float_type), union) for v in (op.lhs, op.rhs))
         plus = f"{self.values[op.acc]} + " if op.acc is not None else ""
@@ -387,13 +350,3 @@ _TABLE: dict[type[Operation], Callable[..., None]] = {
     tile.DotOp: Emitter.dot,
     tile.ForOp: Emitter.loop,
 }
-
-
-def _scaled(x: Text, stride: str) -> Text:
-    """A 64-bit offset: index times stride."""
-    if x.code == "0":
-        return x
-    if x.code.isdigit():
-        return Text(f"tl.cast({x.code}, tl.int64) * {stride}", 10)
-    wide = x if x.wide else x.method("to(tl.int64)")
-    return Text(f"{wide.code} * {stride}", 10, x.axes)

@@ -1,4 +1,4 @@
-"""Axes as Triton sees them: sizes are powers of two of at least 16, so an axis may hold dead elements."""
+"""Axes as Triton sees them: sizes are 1 or powers of two of at least 16, so an axis may hold dead elements."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def dtype(element: Attribute) -> str:
 
 
 def padded(size: int) -> int:
-    """The tile size that holds ``size`` elements."""
-    return max(LEAST, 1 << (size - 1).bit_length())
+    """The tile size that holds ``size`` elements; a single one needs no matrix unit."""
+    return 1 if size == 1 else max(LEAST, 1 << (size - 1).bit_length())
 
 
 def padded_shape(shape: Mapping[str, int]) -> str:

@@ -38,6 +38,7 @@ def emit_loop(emitter: Emitter, op: ForOp) -> None:
     rest = emitter.rests.pop(op, [])
     saved = emitter.axes.get(op.axis.data)
     start = names.fresh("start")
+    emitter.addresses.enter(op)
     if len(ranges) == 1 and not rest:
         lo, hi = _named(emitter, ranges[0].lo, "lo"), _named(emitter, ranges[0].hi, "hi")
         whole = padded(step) == step and divisible(ranges[0].lo, step) and divisible(ranges[0].hi, step)
@@ -120,6 +121,7 @@ def _body(emitter: Emitter, op: ForOp, carried: list[str], start: str, hi: str |
             emitter.line(f"{end} = tl.minimum({start} + {step}, {hi})")
             hi = end
         emitter.axes[axis] = AxisCode(index, None if hi is None else f"{index} < {hi}")
+        emitter.addresses.start = start
         emitter.wanted = _in_place(op, carried)
         yielded = [emitter.values[v] for v in emitter.body(list(op.body.block.ops))]
         emitter.wanted = {}

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from ...ir.attributes import Dim
 from ...ir.dtypes import name_of
-from ...ir.expr import Const, Expr, Op, Var
+from ...ir.expr import Const, Expr, Op, Var, rewrite
 from ...ir.tile import ForOp, KernelOp, memory_type
 from .config import Config
 from .emit import Emitter
 from .footer import footer
 from .helpers import HELPERS
 from .layout import DTYPES, dtype, padded
+from .scalars import Text
 from .source import Names, Source
 
 
@@ -48,6 +49,7 @@ def print_module(kernel: KernelOp, config: Config) -> Module:
             type = dtype(memory_type(arg).element)
             if type != "tl.int1":
                 body.line(f'tl.static_assert({name}.dtype.element_ty == {type}, "{name} must be {type}")')
+        emitter.name_common()
         _decode_grid(emitter, kernel, names)
         emitter.run()
 
@@ -56,7 +58,7 @@ def print_module(kernel: KernelOp, config: Config) -> Module:
     parameters = _parameters(kernel, pointers, strides, guarded, list(sizes.values()))
 
     out = Source()
-    for line in _header(kernel, config, pointers, list(sizes)):
+    for line in _header(kernel, config, pointers, list(sizes), emitter.named):
         out.line(line)
     for helper in sorted(emitter.helpers):
         for line in HELPERS[helper].splitlines():
@@ -110,7 +112,14 @@ def _tasks(kernel: KernelOp) -> tuple[Dim, ...]:
     return dims[: len(dims) - kernel.sequential.data]
 
 
-def _header(kernel: KernelOp, config: Config, pointers: list[str], sizes: Sequence[str]) -> list[str]:
+def _header(
+    kernel: KernelOp, config: Config, pointers: list[str], sizes: Sequence[str], named: Mapping[Expr, Text]
+) -> list[str]:
+    def show(e: Expr) -> Expr:
+        for whole, text in reversed(named.items()):  # the longest first
+            e = rewrite(e, lambda x, whole=whole, text=text: Var(text.code) if x == whole else None)  # type: ignore[misc]
+        return e
+
     rows = kernel.rows.data
     loops = [op for op in kernel.body.walk() if isinstance(op, ForOp)]
     inputs = pointers[: len(pointers) - kernel.outputs.data]
@@ -124,13 +133,15 @@ def _header(kernel: KernelOp, config: Config, pointers: list[str], sizes: Sequen
         f"  reads    {', '.join(f'{p}: {types[p]}' for p in inputs)}",
         f"  writes   {', '.join(f'{p}: {types[p]}' for p in outputs)}",
         f"  sizes    {', '.join(sizes) or 'none'}",
-        f"  grid     {', '.join(map(str, _tasks(kernel))) or 'one task'}, folded into one program id, last one fastest",
+        *(f"  {text.code:<8} {e}" for e, text in named.items()),
+        f"  grid     {', '.join(str(Dim(d.name, show(d.extent))) for d in _tasks(kernel)) or 'one task'}, "
+        "folded into one program id, last one fastest",
         *(f"  in order {d}, within one program" for d in kernel.grid.data[len(_tasks(kernel)) :]),
-        f"  {rows.name:<8} rows {rows.base} .. {rows.base} + {rows.size}, ending at {rows.bound}"
+        f"  {rows.name:<8} rows {rows.base} .. {rows.base} + {rows.size}, ending at {show(rows.bound)}"
         + (f"; a tile holds {padded(rows.size)}" if padded(rows.size) != rows.size else ""),
     ]
     for op in loops:
-        ranges = "; ".join(f"[{r.lo}, {r.hi})" for r in op.range_list)
+        ranges = "; ".join(f"[{show(r.lo)}, {show(r.hi)})" for r in op.range_list)
         lines.append(f"  {op.axis.data:<8} loop over {ranges}, {op.step.data} at a time, {op.kind.data}")
     if zeroed := [pointers[n] for n in kernel.zeroed]:
         lines.append(f"  adds to  {', '.join(zeroed)}, which hold zeros at first")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from ...ir.expr import Const, Expr, Kind, Load, Op, Var, kind_of
 from .errors import UnsupportedKernelError
@@ -69,7 +70,8 @@ class Scalars:
     """Prints expressions over named values.
 
     ``names`` gives the code of each variable, ``axes`` the order of the tile's axes, ``read`` prints the load
-    of a captured element, ``helper`` notes that a function of the module is called.
+    of a captured element, ``helper`` notes that a function of the module is called, ``known`` are expressions that
+    have a name.
     """
 
     def __init__(
@@ -79,11 +81,15 @@ class Scalars:
         float_type: str,
         read: Callable[[Load, Scalars], Text],
         helper: Callable[[str], None],
+        known: Mapping[Expr, Text] = MappingProxyType({}),
     ):
+        self.known = known
         self.names, self.axes, self.float_type = names, tuple(axes), float_type
         self._read, self._helper = read, helper
 
     def text(self, e: Expr) -> Text:
+        if e in self.known:
+            return self.known[e]
         match e:
             case Const(value):
                 negative = not isinstance(value, bool) and value < 0

@@ -36,7 +36,8 @@ def emit_store(emitter: Emitter, op: StoreOp) -> None:
     """Print a store."""
     element = memory_type(op.memory).element
     if op.add is None or op in emitter.steps.waiting:
-        address, live = emitter.address(op.memory, op.index.data, emitter.shape(op.value))
+        shape = emitter.shape(op.value)
+        address, live = emitter.addresses.of(op.memory, op.index.data, shape), emitter.live(list(shape))
         value = _converted(emitter.values[op.value], tile_type(op.value).element, element)
         emitter.line(f"tl.store({address}, {value}{_mask(live)})")
         return
@@ -44,7 +45,7 @@ def emit_store(emitter: Emitter, op: StoreOp) -> None:
     if collides(op):
         _by_turns(emitter, op, value, shape)
         return
-    address, _ = emitter.address(op.memory, op.index.data, shape)
+    address = emitter.addresses.of(op.memory, op.index.data, shape)
     live = _live(emitter, op, shape)
     name = emitter.memory[op.memory]
     at = emitter.names.fresh(f"{name}_at")
@@ -68,7 +69,8 @@ def _add(emitter: Emitter, op: StoreOp, at: str, value: str, mask: str) -> None:
 def _by_turns(emitter: Emitter, op: StoreOp, value: str, shape: Mapping[str, int]) -> None:
     """Add one address after the other."""
     name = emitter.memory[op.memory]
-    base, offsets = emitter.base(op.memory, op.index.data), " + ".join(emitter.offsets(op.memory, op.index.data, shape))
+    base = emitter.addresses.base(op.memory, op.index.data)
+    offsets = " + ".join(emitter.addresses.offsets(op.memory, op.index.data, shape))
     live = _live(emitter, op, shape)
     at, turn, part = (emitter.names.fresh(f"{name}_{x}") for x in ("at", "turn", "part"))
     some = f"{live} & ({value} != 0.0)" if live else f"{value} != 0.0"  # adding nothing needs no turn

@@ -113,4 +113,11 @@ def non_negative(e: Expr) -> bool:
 
 
 def _positive(e: Expr) -> bool:
-    return isinstance(e, Const) and e.value > 0
+    match e:
+        case Const(value):
+            return value > 0
+        case Op("max", args):
+            return any(_positive(a) for a in args)
+        case Op("min" | "*", args):
+            return all(_positive(a) for a in args)
+    return False

@@ -46,7 +46,7 @@ class Device:
     vectors: int = 0  # lane vectors of a tile of queries that registers like best (CPU)
     matrix: bool = False  # a CPU with matrix registers for bf16
     height: int = 4  # keys of a register block as wide as the tile (CPU): steps are multiples of it
-    cores: int = 1  # multiprocessors of the GPU
+    processors: int = 1  # multiprocessors of a GPU
     operands: bool = False  # a GPU where scores and the probabilities made of them are in registers at once
 
     @property
@@ -78,7 +78,7 @@ def _gpu(
     peak = {"f16": half, "bf16": half, "f32": single, "f64": double}
     each = {k: v / 2 / cores for k, v in peak.items()}
     registers = (112 if operands else 128) << 10
-    return Device(name, 0, each, bandwidth / cores, fast, registers, 400e-9, cores=cores, operands=operands)
+    return Device(name, 0, each, bandwidth / cores, fast, registers, 400e-9, processors=cores, operands=operands)
 
 
 DEVICES = {

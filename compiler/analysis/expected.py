@@ -42,9 +42,9 @@ def expected(launch: Launch, on: Device) -> Expected:
     peak = on.peak.get(launch.dtype, on.peak["f32"])
     work = (launch.flops / 2 / peak + launch.exponentials * EXPONENTIAL / on.peak["f32"]) / launch.tasks
     waits = launch.steps / launch.tasks * on.step
-    most = math.ceil(launch.tasks / on.cores)
+    most = math.ceil(launch.tasks / on.processors)
     rounds = math.ceil(most / launch.resident)
-    memory = launch.bytes / (on.bandwidth * on.cores)
+    memory = launch.bytes / (on.bandwidth * on.processors)
     # either the units are busy all the time, or each task waits for its own steps
     busy = max(most * work, rounds * (work + waits))
-    return Expected(max(busy, memory), work * launch.tasks / on.cores, memory, rounds)
+    return Expected(max(busy, memory), work * launch.tasks / on.processors, memory, rounds)

@@ -17,6 +17,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...ir.expr import COMPARISONS, TRUE, Const, Expr, Op, Var, conjuncts, free_vars, kind_of, loads, op
+from .bounds import non_negative
 from .numeric import integer_bound
 
 if TYPE_CHECKING:
@@ -341,7 +342,7 @@ def _facts_of(name: str, term: Expr) -> list[Expr]:
             return [op("<=" if kind == "min" else ">=", p, a) for a in args]
         case Op("abs", (a,)):
             return [op(">=", p, a), op(">=", p, 0 - a)]
-        case Op("*", args) if all(isinstance(a, Var) for a in args):
+        case Op("*", _) if non_negative(term):
             return [op(">=", p, 0)]
         case Op("pow", (Const(int() as base), Var())) if base > 0:
             return [op(">=", p, 1)]

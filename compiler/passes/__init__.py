@@ -17,6 +17,7 @@ PASSES = {
     "fold-reorders": "fold_reorders:FoldReorders",
     "block-diagonal": "block_diagonal:BlockDiagonal",
     "dilation": "dilation:Dilation",
+    "image-patches": "image_patches:ImagePatches",
     "image-rows": "image_rows:ImageRows",
     "few-rows": "few_rows:FewRows",
     "split-keys": "split_keys:SplitKeys",

@@ -7,14 +7,19 @@ before, called with ``N == 1``::
 after, with a guard ``N == 1``::
 
     attn.attend over "b < B, hk < H // 4, g < 4" query %q "b, hk * 4 + g, 0, d" source "j < M" key %k "b, hk, j, d" ...
-      tiles "4 x 128"
+      tiles "4 x 64"
 
 Sizes are symbols, and one kernel serves them all; but a tile of 64 rows wastes most of itself on one row.  So a call
 with one query gets a plan of its own: a guard, ``N == 1`` here and ``N >= 2`` elsewhere, keeps other calls away.  A
 constant number of rows needs no guard.
 
-Legality: with one row ``i`` is 0, and the members of a group of heads are as good rows as any: an attention gives the
-same whatever dimension of its domain is called the row, as long as keys do not depend on it.
+A GPU's tile holds 16 rows at least, so there up to 16 queries are few.  With ``N == 3`` the rows are those of all heads
+and queries::
+
+    attn.attend over "b < B, hk < H // 4, i < 12" query %q "b, hk * 4 + i // 3, i % 3, d" ...
+
+Legality: the members of a group of heads, and the queries of each, are as good rows as any: an attention gives the same
+whatever its domain calls a row, as long as keys do not depend on it.
 """
 
 from __future__ import annotations
@@ -29,10 +34,11 @@ from xdsl.passes import ModulePass
 
 from ...ir import attn
 from ...ir.attributes import Dim, ExprAttr
+from ...ir.dtypes import itemsize
 from ...ir.expr import Const, Expr, Lambda, Op, Var, eq, evaluate, free_vars, op, substitute
 from ...ir.gradient import AttendGradientOp
 from ..analysis.bounds import UnboundedExprError, max_over
-from ..analysis.cost import device
+from ..analysis.cost import Device, device
 from .common import attends, facts_about, tidy
 from .gradient_groups import by_groups, grouped_by
 from .gradient_problem import Problem
@@ -40,7 +46,8 @@ from .kernel_builder import names_taken
 from .rewriting import replace
 
 MOST_ROWS = 32  # of a constant number of rows that are few
-KEYS = 64  # of a tile: their values stay in the level-1 cache until they are needed
+KEYS = 64  # of a CPU's tile: their values stay in the level-1 cache until they are needed
+MOST_QUERIES = 16  # that are few on a GPU, whose matrix units compute 16 rows at least
 
 
 @dataclass(frozen=True)
@@ -54,13 +61,13 @@ class FewRows(ModulePass):
 
     def apply(self, ctx: Context, module: ModuleOp) -> None:
         sizes = dict(zip(self.names, self.values, strict=True))
-        if device(self.target).is_gpu or not sizes:
+        if not sizes:
             return
         for func in [f for f in module.walk() if isinstance(f, attn.FuncOp)]:
             guards = [g.data for g in func.guards]
             for attend, facts in attends(module):
                 if attend.tiles is None:
-                    guards += _change(attend, facts, sizes)
+                    guards += _change(attend, facts, sizes, device(self.target))
             func.guards = ArrayAttr([ExprAttr(g) for g in dict.fromkeys(guards)])
 
 
@@ -73,29 +80,43 @@ def count_of(extent: Expr, batch: Sequence[Dim], sizes: Mapping[str, int]) -> tu
     return (most, int(evaluate(most, sizes))) if free_vars(most) <= sizes.keys() else None
 
 
-def _change(attend: attn.AttendOp, facts: tuple[Expr, ...], sizes: Mapping[str, int]) -> list[Expr]:
+def _change(attend: attn.AttendOp, facts: tuple[Expr, ...], sizes: Mapping[str, int], on: Device) -> list[Expr]:
     """Rewrite one attention; the guards that it then relies on."""
     *batch, row = attend.domain
     found = count_of(row.extent, batch, sizes)
     if found is None or found[1] < 1:
         return []
     extent, count = found
-    if count > 1:
+    few = MOST_QUERIES if on.is_gpu else 1
+    if count > few:
         if isinstance(extent, Const):
-            if count <= MOST_ROWS:
+            if count <= MOST_ROWS and not on.is_gpu:
                 replace(attend, attend.rebuilt(tiles=(tile_rows(min(count, 16)), KEYS)))
             return []
-        return [at_least(extent, 2)]
-    whole = whole_groups(attend, facts, sizes)
-    changes = by_head(attend, (*facts, *whole))
+        return [at_least(extent, few + 1)]
+    whole = whole_groups(attend, facts, sizes, on.is_gpu)
+    changes = None if extent != row.extent else by_head(attend, (*facts, *whole), count)
     if changes is None:
-        replace(attend, attend.rebuilt(tiles=(1, KEYS)))
-        whole = []
-    else:
-        *batch, row = changes["dims"]
-        members = count_of(row.extent, batch, sizes)
-        replace(attend, attend.rebuilt(**changes, tiles=(tile_rows(members[1] if members else 1), KEYS)))
-    return whole if isinstance(extent, Const) else [eq(extent, Const(1)), *whole]
+        if on.is_gpu and isinstance(extent, Const):
+            return []  # rows and keys of known numbers: the cost model knows best
+        replace(attend, attend.rebuilt(tiles=_tiles(attend, count, on)))
+        return [] if isinstance(extent, Const) else [at_most(extent, few)]
+    *batch, row = changes["dims"]
+    members = count_of(row.extent, batch, sizes)
+    replace(attend, attend.rebuilt(**changes, tiles=_tiles(attend, members[1] if members else count, on)))
+    return whole if isinstance(extent, Const) else [eq(extent, Const(count)), *whole]
+
+
+def _tiles(attend: attn.AttendOp, rows: int, on: Device) -> tuple[int, int]:
+    """A tile of so many rows: on a GPU, two steps of keys and values fill half of the fast memory."""
+    if not on.is_gpu:
+        return tile_rows(rows), KEYS
+    size = itemsize(attn.tensor_type(attend.query).element)
+    least = 1 if rows == 1 and size > 2 else 16  # plain multiply-adds need no 16 rows
+    keys = on.fast // 4 // ((attend.width.data + attend.value_width.data) * size)
+    extents = [s.extent.value if isinstance(s.extent, Const) else 128 for s in attend.source_list]
+    most = min(128, 1 << max(max(extents) - 1, 1).bit_length())
+    return max(least, tile_rows(rows)), max(16, min(most, 1 << max(keys, 1).bit_length() - 1))
 
 
 def at_least(e: Expr, bound: int) -> Expr:
@@ -108,21 +129,31 @@ def at_least(e: Expr, bound: int) -> Expr:
     return op(">=", e, Const(bound))
 
 
+def at_most(e: Expr, bound: int) -> Expr:
+    """``e <= bound``, which for 1 row is ``e == 1``; likewise without divisions."""
+    match e:
+        case Op("//", (x, Const(int(c)))) if c > 0 and bound > 1:
+            return at_most(x, bound * c + c - 1)
+        case Op("+", (x, Const(int(c)))) if bound > 1:
+            return at_most(x, bound - c)
+    return op("<=", e, Const(bound)) if bound > 1 else eq(e, Const(bound))
+
+
 def tile_rows(count: int) -> int:
     """The power of two that holds this many rows, at most 64."""
     return min(64, 1 << max(count - 1, 0).bit_length())
 
 
-def _problem(attend: attn.AttendOp, facts: tuple[Expr, ...]) -> tuple[Problem, dict[str, Expr]]:
-    """The attention with 0 for its row, and what stands for what then."""
+def _problem(attend: attn.AttendOp, facts: tuple[Expr, ...], count: int) -> tuple[Problem, dict[str, Expr]]:
+    """The attention with its number of rows known, the row 0 if it is one; and what stands for what then."""
     *batch, row = attend.domain
-    now: dict[str, Expr] = {row.name: Const(0)}
+    now: dict[str, Expr] = {row.name: Const(0)} if count == 1 else {}
     if isinstance(row.extent, Var):
-        now[row.extent.name] = Const(1)
+        now[row.extent.name] = Const(count)
     problem = Problem(
         cast(AttendGradientOp, attend),  # for its types, which the two ops have in common
         tuple(batch),
-        Dim(row.name, Const(1)),
+        Dim(row.name, Const(count)),
         attend.query_map.data,
         attend.out_map.data,
         attend.lse_map.data,
@@ -137,22 +168,42 @@ def _key_maps(problem: Problem) -> list[Expr]:
     return [e for s in problem.sources for e in (*s.key_map, *s.value_map)]
 
 
-def whole_groups(attend: attn.AttendOp, facts: tuple[Expr, ...], sizes: Mapping[str, int]) -> list[Expr]:
-    """That groups of heads are all of one size, where they are."""
-    problem, _ = _problem(attend, facts)
+def whole_groups(attend: attn.AttendOp, facts: tuple[Expr, ...], sizes: Mapping[str, int], pinned: bool) -> list[Expr]:
+    """That groups of heads are all of one size, ``pinned`` if need be, and keys and values grouped alike."""
+    alike = _alike(attend, sizes)
+    problem, _ = _problem(attend, (*facts, *alike), 1)
     for dim in problem.batch:
         grouped = grouped_by(dim, _key_maps(problem), problem)
         if grouped is not None:
-            exact = eq(op("%", dim.extent, grouped[1]), Const(0))
-            known = free_vars(exact) <= sizes.keys() and evaluate(grouped[1], sizes)
-            return [exact] if free_vars(exact) and known and evaluate(exact, sizes) else []
+            c = grouped[1]
+            exact = eq(op("%", dim.extent, c), Const(0))
+            known = free_vars(exact) <= sizes.keys() and evaluate(c, sizes)
+            if not (free_vars(exact) and known and evaluate(exact, sizes)):
+                return alike
+            match dim.extent, c:
+                case Var(heads), Op("//", (Var(a), Var() as b)) if pinned and a == heads:
+                    return [*alike, eq(dim.extent, b * int(evaluate(c, sizes)))]
+            return [*alike, exact]
     return []
 
 
-def by_head(attend: attn.AttendOp, facts: tuple[Expr, ...]) -> dict[str, Any] | None:
-    """What changes in an attention of one row when the heads that share keys become its rows; None if none do."""
-    batch = list(attend.domain[:-1])
-    problem, now = _problem(attend, facts)
+def _alike(attend: attn.AttendOp, sizes: Mapping[str, int]) -> list[Expr]:
+    """That sizes by which keys and values divide the same dimension are equal, where they are."""
+    found: list[Expr] = []
+    for source in attend.source_list:
+        for key, value in zip(source.key_map, source.value_map, strict=False):
+            match key, value:
+                case Op("//", (a, c)), Op("//", (b, d)) if a == b and c != d:
+                    names = sorted(free_vars(c) - free_vars(d)), sorted(free_vars(d) - free_vars(c))
+                    if [len(n) for n in names] == [1, 1] and sizes.get(names[0][0]) == sizes.get(names[1][0]):
+                        found.append(eq(Var(names[1][0]), Var(names[0][0])))
+    return list(dict.fromkeys(found))
+
+
+def by_head(attend: attn.AttendOp, facts: tuple[Expr, ...], count: int) -> dict[str, Any] | None:
+    """What changes in an attention of so many rows when the heads that share keys become rows; None if none do."""
+    *batch, row = attend.domain
+    problem, now = _problem(attend, facts, count)
     index = _key_maps(problem)
     shared = [d for d in batch if not any(d.name in free_vars(e) for e in index) and not _ragged(d, batch)]
     extents = {d.name for s in problem.sources for d in batch if d.name in free_vars(s.extent)}
@@ -174,13 +225,18 @@ def by_head(attend: attn.AttendOp, facts: tuple[Expr, ...]) -> dict[str, Any] | 
             max_over(member.extent, batch)
         except UnboundedExprError:
             return None
-    domain = (*batch, member)
+    rows = member
+    if count > 1:  # the queries of a head, then those of the next
+        rows = Dim(row.name, member.extent * count)
+        by: dict[str, Expr] = {member.name: Var(row.name) // count, row.name: Var(row.name) % count}
+        problem = problem.substituted(tuple(batch), by, facts_about((*batch, rows), facts).simplify)
+    domain = (*batch, rows)
     sources = []
     for s in problem.sources:
         pairs = (*domain, Dim(s.key, s.extent))
         inside = facts_about(pairs, facts)
         score = Lambda(s.score.params, inside.simplify(s.score.body))
-        mask = tidy(substitute(s.mask, now), pairs, facts)
+        mask = tidy(substitute(s.mask, now) if count == 1 else s.mask, pairs, facts)
         sources.append(attn.Source(s.key, s.extent, s.key_map, s.value_map, mask, score))
     return {
         "dims": domain,

@@ -43,7 +43,7 @@ class ImageRows(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         for attend, facts in attends(op):
-            for width in line_widths(attend):
+            for width in line_widths(attend) if attend.tiles is None else ():
                 after = _by_rows(attend, width, facts)
                 if after is None:
                     continue

@@ -23,7 +23,6 @@ _LOGICAL = ("logical_and", "logical_or", "logical_xor", "logical_not")
 _OTHER = ("neg", "rsqrt", "reciprocal", "square", "relu", "where", "masked_fill", "to", "clamp", "nan_to_num")
 
 
-
 def _softplus(x: Expr, beta: float = 1.0, threshold: float = 20.0) -> Expr:
     scaled = apply("*", x, beta)
     soft = apply("/", apply("log", apply("+", apply("exp", apply("min", scaled, threshold)), 1.0)), beta)
@@ -88,10 +87,10 @@ _WRITTEN: dict[str, Callable[..., Expr | None]] = {
 _NUMBERS = {"negative_slope": "slope", "min_val": "low", "max_val": "high"}  # PyTorch's names of arguments, and ours
 
 # Costly functions, and functions that a kernel cannot say: of a tensor smaller than N_q x N_kv they run in PyTorch.
-HEAVY = frozenset(
-    """exp exp2 log log2 sqrt rsqrt tanh sigmoid sin cos pow softmax log1p expm1 log10 silu softplus logsigmoid mish
-    gelu elu tanhshrink hypot""".split()
-)
+HEAVY = frozenset({
+    "exp", "exp2", "log", "log2", "sqrt", "rsqrt", "tanh", "sigmoid", "sin", "cos", "pow", "softmax", "log1p", "expm1",
+    "log10", "silu", "softplus", "logsigmoid", "mish", "gelu", "elu", "tanhshrink", "hypot",
+})  # fmt: skip
 ELEMENTWISE = frozenset((*_BINARY, *_UNARY, *_LOGICAL, *_OTHER, *_WRITTEN))
 
 

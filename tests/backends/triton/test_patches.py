@@ -1,0 +1,57 @@
+"""Neighbourhoods on an image: tiles of patches, and boxes of keys."""
+
+import pytest
+import torch
+
+import attnc
+from attnc.compiler.analysis.live_area import computed_pairs, live_pairs
+from attnc.compiler.passes.common import attends
+
+from ...numerics import assert_matches
+
+
+def neighbourhood(width, reach, causal=False):
+    def near(q, k, v):
+        i, j = torch.arange(q.shape[-2])[:, None], torch.arange(k.shape[-2])
+        live = ((i // width - j // width).abs() <= reach) & ((i % width - j % width).abs() <= reach)
+        live = live & (j <= i) if causal else live
+        return (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~live, float("-inf")).softmax(-1) @ v
+
+    return near
+
+
+def tensors(tokens, width=16, dtype=torch.float32):
+    torch.manual_seed(0)
+    return list(torch.randn(3, 1, 2, tokens, width).to(dtype))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("width, lines, reach", [(64, 5, 3), (48, 19, 2), (24, 9, 1)])
+def test_numbers(width, lines, reach, causal):
+    fn, inputs = neighbourhood(width, reach, causal), tensors(width * lines)
+    compiled = attnc.compile(fn, backend="triton", fallback="error")
+    assert "x <" in compiled.lower(*inputs).ir("tile") or (causal and reach == 1)  # not worth it
+    assert_matches(fn, compiled(*inputs), inputs)
+
+
+def test_lines_that_are_not_whole_keep_their_order():
+    fn, inputs = neighbourhood(48, 2), tensors(48 * 5 + 7)
+    compiled = attnc.compile(fn, backend="triton", fallback="error")
+    assert "x <" not in compiled.lower(*inputs).ir("tile")
+    assert_matches(fn, compiled(*inputs), inputs)
+
+
+def test_a_quarter_of_what_is_computed_is_live():
+    fn, tokens = neighbourhood(128, 6), 128 * 128
+    lowered = attnc.compile(fn, backend="triton").lower(*tensors(tokens, 64, torch.bfloat16), target="sm_90")
+    sizes = {**lowered.hints, "N": tokens, "N_k": tokens}
+    shares = []
+    for stage in ("simplify-masks", "image-patches"):
+        ((attend, facts),) = attends(lowered.after(stage))
+        (source,) = attend.source_list
+        if stage == "simplify-masks":
+            live = live_pairs(attend.domain, source, sizes, facts=facts).count
+        (computed,) = computed_pairs(attend.domain, source, sizes, rows=128, padded=[(128, 128)], facts=facts)
+        shares.append(live / computed)
+    assert shares[0] < 0.1
+    assert shares[1] > 0.25
