@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 TYPED := build/typecheck
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench docs clean
+.PHONY: help install demo test lint format fuzz bench docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ lint: $(INSTALLED) ## check style, format and types
 format: $(INSTALLED) ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+
+fuzz: $(INSTALLED) ## try random programs for MINUTES (2), compare with float64; what fails goes to build/fuzz
+	$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),2)
 
 bench: $(INSTALLED) ## run the benchmarks and write benchmarks/results/ (BENCH_ARGS=--quick for a short run)
 	$(BIN)/python benchmarks/cpu.py $(BENCH_ARGS)

@@ -42,7 +42,7 @@ class Again:
             return None
         return Again(found)
 
-    def call(self, compiled: CompiledAttention, args: tuple[Any, ...]) -> list[torch.Tensor] | None:
+    def call(self, compiled: CompiledAttention, args: tuple[Any, ...]) -> Sequence[torch.Tensor] | None:
         """The resulting tensors, or None if this call is not like that one."""
         inputs: Sequence[torch.Tensor] = args
         if self.found.outside:

@@ -94,7 +94,7 @@ class CompiledAttention:
         leaves: list[Any],
         inputs: list[Any],
         low: torch.dtype | None,
-    ) -> list[torch.Tensor] | None:
+    ) -> Sequence[torch.Tensor] | None:
         """The resulting tensors, or None if a guard does not hold."""
         if forward_ad._current_level >= 0 and has_tangents(inputs):
             return run_as_written(found, Call.of(self, found, values, len(leaves), inputs, low), inputs)

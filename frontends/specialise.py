@@ -40,7 +40,7 @@ class Specialisation:
     build_gradient: Callable[[Sequence[int], Sequence[int]], Plan]
     reported: set[str] = field(default_factory=set)  # why gradients are eager
     holds: Callable[[Sequence[Any]], bool] = field(init=False)
-    pick: Callable[[list[torch.Tensor], Sequence[Any]], Any] = field(init=False)
+    pick: Callable[[Sequence[torch.Tensor], Sequence[Any]], Any] = field(init=False)
 
     def __post_init__(self) -> None:
         self.guards = list(dict.fromkeys([*self.graph.guards, *self.graph.value_guards, *map(parse, self.plan.guards)]))
@@ -201,7 +201,7 @@ def _guard_function(graph: Graph, guards: Sequence[Expr]) -> Callable[[Sequence[
     return space["holds"]
 
 
-def _picker(graph: Graph) -> Callable[[list[torch.Tensor], Sequence[Any]], Any]:
+def _picker(graph: Graph) -> Callable[[Sequence[torch.Tensor], Sequence[Any]], Any]:
     """From the plan's results to what the user's function returns."""
     outputs = graph.outputs
     if isinstance(outputs, Node):
@@ -209,7 +209,7 @@ def _picker(graph: Graph) -> Callable[[list[torch.Tensor], Sequence[Any]], Any]:
     if isinstance(outputs, tuple) and all(isinstance(x, Node) for x in outputs) and not hasattr(outputs, "_fields"):
         return lambda results, leaves: tuple(results)
 
-    def pick(results: list[torch.Tensor], leaves: Sequence[Any]) -> Any:
+    def pick(results: Sequence[torch.Tensor], leaves: Sequence[Any]) -> Any:
         waiting = iter(results)
         values = call_values(graph, leaves)
 

@@ -21,6 +21,8 @@ class NarrowStores:
         """Row ``row``, the ``r``-th of ``height`` that start at an even one unless they are one."""
         b, f = self.b, self.f
         if f.tiles.computed[value] == "plain":
+            # products add up all lanes: one past the last row may hold an infinity, of which times 0 would be NaN
+            what = b.select(f.live_lanes(lane), what, b.zero(f.vector))
             pointer = b.at(f.row_pointer(value, row, b.integer(0)), lane, "bf16")
             b.store(b.cast("truncf", what, vec(f.lanes, "bf16")), pointer, 32)
             return

@@ -327,6 +327,7 @@ class _BlockEmitter:
             if keys is None:
                 _BlockEmitter(inner, plan, self.packs).finish(op)
                 return
+            assert isinstance(keys.count, Val)
             with self.b.when(self.b.cmpi("sgt", keys.count, self.b.integer(0))):
                 _BlockEmitter(only_keys(inner, op, keys), plan, self.packs).finish(op)
 

@@ -43,6 +43,7 @@ def set_pitches(buffers: Buffers, plan: BlockPlan, lanes: int, width: int, tiles
 def strip(frame: Frame, first: Val) -> Frame:
     """The frame of the rows from ``first`` on, as many as there are in a strip."""
     b, rows, buffers = frame.b, frame.spans[frame.rows], frame.buffers
+    assert isinstance(rows.count, Val)
     span = Span(b.add(rows.start, first), b.least(b.sub(rows.count, first), SIDE))
     # what outlives the body has room for all rows; only that has a longer pitch
     scratch = [

@@ -116,7 +116,8 @@ class Addresses:
         ):
             return None
         axis = Var(loop.axis.data)
-        moving, rest = [], []
+        moving: list[Expr] = []
+        rest: list[Expr] = []
         for e in op.index.data:
             if axis.name not in free_vars(e):
                 moving.append(Const(0))

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from xdsl.dialects.builtin import IntegerAttr
 
 from ...ir.dtypes import itemsize
-from ...ir.tile import DotOp, ForOp, KernelOp, LoadOp, StoreOp, TileType, tile_type
+from ...ir.expr import walk
+from ...ir.tile import DotOp, ForOp, KernelOp, LoadOp, MaskOp, StoreOp, TileType, tile_type
 from .layout import padded
 from .targets import Target
+
+LONG_MASK = 16
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ def choose(kernel: KernelOp, target: Target) -> Config:
     """Four warps for tiles up to 64 rows, eight beyond; two to three stages as they fit in shared memory.
 
     Float32 products run on ordinary units, which hold operands and results in registers: eight warps from 64 rows.
-    So do kernels of gradients but on Hopper, whose rows of 64 belong to groups of four warps.  Four waves of 64 lanes
+    So do kernels of gradients but on Hopper, whose rows of 64 belong to groups of four warps, and on Blackwell kernels
+    with long masks, whose terms are in registers beside scores and the operands made of them.  Four waves of 64 lanes
     are enough for the largest tiles: eight repeat products of each other, and have half the registers.
     The kernel's own attributes ``num_warps`` and ``num_stages``, an autotuner's choice, come first.
     """
@@ -35,6 +39,7 @@ def choose(kernel: KernelOp, target: Target) -> Config:
     dots = [op for op in kernel.body.walk() if isinstance(op, DotOp)]
     scalar_dots = any(itemsize(tile_type(v).element) == 4 for op in dots for v in (op.lhs, op.rhs))
     spread = target.backend == "cuda" and target.arch != 90 and _heavy(kernel)
+    spread |= target.backend == "cuda" and int(target.arch) >= 100 and _longest_mask(kernel) > LONG_MASK
     warps = 8 if rows >= (64 if scalar_dots or spread else 128) or rows * widest >= 128 * 128 else 4
     if target.warp == 64 and not scalar_dots:  # a wave of AMD's is as wide as two warps
         warps = 4
@@ -53,6 +58,12 @@ def _heavy(kernel: KernelOp) -> bool:
     loops = [op for op in kernel.body.walk() if isinstance(op, ForOp)]
     products = [sum(isinstance(op, DotOp) for op in loop.body.walk()) for loop in loops]
     return max(products, default=0) > 2 or any(isinstance(op, StoreOp) for loop in loops for op in loop.body.walk())
+
+
+def _longest_mask(kernel: KernelOp) -> int:
+    """Operations and operands of the longest mask."""
+    masks = [op.condition.data for op in kernel.body.walk() if isinstance(op, MaskOp)]
+    return max((sum(1 for _ in walk(m)) for m in masks), default=0)
 
 
 def _stage_bytes(loop: ForOp) -> int:

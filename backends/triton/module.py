@@ -116,7 +116,7 @@ def _header(
     kernel: KernelOp, config: Config, pointers: list[str], sizes: Sequence[str], named: Mapping[Expr, Text]
 ) -> list[str]:
     def show(e: Expr) -> Expr:
-        for whole, text in reversed(named.items()):  # the longest first
+        for whole, text in reversed([*named.items()]):  # the longest first
             e = rewrite(e, lambda x, whole=whole, text=text: Var(text.code) if x == whole else None)  # type: ignore[misc]
         return e
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
@@ -45,8 +46,7 @@ class ChooseTiles(ModulePass):
         for attend, facts in attends(op):
             self._choose(attend, facts, choose_tiles)
         for gradient in [o for o in op.walk() if isinstance(o, AttendGradientOp)]:
-            lined = [] if device(self.target).is_gpu else in_lines(gradient)
-            self._choose(gradient, (), lambda work, target, lined=lined: choose_gradient_tiles(work, target, lined))  # type: ignore[misc]
+            self._choose(gradient, (), partial(_for_gradient, gradient))
 
     def _choose(
         self,
@@ -59,3 +59,7 @@ class ChooseTiles(ModulePass):
             if not (rows and keys):
                 rows, keys = choose(work_of(op, facts), self.target)
             replace(op, op.rebuilt(tiles=(self.rows or rows, self.keys or keys)))
+
+
+def _for_gradient(op: AttendGradientOp, work: Work, target: str) -> tuple[int, int]:
+    return choose_gradient_tiles(work, target, [] if device(target).is_gpu else in_lines(op))

@@ -114,7 +114,7 @@ def _tiles(attend: attn.AttendOp, rows: int, on: Device) -> tuple[int, int]:
     size = itemsize(attn.tensor_type(attend.query).element)
     least = 1 if rows == 1 and size > 2 else 16  # plain multiply-adds need no 16 rows
     keys = on.fast // 4 // ((attend.width.data + attend.value_width.data) * size)
-    extents = [s.extent.value if isinstance(s.extent, Const) else 128 for s in attend.source_list]
+    extents = [int(s.extent.value) if isinstance(s.extent, Const) else 128 for s in attend.source_list]
     most = min(128, 1 << max(max(extents) - 1, 1).bit_length())
     return max(least, tile_rows(rows)), max(16, min(most, 1 << max(keys, 1).bit_length() - 1))
 

@@ -101,7 +101,7 @@ def query_kernel(
             n: int = n,
             own: list[Load] = own,
             pairs: Pairs = pairs,
-            shared: SSAValue = shared,
+            shared: SSAValue | None = shared,
         ) -> list[SSAValue]:
             keys = Keys.load(frame, n)
             _, gradients = pairs.tiles(queries, keys, shared, i, pairs.source.key)
@@ -161,7 +161,7 @@ def key_kernel(
         outputs["dq"] = target(problem, [problem.row, d], problem.query_map, problem.type("query"), add=not whole)
         roles.append("query")
     grouped = group_places(problem, n, tensors) if whole else []
-    in_order = sorted(set().union(*(to.in_order for to in [*outputs.values(), *grouped])))
+    in_order = sorted({d for to in outputs.values() for d in to.in_order} | {d for to in grouped for d in to.in_order})
     segments = None
     if "query" in wanted and not whole:
         if line:

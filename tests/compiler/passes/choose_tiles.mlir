@@ -1,6 +1,6 @@
 // RUN: attnc opt -p choose-tiles{target=cpu-avx512}
 
-// CHECK: normaliser softmax tiles "64 x 64"
+// CHECK: normaliser softmax tiles "64 x 48"
 attn.func @f(%q: !attn.tensor<"B, H, N, 64", f32>, %k: !attn.tensor<"B, H, N, 64", f32>, %v: !attn.tensor<"B, H, N, 64", f32>) {
   %o, %lse = attn.attend over "b < B, h < H, i < N"
     query %q "b, h, i, d" width 64
@@ -29,7 +29,7 @@ attn.func @f(%q: !attn.tensor<"B, H, N, 64", f32>, %k: !attn.tensor<"B, H, N, 64
 
 // A gradient: rows of a task by the steps of its loop.
 // CHECK: attn.attend_gradient
-// CHECK: tiles "64 x 64"
+// CHECK: tiles "64 x 96"
 attn.func @f_gradient(%q: !attn.tensor<"B, H, N, 64", f32>, %k: !attn.tensor<"B, H, N, 64", f32>, %v: !attn.tensor<"B, H, N, 64", f32>, %out: !attn.tensor<"B, H, N, 64", f32>, %lse: !attn.tensor<"B, H, N", f32>, %d_result: !attn.tensor<"B, H, N, 64", f32>) {
   %d_q, %d_k, %d_v = attn.attend_gradient of "query", "key0", "value0" over "b < B, h < H, i < N"
     query %q "b, h, i, d" width 64
