@@ -1,0 +1,72 @@
+"""Programs that the fuzzer found and that were mended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from .checks import check
+from .parts import Tensor
+from .programs import Program
+
+IJ = "i, j = torch.arange(n)[:, None], torch.arange(m)[None, :]"
+SHARED = "k, v = (x.repeat_interleave(heads // k.shape[1], 1) for x in (k, v))"
+MEMORY = (Tensor("memory_k", "(heads, 2, d)", "normal"), Tensor("memory_v", "(heads, 2, e)", "normal"))
+
+
+def program(*body: str, sizes: tuple[int, ...], dtype: str = "float32", tensors: tuple[Tensor, ...] = ()) -> Program:
+    return Program((*body, "return o"), tensors, sizes, dtype, "plain")  # type: ignore[arg-type]
+
+
+FOUND = {
+    "the least number as a fill of whole rows": program(
+        IJ,
+        "s = (q @ k.mT - 0.25 * (h + 1) * (i - j).abs()).masked_fill(~(i >= 8), torch.finfo(q.dtype).min)",
+        "o = s.softmax(-1) @ v",
+        sizes=(1, 1, 1, 16, 16, 8, 7),
+    ),
+    "constants are stored where a mask is never true": program(
+        IJ,
+        "s = (q @ k.mT).masked_fill((i >= 0) | (j >= 0), float('-inf'))",
+        "o = (s - s.logsumexp(-1, keepdim=True)).exp() @ v * 2",
+        sizes=(2, 1, 1, 1, 1, 1, 24),
+    ),
+    "sizes of a key that is not read": program(
+        SHARED,
+        IJ,
+        "o = (q @ k.mT).masked_fill((i >= 0) | (j >= 0), -1e4).softmax(-1) @ v",
+        sizes=(1, 4, 2, 63, 63, 16, 24),
+        dtype="bfloat16",
+    ),
+    "tiles of grids are counted for one query": program(
+        IJ,
+        "near = ((i + j) % 7 == 2) & ((i // 4 - j // 4).abs() <= 0) & ((i % 4 - j % 4).abs() <= 0)",
+        "o = torch.where(near, q @ k.mT, float('-inf')).log_softmax(-1).exp() @ v",
+        sizes=(1, 1, 1, 1, 3, 16, 16),
+    ),
+    "tiles without queries are counted": program(
+        IJ,
+        "p = torch.cat([(q @ k.mT).masked_fill(j > i - 3, float('-inf')), q @ memory_k.mT], -1).softmax(-1)",
+        "o = p @ torch.cat([v, memory_v.expand(b, -1, -1, -1)], -2)",
+        sizes=(1, 3, 3, 0, 15, 32, 32),
+        tensors=MEMORY,
+    ),
+    "keys past the end weigh nothing where every score is very low": program(
+        IJ,
+        "o = (q @ k.mT).masked_fill(i != j, -1e4).softmax(-1) @ v",
+        sizes=(1, 1, 1, 96, 3, 32, 32),
+        dtype="bfloat16",
+    ),
+    "keys past the end weigh nothing where every score is low": program(
+        "o = (-((q @ k.mT) ** 2) - 200).softmax(-1) @ v",
+        sizes=(1, 1, 1, 96, 3, 32, 32),
+        dtype="bfloat16",
+    ),
+}
+
+
+@pytest.mark.parametrize("backend", ["cpu", "triton", "reference"])
+@pytest.mark.parametrize("what", FOUND)
+def test_found(what: str, backend: str, tmp_path: Path) -> None:
+    check(FOUND[what], tmp_path, backend, verify=backend == "cpu")
