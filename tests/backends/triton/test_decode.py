@@ -45,13 +45,16 @@ def test_types(dtype):
 
 
 def test_one_plan_for_every_context(monkeypatch):
-    compiled = attnc.compile(causal, backend="triton", fallback="error", options={"cache": "off"})
+    def sharper(q, k, v):  # no other test's, whose plan would be at hand
+        return causal(q * 1.3, k, v)
+
+    compiled = attnc.compile(sharper, backend="triton", fallback="error")
     built = []
     plan = driver._plan
     monkeypatch.setattr(driver, "_plan", lambda *args: built.append(1) or plan(*args))
     for keys in (640, 641, 1500, 130):
         inputs = tensors(10, 2, 1, keys)
-        assert_matches(causal, compiled(*inputs), inputs)
+        assert_matches(sharper, compiled(*inputs), inputs)
     assert len(built) == 1
 
 
