@@ -8,7 +8,7 @@ residue classes and head groups are all index maps, so a pass that reorders toke
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from xdsl.dialects.builtin import ArrayAttr, StringAttr, SymbolNameConstraint
 from xdsl.ir import Operation, SSAValue
@@ -93,6 +93,10 @@ class FuncOp(IRDLOperation):
                 if isinstance(size, Var):
                     bound.setdefault(size.name, (a, axis))
         return bound
+
+    def require(self, guards: Iterable[Expr]) -> None:
+        """Add guards; those that are there already are not repeated."""
+        self.guards = ArrayAttr(list(dict.fromkeys([*self.guards.data, *map(ExprAttr, guards)])))
 
     def needed(self) -> list[Operation]:
         """The ops that the results depend on, in order; ops are pure, so the rest is dead.

@@ -28,10 +28,10 @@ from xdsl.passes import ModulePass
 
 from ...ir import attn, poly
 from ...ir.attributes import Dim
-from ...ir.expr import ZERO, Expr, Op, Var, eq, maximum, minimum, substitute, walk
+from ...ir.expr import ZERO, Expr, Op, Var, eq, maximum, minimum, walk
 from ..analysis.cost import faster
 from ..analysis.index_sets import implies
-from .common import attends, facts_about, fresh, moduli, moved, work_of
+from .common import attends, facts_about, fresh, moduli, moved, moved_maps, work_of
 from .rewriting import replace
 
 MOST_SHIFTS = 4  # shifts of rows, and of keys, that are tried
@@ -100,10 +100,6 @@ def by_block(op: attn.AttendOp, width: int, a: int, b: int, facts: Sequence[Expr
     key_first, key_size = part(s.extent, b)
     domain = (*batch, Dim(g.name, known.simplify(count)), Dim(row.name, row_size))
     rows, keys = {row.name: row_first + Var(row.name)}, {s.key: key_first + Var(s.key)}
-    inside = facts_about((*domain, Dim(s.key, key_size)), facts)
-    maps = {
-        name: tuple(inside.simplify(substitute(e, rows)) for e in getattr(op, name).data)
-        for name in ("query_map", "out_map", "lse_map")
-    }
+    maps = moved_maps(op, (*domain, Dim(s.key, key_size)), rows, facts)
     source = moved(s, domain, key_size, rows | keys, facts)
     return {"dims": domain, "sources": (source,), **maps}

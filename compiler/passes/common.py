@@ -87,6 +87,17 @@ def moved(
     return attn.Source(s.key, extent, key, value, tidy(substitute(s.mask, changes), pairs, facts), score)
 
 
+def moved_maps(
+    op: attn.Attention, domain: Sequence[Dim], changes: Mapping[str, Expr], facts: Sequence[Expr]
+) -> dict[str, tuple[Expr, ...]]:
+    """Where an attention reads queries and writes results, in other dimensions, by the names of its arguments."""
+    inside = facts_about(domain, facts)
+    return {
+        name: tuple(inside.simplify(substitute(e, changes)) for e in getattr(op, name).data)
+        for name in ("query_map", "out_map", "lse_map")
+    }
+
+
 def moduli(mask: Expr) -> list[int]:
     """Numbers that a periodic mask may repeat after, largest first: from its constants, in any spelling."""
     found: set[int] = set()

@@ -27,10 +27,10 @@ from xdsl.passes import ModulePass
 
 from ...ir import attn
 from ...ir.attributes import Dim
-from ...ir.expr import Expr, Var, const, substitute
+from ...ir.expr import Expr, Var, const
 from ..analysis.cost import faster
 from ..analysis.residues import residue
-from .common import attends, facts_about, fresh, moduli, moved, work_of
+from .common import attends, facts_about, fresh, moduli, moved, moved_maps, work_of
 from .rewriting import replace
 
 
@@ -70,9 +70,4 @@ def by_residue(op: attn.AttendOp, period: int, offsets: Sequence[Expr], facts: S
         extent = known.simplify((s.extent - first + (period - 1)) // period)
         keys = {s.key: Var(s.key) * period + first}
         sources.append(moved(s, domain, extent, rows | keys, facts))
-    inside = facts_about(domain, facts)
-    maps = {
-        name: tuple(inside.simplify(substitute(e, rows)) for e in getattr(op, name).data)
-        for name in ("query_map", "out_map", "lse_map")
-    }
-    return {"dims": domain, "sources": tuple(sources), **maps}
+    return {"dims": domain, "sources": tuple(sources), **moved_maps(op, domain, rows, facts)}

@@ -29,11 +29,11 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import ArrayAttr, ModuleOp
+from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
 from ...ir import attn
-from ...ir.attributes import Dim, ExprAttr
+from ...ir.attributes import Dim
 from ...ir.dtypes import itemsize
 from ...ir.expr import Const, Expr, Lambda, Op, Var, eq, evaluate, free_vars, op, substitute
 from ...ir.gradient import AttendGradientOp
@@ -64,11 +64,11 @@ class FewRows(ModulePass):
         if not sizes:
             return
         for func in [f for f in module.walk() if isinstance(f, attn.FuncOp)]:
-            guards = [g.data for g in func.guards]
+            guards: list[Expr] = []
             for attend, facts in attends(module):
                 if attend.tiles is None:
                     guards += _change(attend, facts, sizes, device(self.target))
-            func.guards = ArrayAttr([ExprAttr(g) for g in dict.fromkeys(guards)])
+            func.require(guards)
 
 
 def count_of(extent: Expr, batch: Sequence[Dim], sizes: Mapping[str, int]) -> tuple[Expr, int] | None:

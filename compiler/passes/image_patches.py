@@ -25,11 +25,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import ArrayAttr, ModuleOp, UnitAttr
+from xdsl.dialects.builtin import ModuleOp, UnitAttr
 from xdsl.passes import ModulePass
 
 from ...ir import attn
-from ...ir.attributes import Dim, ExprAttr
+from ...ir.attributes import Dim
 from ...ir.expr import (
     TRUE,
     Const,
@@ -53,7 +53,7 @@ from ..analysis.cost import NOMINAL_LENGTH, device, timings
 from ..analysis.index_sets import implies, tile_ranges
 from ..analysis.segments import widths
 from ..analysis.tiles import Tile
-from .common import attends, facts_about, fresh, work_of
+from .common import attends, facts_about, fresh, moved_maps, work_of
 from .rewriting import replace as replace_op
 
 PATCHES = ((8, 16), (16, 8), (4, 32), (8, 8), (4, 16))  # rows and columns
@@ -75,11 +75,11 @@ class ImagePatches(ModulePass):
         if not sizes or not device(self.target).is_gpu:
             return
         for func in [f for f in module.walk() if isinstance(f, attn.FuncOp)]:
-            guards = [g.data for g in func.guards]
+            guards: list[Expr] = []
             for attend, facts in attends(module):
                 if attend.tiles is None:
                     guards += self._change(attend, facts, sizes)
-            func.guards = ArrayAttr([ExprAttr(g) for g in dict.fromkeys(guards)])
+            func.require(guards)
 
     def _change(self, attend: attn.AttendOp, facts: tuple[Expr, ...], sizes: Mapping[str, int]) -> list[Expr]:
         """Rewrite one attention if that pays; the guards that it then relies on."""
@@ -129,13 +129,8 @@ def _by_patches(
         if source is None:
             return None
         sources.append(source)
-    known = facts_about(domain, facts)
     here = {row.name: at[_ROW] * width + at[_COLUMN]}
-    maps = {
-        name: tuple(known.simplify(substitute(e, here)) for e in getattr(attend, name).data)
-        for name in ("query_map", "out_map", "lse_map")
-    }
-    return attend.rebuilt(dims=domain, sources=tuple(sources), **maps)
+    return attend.rebuilt(dims=domain, sources=tuple(sources), **moved_maps(attend, domain, here, facts))
 
 
 def _boxed(

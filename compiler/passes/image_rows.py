@@ -26,10 +26,10 @@ from xdsl.passes import ModulePass
 
 from ...ir import attn
 from ...ir.attributes import Dim
-from ...ir.expr import Const, Expr, Var, ceildiv, free_vars, minimum, substitute
+from ...ir.expr import Const, Expr, Var, ceildiv, free_vars, minimum
 from ..analysis.cost import Work, faster
 from ..analysis.segments import widths
-from .common import attends, facts_about, fresh, moved, work_of
+from .common import attends, fresh, moved, moved_maps, work_of
 from .rewriting import replace
 
 
@@ -60,12 +60,7 @@ def _by_rows(op: attn.AttendOp, width: int, facts: tuple[Expr, ...]) -> attn.Att
     if found is None:
         return None
     domain, rows, sources = found
-    known = facts_about(domain, facts)
-    maps = {
-        name: tuple(known.simplify(substitute(e, rows)) for e in getattr(op, name).data)
-        for name in ("query_map", "out_map", "lse_map")
-    }
-    return op.rebuilt(dims=domain, sources=sources, **maps)
+    return op.rebuilt(dims=domain, sources=sources, **moved_maps(op, domain, rows, facts))
 
 
 def line_widths(op: attn.Attention) -> list[int]:

@@ -21,11 +21,11 @@ import dataclasses
 from dataclasses import dataclass
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import ArrayAttr, ModuleOp
+from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
 from ...ir import attn
-from ...ir.attributes import Dim, ExprAttr
+from ...ir.attributes import Dim
 from ...ir.expr import Const, Expr, Lambda, Op, Var, eq, free_vars, substitute, walk
 from .common import attends, facts_about
 from .rewriting import replace
@@ -42,14 +42,14 @@ class PinSizes(ModulePass):
     def apply(self, ctx: Context, module: ModuleOp) -> None:
         sizes = dict(zip(self.names, self.values, strict=True))
         for func in [f for f in module.walk() if isinstance(f, attn.FuncOp)]:
-            guards = list(func.guards.data)
+            guards: list[Expr] = []
             for attend, facts in attends(module):
                 found = sorted((divisors(attend) & sizes.keys()) - lengths(attend))
                 if found:
                     known: dict[str, Expr] = {name: Const(sizes[name]) for name in found}
-                    guards += [ExprAttr(eq(Var(name), value)) for name, value in known.items()]
+                    guards += [eq(Var(name), value) for name, value in known.items()]
                     replace(attend, attend.rebuilt(sources=pinned(attend, known, facts)))
-            func.guards = ArrayAttr(list(dict.fromkeys(guards)))
+            func.require(guards)
 
 
 def divisors(attend: attn.AttendOp) -> set[str]:

@@ -31,12 +31,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import ArrayAttr, ModuleOp, UnitAttr
+from xdsl.dialects.builtin import ModuleOp, UnitAttr
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from ...ir import attn
-from ...ir.attributes import Dim, ExprAttr
+from ...ir.attributes import Dim
 from ...ir.dtypes import accumulator
 from ...ir.expr import (
     Const,
@@ -82,7 +82,7 @@ class SplitKeys(ModulePass):
         if not sizes:
             return
         for func in [f for f in module.walk() if isinstance(f, attn.FuncOp)]:
-            guards = [g.data for g in func.guards]
+            guards: list[Expr] = []
             for attend, facts in attends(module):
                 few = attend.tiles is not None and "patch" not in attend.attributes
                 if few and len(attend.source_list) == 1 and not steep(attend.source_list):
@@ -90,7 +90,7 @@ class SplitKeys(ModulePass):
                         guards += _share_out(attend, facts, sizes, on)
                     elif attend.tiles and attend.tiles.data[0] <= on.lanes:
                         self._cut(attend, facts, sizes)
-            func.guards = ArrayAttr([ExprAttr(g) for g in dict.fromkeys(guards)])
+            func.require(guards)
 
     def _cut(self, attend: attn.AttendOp, facts: tuple[Expr, ...], sizes: Mapping[str, int]) -> None:
         """Parts of a length that is known."""
