@@ -62,7 +62,12 @@ class Again:
         if autocast.active() or forward_ad._current_level >= 0 or _default() is not self.default:
             return None
         if not wanted or not torch.is_grad_enabled():
-            return self.run(inputs, False)
+            try:
+                return self.run(inputs, False)
+            except RuntimeError:
+                if all(x.layout is torch.strided and not x.is_nested for x in inputs):
+                    raise
+                return None  # described as what they are, such tensors are refused
         if any(map(_is_wrapped, inputs)):  # left over from a transform that has ended
             return None
         call = Call(compiled, (0.0,) * len(args), len(args), {}, None, [])

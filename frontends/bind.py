@@ -74,7 +74,7 @@ class Identity:
 def describe(value: Any, key: list[Any], leaves: list[Any]) -> None:
     """Append what compilation depends on to ``key``, and tensors and floats to ``leaves``."""
     if isinstance(value, torch.Tensor):
-        one = (value.dtype, value.dim(), value.device)
+        one = (value.dtype, value.dim(), value.device, value.layout, value.is_nested)
         key.append(one if type(value) in ORDINARY else (*one, type(value)))
         leaves.append(value)
     elif type(value) is float:

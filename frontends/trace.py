@@ -72,6 +72,16 @@ def common_device(leaves: Sequence[tuple[str, Any]], location: Location) -> torc
     tensors = [(p, x) for p, x in leaves if isinstance(x, torch.Tensor)]
     if not tensors:
         raise ArgumentError(f"{location}: a compiled function needs at least one tensor argument, found none")
+    for path, x in tensors:
+        if x.layout is not torch.strided or x.is_nested or x.is_quantized:
+            what, how = (
+                ("nested", "to_padded_tensor(0.0)") if x.is_nested
+                else ("quantized", "dequantize()") if x.is_quantized
+                else (str(x.layout).removeprefix("torch."), "to_dense()")
+            )  # fmt: skip
+            raise ArgumentError(
+                f"{location}: {path} is a {what} tensor, expected a dense one with strides; pass {path}.{how}"
+            )
     sized = [(p, x) for p, x in tensors if x.dim()] or tensors
     first, device = sized[0][0], sized[0][1].device
     for path, x in sized:
