@@ -5,7 +5,11 @@ of the same program that rely on different facts about sizes (their guards).  Sa
 a kill at any instant, because an entry appears by a rename and carries its own checksum; an entry that
 fails the check is a miss, and the next build overwrites it.
 
-Layout of an entry: a line with format and SHA-256 of what follows, a line of JSON, the kernels' payloads.
+Entries hold machine code, so two more things are asked of a file before a byte of it is used.  Nobody but its
+owner may have been able to write it, and the owner is the user of this process or root.  And its checksum is
+taken over the digest that it was stored for as well: a file that was moved or copied elsewhere is a miss.
+
+Layout of an entry: a line with format and SHA-256 of digest and what follows, a line of JSON, the kernels' payloads.
 """
 
 from __future__ import annotations
@@ -13,8 +17,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -26,7 +32,9 @@ from typing import Any
 
 from ..backends.api import Artifact
 
-MAGIC = b"attnc-cache-1 "
+log = logging.getLogger("attnc")
+
+MAGIC = b"attnc-cache-2 "
 LIMIT = 2 << 30  # bytes kept before the oldest entries go
 _ABANDONED = 3600  # seconds after which a temporary file has no living writer
 _stores = count()  # of this process
@@ -93,21 +101,14 @@ class DiskCache:
         except OSError:
             return
         for path in paths:
-            if not path.name.startswith(".") and (entry := self._read(path)):
-                yield entry
-
-    def _read(self, path: Path) -> Entry | None:
-        try:
-            data = path.read_bytes()
-        except OSError:
-            return None
-        body = checked(data)
-        return None if body is None else _decode(body)
+            if not path.name.startswith(".") and (data := _read(path)) and (body := checked(key, data)):
+                if entry := _decode(body):
+                    yield entry
 
     def store(self, key: str, entry: Entry) -> bool:
         """Keep an entry; returns whether that worked."""
         variant = digest(*json.loads(entry.plan).get("guards", []))[:16]
-        done = write_atomically(self.entries / key / variant, with_checksum(_encode(entry)))
+        done = write_atomically(self.entries / key / variant, with_checksum(key, _encode(entry)))
         if done and next(_stores) % 64 == 0:  # a look at the whole folder, now and then
             self.prune()
         return done
@@ -133,9 +134,9 @@ class DiskCache:
         """Remove what killed writers left behind, then the oldest entries beyond ``limit`` bytes."""
         now = time.time()
         kept = 0
-        for path, stat in sorted(self._files(), key=lambda f: f[1].st_mtime, reverse=True):
-            abandoned = path.name.startswith(".") and now - stat.st_mtime > _ABANDONED
-            kept += stat.st_size
+        for path, status in sorted(self._files(), key=lambda f: f[1].st_mtime, reverse=True):
+            abandoned = path.name.startswith(".") and now - status.st_mtime > _ABANDONED
+            kept += status.st_size
             if abandoned or kept > limit:
                 with contextlib.suppress(OSError):
                     path.unlink()
@@ -145,14 +146,31 @@ class DiskCache:
 # ---- bytes --------------------------------------------------------------------------------------------
 
 
-def with_checksum(body: bytes) -> bytes:
-    return MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+def with_checksum(key: str, body: bytes) -> bytes:
+    """What a file holds: ``body``, after a line that says what it is and whose."""
+    return MAGIC + hashlib.sha256(key.encode() + body).hexdigest().encode() + b"\n" + body
 
 
-def checked(data: bytes) -> bytes | None:
-    """The body of :func:`with_checksum`, or None if a single bit of it is wrong."""
-    head, newline, body = data.partition(b"\n")
-    return body if newline and head == MAGIC + hashlib.sha256(body).hexdigest().encode() else None
+def checked(key: str, data: bytes) -> bytes | None:
+    """The body of :func:`with_checksum`, or None if a single bit of it is wrong or it was stored for another key."""
+    _, newline, body = data.partition(b"\n")
+    return body if newline and data == with_checksum(key, body) else None
+
+
+def _read(path: Path) -> bytes | None:
+    """The bytes of a file that only this user, or root, can have written; None if there is no such file."""
+    try:
+        # a pipe with nobody at its other end would block
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            status = os.fstat(file.fileno())  # of what is open: the name may mean another file by now
+            if not stat.S_ISREG(status.st_mode):
+                return None
+            if status.st_uid not in (0, os.geteuid()) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                log.warning("%s is not used: another user owns it or may write it", path)
+                return None
+            return file.read()
+    except OSError:
+        return None
 
 
 def write_atomically(path: Path, data: bytes) -> bool:

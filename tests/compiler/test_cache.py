@@ -66,6 +66,45 @@ def test_a_truncated_entry_is_a_miss_and_is_overwritten(cache, cut):
     assert list(cache.load(KEY)) == [entry()]
 
 
+def test_an_entry_stored_for_another_digest_is_a_miss(cache):
+    cache.store(KEY, entry())
+    (path,) = files(cache)
+    other = cache.entries / digest("another program") / path.name
+    other.parent.mkdir()
+    path.replace(other)
+    assert list(cache.load(digest("another program"))) == []
+
+
+@pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
+def test_what_others_may_write_is_not_read(cache, mode, caplog):
+    cache.store(KEY, entry())
+    (path,) = files(cache)
+    path.chmod(mode)
+    assert list(cache.load(KEY)) == []
+    assert "another user owns it or may write it" in caplog.text
+    cache.store(KEY, entry())
+    assert list(cache.load(KEY)) == [entry()]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_what_another_user_owns_is_not_read(cache, caplog):
+    cache.store(KEY, entry())
+    (path,) = files(cache)
+    os.chown(path, 12345, 12345)
+    assert list(cache.load(KEY)) == []
+    assert "another user owns it" in caplog.text
+
+
+def test_what_is_no_file_is_not_read(cache):
+    cache.store(KEY, entry())
+    (path,) = files(cache)
+    path.unlink()
+    os.mkfifo(path)
+    (path.parent / "folder").mkdir()
+    (path.parent / "loop").symlink_to("loop")
+    assert list(cache.load(KEY)) == []
+
+
 def test_digest_counts_borders():
     assert digest("ab", "c") != digest("a", "bc")
     assert digest("a") == digest("a")

@@ -1,0 +1,1 @@
+"""What happens to caches, threads and processes when everything happens at once; each file runs by itself as well."""
