@@ -76,7 +76,7 @@ def kernel_plan(
                 shape = tuple(str(s) for s in attn.tensor_type(op.input).shape)
                 index, inverse = (tuple(str(e) for e in m.data) for m in (op.index, op.inverse))
                 steps.append(ReorderStep(inputs[0], shape, index, inverse, output))
-            case gradient.CallGradientOp() if _CAST.fullmatch(op.call.data) and len(op.wanted) == 1:
+            case gradient.CallGradientOp() if _CAST.fullmatch(op.call.data) and not _complex(op):
                 outputs = names.specs(op.outputs)  # autograd would take much longer to say the same
                 steps.append(CallStep(f"x0.to(torch.{outputs[0].dtype})", inputs[1:], outputs, _at(op)))
             case gradient.CallGradientOp():
@@ -194,3 +194,8 @@ _CAST = re.compile(r"x0\.to\(torch\.\w+\)")
 
 _DTYPE_NAMES = {"float64", "float32", "bfloat16", "float16", "int64", "int32", "int16", "int8", "uint8", "bool",
                 "check_inputs", "check_value", "run"}  # fmt: skip
+
+
+def _complex(op: gradient.CallGradientOp) -> bool:
+    """Is this about complex numbers?  The gradient of a real number that became one is a real part."""
+    return any(to_torch(attn.tensor_type(v).element).is_complex for v in (*op.operands, *op.results))

@@ -160,6 +160,7 @@ class _Writer:
         self.bound: set[str] = set()  # size symbols with a value
         self.known: set[str] = set()  # tensors with a value
         self.shapes: dict[str, tuple[str, ...]] = {}
+        self.negated: set[str] = set()  # float tensors that may be lazily negated: a kernel reads their memory
         self.dtypes = _dtypes(plan)
         self.uses = self.last_uses()
 
@@ -226,6 +227,8 @@ class _Writer:
             raise InputError(f"the plan {self.plan.name} defines {spec.name} twice")
         self.known.add(spec.name)
         self.shapes[spec.name] = spec.shape
+        if "float" in spec.dtype:
+            self.negated.add(spec.name)
 
     def targets(self, specs: Sequence[TensorSpec]) -> str:
         for spec in specs:
@@ -352,12 +355,15 @@ class _Writer:
 
     def launch(self, n: int, step: LaunchStep) -> None:
         self.read(step.inputs)
+        for name in sorted(self.negated.intersection(step.inputs)):  # as x.conj().imag is
+            self.lines += [f"if {name}.is_neg():", f"    {name} = {name}.resolve_neg()"]
         for spec in step.outputs:
             new = "zeros" if spec.name in step.zeroed else "empty"
             if new == "empty" and self.only_saved(n, spec.name):
                 new = f"(empty if saving else _spare_{n})"
             self.lines.append(f"{spec.name} = {new}({self.shape(spec.shape)}, dtype={spec.dtype}, device=device)")
             self.define(spec)
+        self.negated -= {*step.inputs, *(s.name for s in step.outputs)}
         tensors = [*step.inputs, *(s.name for s in step.outputs)]
         some = " or ".join(f"{s.name}.numel()" for s in step.outputs)
         if self.plan.artifacts[step.artifact].meta.get("flat"):  # its launcher takes numbers: all is known here

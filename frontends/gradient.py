@@ -34,7 +34,7 @@ class _Compiled(torch.autograd.Function):
         if not found.plain_results:
             # Views, and arguments handed back, are for autograd as if the function had made them.
             results = [r.detach() if r._is_view() or any(r is x for x in tensors) else r for r in results]
-            ctx.mark_non_differentiable(*(r for r in results if not r.is_floating_point()))
+            ctx.mark_non_differentiable(*(r for r in results if not (r.is_floating_point() or r.is_complex())))
         ctx.save_for_backward(*tensors, *saved)
         ctx.set_materialize_grads(False)
         return tuple(results)

@@ -77,7 +77,7 @@ def _run_context(ctx: Any, inputs: tuple[str, Tensors, bool], output: Tensors) -
     ctx.inputs = len(tensors)
     ctx.save_for_backward(*tensors, *kept)
     results = output[: found.results]
-    fixed = [x for x in results if not x.is_floating_point()]
+    fixed = [x for x in results if not (x.is_floating_point() or x.is_complex())]
     ctx.mark_non_differentiable(*fixed, *output[found.results :])
     ctx.set_materialize_grads(False)
 

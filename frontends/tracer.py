@@ -34,6 +34,7 @@ class Tracer(TorchFunctionMode):
         self.location = graph.location
         self.op = ""  # the op being traced
         self.writes = 0  # in place, so far
+        self.low: torch.dtype | None = None  # what autocast made of floats, if it was on
         self.result: Any = None  # what it gives for tensors of one element
         self.reserved: set[str] = set()  # names of arguments, which sizes keep off
         self.captured: dict[int, tuple[torch.Tensor, Traced]] = {}
@@ -120,6 +121,7 @@ class Tracer(TorchFunctionMode):
         low = autocast.state(self.device.type)
         if low is None:
             return self._apply(func, name, args, kwargs)
+        self.low = low
         with autocast.switched(self.device.type, None), autocast.switched("cpu", None):
             return self._apply(func, name, *autocast.cast(self, func, low, args, kwargs))
 
@@ -174,7 +176,7 @@ class Tracer(TorchFunctionMode):
 
     def cut(self, node: Node) -> None:
         """No gradient passes this value; notes it if one would."""
-        waiting = [node] if self.graph.cut is None and node.dtype.is_floating_point else []
+        waiting = [node] if self.graph.cut is None and _is_smooth(node.dtype) else []
         seen = set(waiting)
         while waiting:
             node = waiting.pop()
@@ -184,7 +186,7 @@ class Tracer(TorchFunctionMode):
             if node.op == "amax":  # what a softmax spelled by hand subtracts: no gradient would come of it anyway
                 self.graph.peak = self.graph.peak or self.location
                 continue
-            more = {x for x in node.inputs if x.dtype.is_floating_point} - seen
+            more = {x for x in node.inputs if _is_smooth(x.dtype)} - seen
             seen |= more
             waiting += more
 
@@ -258,3 +260,8 @@ def _identifier(path: str) -> str:
     while "__" in text:
         text = text.replace("__", "_")
     return text.strip("_") or "capture"
+
+
+def _is_smooth(dtype: torch.dtype) -> bool:
+    """May there be gradients of tensors of this type?"""
+    return dtype.is_floating_point or dtype.is_complex

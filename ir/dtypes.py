@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xdsl.dialects.builtin import IntegerType, Signedness, bf16, f16, f32, f64, i1
+from xdsl.dialects.builtin import ComplexType, IntegerType, Signedness, bf16, f16, f32, f64, i1
 from xdsl.ir import Attribute
 
 if TYPE_CHECKING:
@@ -22,8 +22,12 @@ _TYPES: dict[str, tuple[Attribute, str, int]] = {
     "i8": (IntegerType(8), "int8", 1),
     "ui8": (IntegerType(8, Signedness.UNSIGNED), "uint8", 1),
     "i1": (i1, "bool", 1),
+    # between calls to PyTorch only
+    "c128": (ComplexType(f64), "complex128", 16),
+    "c64": (ComplexType(f32), "complex64", 8),
 }
 FLOATS = ("f64", "f32", "bf16", "f16")
+SMOOTH = (*FLOATS, "c128", "c64")  # there may be gradients of these
 
 
 def element(name: str) -> Attribute:
@@ -59,6 +63,6 @@ def torch_name(type: Attribute) -> str:
 
 
 def from_torch(dtype: torch.dtype) -> str:
-    """The name in IR text of a PyTorch dtype; KeyError if the IR has none (complex, quantised)."""
+    """The name in IR text of a PyTorch dtype; KeyError if the IR has none (8-bit floats, quantised)."""
     short = str(dtype).removeprefix("torch.")
     return {torch_name: name for name, (_, torch_name, _) in _TYPES.items()}[short]

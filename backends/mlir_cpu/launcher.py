@@ -106,8 +106,11 @@ class CompiledKernel:
     def _with_addresses(self, values: Sequence[int]) -> tuple[int, ...]:
         """The same, with something to read for tensors without elements."""
         found, at = list(values), 0
-        for rank in self._ranks:
-            found[at] = found[at] or _NOTHING_ADDRESS
+        for n, rank in enumerate(self._ranks):
+            if not found[at]:
+                if all(found[at + 1 : at + 1 + rank]):
+                    raise ArgumentError(f"kernel {self.name}: argument {n} has no memory; pass a copy: x.clone()")
+                found[at] = _NOTHING_ADDRESS
             at += 1 + 2 * rank
         return tuple(found)
 

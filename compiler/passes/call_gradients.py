@@ -14,6 +14,7 @@ from typing import NamedTuple
 from ...ir.attn import CallOp
 from ...ir.attributes import tensor_type
 from ...ir.calls import parse_call
+from ...ir.dtypes import FLOATS, name_of
 from ...ir.expr import Expr, Op, walk
 
 
@@ -35,7 +36,7 @@ def is_constant(op: CallOp) -> bool:
 def call_gradient(op: CallOp, n: int) -> CallGradient | None:
     """How to compute the gradient of input ``n`` directly; None if only autograd knows."""
     types = [tensor_type(v) for v in (*op.inputs, *op.outputs)]
-    if len(op.outputs) != 1 or len({t.element for t in types}) > 1:
+    if len(op.outputs) != 1 or len({t.element for t in types}) > 1 or name_of(types[0].element) not in FLOATS:
         return None
     *inputs, out = [t.shape for t in types]
     names = [f"x{k}" for k in range(len(inputs))]

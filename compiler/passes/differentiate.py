@@ -37,7 +37,7 @@ from ...ir import attn
 from ...ir.attributes import tensor_type, where
 from ...ir.calls import draws_random
 from ...ir.derivative import derivative
-from ...ir.dtypes import FLOATS, name_of
+from ...ir.dtypes import SMOOTH, name_of
 from ...ir.errors import AttncError
 from ...ir.expr import Const, Expr, Var, loads
 from ...ir.gradient import AttendGradientOp, CallGradientOp, operand_names
@@ -67,10 +67,10 @@ class Differentiate(ModulePass):
             if name not in func.names:
                 known = ", ".join(func.names)
                 raise DifferentiationError(f"{func.sym_name.data} has no argument {name}; it has {known}")
-            _check_float(func.args[func.names.index(name)], f"the argument {name}")
+            _check_smooth(func.args[func.names.index(name)], f"the argument {name}")
         if self.wanted:
             return [func.names.index(name) for name in self.wanted]
-        return [n for n, arg in enumerate(func.args) if is_float(arg)]
+        return [n for n, arg in enumerate(func.args) if is_smooth(arg)]
 
     def given_of(self, func: attn.FuncOp) -> list[int]:
         """Positions of the given results.  Raises :class:`DifferentiationError`."""
@@ -78,17 +78,17 @@ class Differentiate(ModulePass):
         for n in self.given:
             if not 0 <= n < len(results):
                 raise DifferentiationError(f"{func.sym_name.data} has no result {n}; it has {len(results)}")
-            _check_float(results[n], f"result {n}")
-        return list(self.given) or [n for n, value in enumerate(results) if is_float(value)]
+            _check_smooth(results[n], f"result {n}")
+        return list(self.given) or [n for n, value in enumerate(results) if is_smooth(value)]
 
 
-def is_float(value: SSAValue) -> bool:
+def is_smooth(value: SSAValue) -> bool:
     """May there be a gradient of this tensor?"""
-    return name_of(tensor_type(value).element) in FLOATS
+    return name_of(tensor_type(value).element) in SMOOTH
 
 
-def _check_float(value: SSAValue, what: str) -> None:
-    if not is_float(value):
+def _check_smooth(value: SSAValue, what: str) -> None:
+    if not is_smooth(value):
         raise DifferentiationError(f"{what} holds {name_of(tensor_type(value).element)}, which has no gradient")
 
 
@@ -251,7 +251,7 @@ def _active(ops: Iterable[Operation], wanted: Sequence[SSAValue]) -> set[SSAValu
         else:
             results = op.results
         if not active.isdisjoint(sources):
-            active.update(r for r in results if is_float(r))
+            active.update(r for r in results if is_smooth(r))
     return active
 
 

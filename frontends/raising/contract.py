@@ -57,6 +57,8 @@ class Contractions:
         return self._memo[e]
 
     def _of(self, node: Node, index: tuple[Expr, ...]) -> Contraction | None:
+        if node.dtype.is_complex:  # kernels are real
+            return None
         match node.op:
             case "matmul":
                 return self._matmul(node["input"], node["other"], index)

@@ -13,7 +13,9 @@ from ...ir.attributes import LINES, Dim
 from ...ir.dtypes import element, from_torch
 from ...ir.expr import OPS, Const, Expr, Lambda, Load, Var, free_vars, kind_of, op, rewrite
 from ...ir.text import verify
+from ..errors import UnsupportedOpError
 from ..graph import Graph, Input, Node
+from ..locate import with_text
 from .gates import text as gate_text
 from .lines import lines_of
 from .partition import AttendPlan, CallPlan, Partition, ReorderPlan
@@ -57,7 +59,14 @@ class Emitter:
         return module
 
     def _type(self, node: Node) -> TensorType:
-        return TensorType.of(tuple(self.values.facts.simplify(e) for e in node.shape), element(from_torch(node.dtype)))
+        try:
+            kind = element(from_torch(node.dtype))
+        except KeyError:
+            raise UnsupportedOpError(
+                f"{with_text(node.location)}: {node.op} gives {node.dtype}, which a compiled function cannot hold; "
+                "convert it outside the function"
+            ) from None
+        return TensorType.of(tuple(self.values.facts.simplify(e) for e in node.shape), kind)
 
     def _add(self, node: Node, operation: Operation, result: SSAValue) -> None:
         operation.attributes["at"] = StringAttr(str(node.location))

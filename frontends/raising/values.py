@@ -123,6 +123,8 @@ class Values:
         if name in views.VIEWS:
             inner = views.step(self, node, index)
             return load(node, index) if inner is None else self.at(node["input"], inner)
+        if any(x.dtype.is_complex for x in (node, *node.inputs)):  # expressions are real
+            return load(node, index)
         if name in elementwise.ELEMENTWISE:
             term = elementwise.element(self, node, index)
             if term is None or (self._left_to_pytorch(node, index) and has_loads_or_vars(term)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,7 +23,21 @@ _TYPES = {"float": torch.float32, "double": torch.float64, "half": torch.float16
 def converted(t: Tracer, input: Traced, dtype: torch.dtype) -> Traced:
     if dtype == input.dtype:
         return input
-    return t.emit("to", {"input": input, "dtype": dtype}, input.node.shape, "{input}.to({dtype})", dtype=dtype)
+    # Kernels compute in wider types, so that conversions between floats mean nothing to them. One to a narrower type
+    # than any argument has is there for its rounding, as in simulated quantisation, and is not such an op.
+    op = "round_to" if input.dtype.is_floating_point and _bits(dtype) < _given_bits(t) else "to"
+    return t.emit(op, {"input": input, "dtype": dtype}, input.node.shape, "{input}.to({dtype})", dtype=dtype)
+
+
+def _bits(dtype: torch.dtype) -> float:
+    """Of the significand."""
+    return -math.log2(torch.finfo(dtype).eps) if dtype.is_floating_point else math.inf
+
+
+def _given_bits(t: Tracer) -> float:
+    """Of the narrowest type that an argument, or autocast, brings in."""
+    kinds = [n.dtype for n in t.graph.inputs if n.rank and n.dtype.is_floating_point]
+    return min(map(_bits, [*kinds, t.low] if t.low else kinds), default=0.0)
 
 
 @early(*_TYPES)

@@ -46,12 +46,17 @@ def transpose(t: Tracer, input: Traced, dim0: int, dim1: int) -> Traced:
 
 @rule("mT", "mH", "adjoint")
 def matrix_transpose(t: Tracer, input: Traced) -> Traced:
-    return transpose(t, input, -2, -1)
+    return transpose(t, _conjugated(t, input), -2, -1)
 
 
 @rule("T", "t", "H")
 def reverse_dims(t: Tracer, input: Traced) -> Traced:
-    return permuted(t, input, list(reversed(range(input.dim()))))
+    return permuted(t, _conjugated(t, input), list(reversed(range(input.dim()))))
+
+
+def _conjugated(t: Tracer, input: Traced) -> Traced:
+    """What ``mH``, ``H`` and ``adjoint`` do to complex tensors besides transposing them."""
+    return t(torch.conj, input) if input.dtype.is_complex and t.op in ("mH", "H", "adjoint") else input
 
 
 @rule("movedim")
@@ -312,7 +317,7 @@ def unbind(t: Tracer, input: Traced, dim: int = 0) -> Any:
 @rule("clone", "contiguous", "detach", "alias", "lift_fresh", "positive")
 def same(t: Tracer, input: Traced, **options: Any) -> Traced:
     result = Traced(t, input.node)
-    if t.op == "detach" and input.dtype.is_floating_point:
+    if t.op == "detach" and (input.dtype.is_floating_point or input.dtype.is_complex):
         t.cut(input.node)
     if t.op == "clone":
         result.packed = _dense(input)

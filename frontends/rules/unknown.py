@@ -87,7 +87,10 @@ def _path(func: Any, name: str) -> str | None:
     path = str(func) if isinstance(func, torch._ops.OpOverload) else resolve_name(func)
     if isinstance(func, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
         return f"torch.ops.{path}" if isinstance(func, torch._ops.OpOverload) else f"torch.ops.{func}"
-    if (path is not None and path.startswith("torch.functional.")) or (path is None and hasattr(torch, name)):
+    attribute = path is not None and path.endswith(".__get__")  # x.imag is torch.imag(x)
+    if (path is not None and path.startswith("torch.functional.")) or (
+        (path is None or attribute) and hasattr(torch, name)
+    ):
         path = f"torch.{name}"
     if path is None or not path.startswith("torch."):
         return None

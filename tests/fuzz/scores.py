@@ -57,7 +57,7 @@ MASKED = st.sampled_from(
         "s = torch.where(keep_, s, float('-inf'))",
         "s = s.where(keep_, -math.inf)",
         "s = s + torch.zeros(n, m, dtype=s.dtype).masked_fill(~keep_, float('-inf'))",
-        "s = s + torch.where(keep_, 0.0, float('-inf'))",
+        "s = s + torch.where(keep_, 0.0, float('-inf')).to(s.dtype)",
         "s.masked_fill_(~keep_, float('-inf'))",
         "s = torch.masked_fill(s, keep_ == False, float('-inf'))",
         "s = s.masked_fill(~keep_, torch.finfo(s.dtype).min)",
