@@ -138,12 +138,19 @@ def timings(work: Work, on: Device, length: int) -> dict[tuple[int, int], float]
         widths = [k for r, k in tiles if r == rows]
         padded = [(rows, k) for k in widths] + [(rows, k if on.is_gpu else 16) for k in widths]
         areas = _areas(work, rows, padded, length)
-        if on.matrix and work.dtype == "bf16":  # strips look at their own keys only
-            areas[len(widths) :] = _areas(work, min(rows, STRIP), [(STRIP, STRIP)] * len(widths), length)
+        height = strip(on, work.dtype == "bf16")
+        if height:  # strips look at their own keys only
+            keys = STRIP if height == STRIP else 16
+            areas[len(widths) :] = _areas(work, min(rows, height), [(height, keys)] * len(widths), length)
         for n, keys in enumerate(widths):
             walked, computed = areas[n], areas[len(widths) + n]
             found[rows, keys] = _seconds(work, on, (rows, keys), walked, computed)
     return {t: found[t] for t in tiles}
+
+
+def strip(on: Device, narrow: bool) -> int:
+    """Rows of a tile that a CPU computes at a time where a mask bites; 0 on a GPU."""
+    return STRIP if on.matrix and narrow else on.lanes
 
 
 def _areas(work: Work, rows: int, padded: list[tuple[int, int]], length: int) -> list[int]:

@@ -24,7 +24,7 @@ import math
 from dataclasses import dataclass, replace
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import ArrayAttr, ModuleOp, UnitAttr
+from xdsl.dialects.builtin import ArrayAttr, IntAttr, ModuleOp, UnitAttr
 from xdsl.ir import SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
@@ -70,7 +70,7 @@ class KeyRanges(ModulePass):
         if not implies(TRUE, op("<", rows.base, rows.bound), grid, facts):
             ranges = _only_where_rows_are(ranges, op("<", rows.base, rows.bound))
         if ranges.partial and 0 < self.strip < rows.size:
-            loop.attributes["strips"] = _strips(pairs, self.strip)
+            loop.attributes["strips"], loop.attributes["strip"] = _strips(pairs, self.strip), IntAttr(self.strip)
         state: list[SSAValue] = list(loop.initial)
         for kind, chosen in (("full", ranges.full), ("partial", ranges.partial)):
             if chosen:
@@ -127,6 +127,7 @@ def _copy(
     attributes: dict[str, object] = dict(loop.attributes)
     if kind == "full":
         attributes.pop("strips", None)
+        attributes.pop("strip", None)
         for mask in [o for o in body.block.ops if isinstance(o, tile.MaskOp)]:
             mask.result.replace_all_uses_with(mask.input)
             Rewriter.erase_op(mask)
