@@ -150,7 +150,7 @@ class Frame:
         assert isinstance(span.count, Val)
         scope = self.scalar_scope({self.rows: b.add(rows.start, lane)})
         low, high = span.count, b.integer(0)
-        for n, r in enumerate(self.strips.ranges):
+        for r in self.strips.ranges:
             lo, hi = (
                 b.most(b.least(b.sub(self.expressions.scalar(e, scope), span.start), span.count), 0)
                 for e in (r.lo, r.hi)

@@ -29,12 +29,9 @@ class LivePassEmitter(PassEmitter):
             super().emit()
             return
         self.comments()
-        shared = (
-            dot is not None
-            and self.f.vectors % (2 * self.each) == 0
-            and not (self.step.ops and self.along != self.axis)
-        )
-        if shared:
+        both = 2 * self.each
+        fits = self.f.vectors % both == 0 and self.f.target.block(both)[0] == both
+        if fits and dot is not None and (self.along == self.axis or not self.step.ops):
             self._pairs()
         else:
             self._shape(self.each)

@@ -10,8 +10,8 @@ after, for rows ``t * 64 .. t * 64 + 63``::
     tile.for j in ["max(t * 64 - 256, 0), max(t * 64 - 192, 0)", "min(N, t * 64 + 256), min(N, t * 64 + 320)"]
       step 64 partial carry (...) { ... tile.mask ... }
 
-With ``strip``, each loop that masks also tells which keys the ``strip`` rows from ``i`` on may see, in its attribute
-``strips``: a backend that computes so many rows at a time need not look at the others.
+With ``strip``, each loop that masks also tells which keys the ``strip`` rows from ``i`` on may see, in its attributes
+``strips`` and ``strip``: a backend that computes so many rows at a time need not look at the others.
 
 Legality: a key whose score is masked for every row of the tile leaves the carried values as they are (its
 probability is 0), the order of keys does not matter to the result, and the index sets prove which keys are masked
