@@ -34,7 +34,7 @@ def forward(target: str, narrow: bool, sizes: Mapping[str, int] | None = None) -
             # Needs tiles.
             ("online-softmax", {"narrow": narrow}),
             # Needs the loops that online-softmax makes, and its final masks.
-            ("key-ranges", {"strip": _strip(target) if narrow else 0}),
+            ("key-ranges", {"strip": _strip(target, narrow)}),
         ]
     )
 
@@ -62,16 +62,16 @@ def gradient(
             # Needs tiles.
             ("gradient-kernels", {"narrow": narrow, "fused": fused}),
             # Needs the loops that gradient-kernels makes, over keys and over rows.
-            ("key-ranges", {}),
+            ("key-ranges", {"strip": 0 if narrow else _strip(target, narrow)}),
         ]
     )
 
 
-def _strip(target: str) -> int:
-    """Rows that a device computes at a time, where these are fewer than a tile's."""
-    from .analysis.cost import STRIP, device
+def _strip(target: str, narrow: bool) -> int:
+    """Rows that a device computes at a time where a mask bites, if fewer than a tile's."""
+    from .analysis.cost import device, strip
 
-    return STRIP if device(target).matrix else 0
+    return strip(device(target), narrow)
 
 
 def _at_hand(sizes: Mapping[str, int] | None) -> dict[str, object]:

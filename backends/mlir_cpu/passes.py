@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from xdsl.ir import SSAValue
 
@@ -104,27 +105,45 @@ def empty_value(op: ReduceOp) -> float:
     return -math.inf if op.kind.data == "max" else 0.0
 
 
+@dataclass(frozen=True)
+class Part:
+    """A part of an axis."""
+
+    axis: str
+    first: Val
+    end: Val
+    known: Val  # other lanes have looked at what is before
+    more: bool  # add to what another part left
+
+
 class PassEmitter:
     """Emits one :class:`Pass`."""
+
+    part: Part | None = None
 
     def __init__(self, frame: Frame, step: Pass):
         self.f, self.b, self.step = frame, frame.b, step
         self.axis = next((a for a in step.shape if a != frame.rows), None)
         self.reduces = [op for op in step.ops if isinstance(op, ReduceOp) and op.axis != frame.rows]
         self.row_reduces = [op for op in step.ops if isinstance(op, ReduceOp) and op.axis == frame.rows]
-        wide, self.height = frame.target.block(frame.vectors)
         self.narrow = NarrowStores(frame)
-        if step.dot is None:
+        self._shape(frame.vectors)
+
+    def _shape(self, vectors: int) -> None:
+        """Choose register blocks for tiles ``vectors`` wide."""
+        f, dot = self.f, self.step.dot
+        wide, self.height = f.target.block(vectors)
+        self.offsets = [n * f.lanes for n in range(wide)]
+        if dot is None:
             # rows that share a pair; nothing else to gain from blocks, not even in sums: each lane has its own
-            self.height = 2 if frame.tiles.dots else 1
-        elif self._operands(step.dot)[1].axes[0] == step.dot.contracted:
-            self.height = min(frame.target.accumulators // wide, 16)  # one address serves all rows, and few lines
-        self.offsets = [n * frame.lanes for n in range(wide)]
+            self.height = 2 if f.tiles.dots else 1
+        elif self._operands(dot)[1].axes[0] == dot.contracted:
+            self.height = min(f.target.accumulators // wide, 16)  # one address serves all rows, and few lines
+        if self.axis is not None and isinstance(count := self._count(), int):
+            self.height = -(-count // -(-count // self.height))  # blocks of the same height, as far as that goes
 
     def emit(self) -> None:
-        for op in [self.step.dot, *self.step.ops]:
-            if op is not None:
-                self.b.comment(" ".join(str(op).split()))
+        self.comments()
         for op in self.row_reduces:
             with self.b.loop(0, self._count(), hint=self.axis or "x") as loop:
                 self.b.store(self.b.real(empty_value(op), self.f.element), self.f.element_pointer(op.result, loop.iv))
@@ -135,14 +154,30 @@ class PassEmitter:
                 for x, k in zip(lanes, known, strict=True):
                     self._finish(Chunk(self.f, None, 0, x, k), [])
                 return
-            accumulators = [self._start(op) for op in self.reduces for _ in lanes]
-            results = self._blocked_rows(accumulators, lanes, known)
-            for n, op in enumerate(self.reduces):
-                for m, x in enumerate(lanes):
-                    self._store(op.result, 0, x, results[n * len(lanes) + m])
+            self._block(lanes, known)
         for value in self.step.stored:
             if value in self.f.tiles.computed:
                 self.narrow.finish(value, self._count())
+
+    def comments(self) -> None:
+        """Quote the ops."""
+        for op in [self.step.dot, *self.step.ops]:
+            if op is not None:
+                self.b.comment(" ".join(str(op).split()))
+
+    def _block(self, lanes: list[Val], known: list[dict[SSAValue, Val]]) -> None:
+        """All rows of a few lane vectors."""
+        accumulators = [
+            self._start(op)
+            if self.part is None or not self.part.more
+            else self.b.load(self.f.row_pointer(op.result, 0, x), self.f.vector, self.f.align)
+            for op in self.reduces
+            for x in lanes
+        ]
+        results = self._blocked_rows(accumulators, lanes, known)
+        for n, op in enumerate(self.reduces):
+            for m, x in enumerate(lanes):
+                self._store(op.result, 0, x, results[n * len(lanes) + m])
 
     @contextmanager
     def _lane_blocks(self) -> Iterator[Val]:
@@ -204,7 +239,8 @@ class PassEmitter:
 
     def _blocked_rows(self, accumulators: list[Val], lanes: list[Val], known: list[dict[SSAValue, Val]]) -> list[Val]:
         """Full register blocks, then what is left."""
-        count, height = self._count(), self.height
+        height = self.height
+        first, count = self._extent(self.axis, self._count())
         if isinstance(count, int):
             whole = count // height * height
             if whole:
@@ -213,10 +249,16 @@ class PassEmitter:
                 accumulators = self._rows(whole, count, count - whole, accumulators, lanes, known)
             return accumulators
         if self._may_repeat_rows():
-            return self._rows(0, count, height, accumulators, lanes, known, last=self.b.sub(count, 1))
-        whole_rows = self.b.mul(self.b.binary("divui", count, self.b.integer(height)), height)
-        accumulators = self._rows(0, whole_rows, height, accumulators, lanes, known)
+            return self._rows(first, count, height, accumulators, lanes, known, last=self.b.sub(count, 1))
+        left = self.b.sub(count, first) if first else count
+        whole_rows = self.b.mul(self.b.binary("divsi", left, self.b.integer(height)), height)
+        whole_rows = self.b.add(whole_rows, first)
+        accumulators = self._rows(first, whole_rows, height, accumulators, lanes, known)
         return self._rows(whole_rows, count, 1, accumulators, lanes, known)
+
+    def _extent(self, axis: str | None, size: Val | int) -> tuple[Val | int, Val | int]:
+        """The part of an axis that this block is to cover."""
+        return (self.part.first, self.part.end) if self.part is not None and axis == self.part.axis else (0, size)
 
     def _may_repeat_rows(self) -> bool:
         """Does computing a row twice change nothing?  Then the last block need not be whole.
@@ -306,7 +348,8 @@ class PassEmitter:
         else:
             bases = [b.at(view.pointer, b.mul(row, to_row), view.element) for row in rows]
             self._prefetch(view, rows[0], len(rows))
-        terms = f.spans[dot.contracted].count if dot.contracted in f.spans else axes(source)[dot.contracted]
+        size = f.spans[dot.contracted].count if dot.contracted in f.spans else axes(source)[dot.contracted]
+        first, terms = self._extent(dot.contracted, size)
         if view.element != f.element:
             return self._dot_pairs(source, bases, terms, lanes)
         block = len(rows) * len(lanes)
@@ -316,7 +359,7 @@ class PassEmitter:
             parts -= 1
         zero = b.real(0.0, f.vector)
         turns = 2 if isinstance(terms, int) and parts == 1 and terms % 2 == 0 else 1  # half as many jumps
-        with b.loop(0, terms, parts * turns, [zero] * (block * parts), hint=dot.contracted) as loop:
+        with b.loop(first, terms, parts * turns, [zero] * (block * parts), hint=dot.contracted) as loop:
             sums = list(loop.carried)
             for turn in range(parts * turns):
                 part = turn % parts
@@ -364,7 +407,10 @@ class PassEmitter:
             if not view.in_place or view.axes[0] != current.axes[0]:
                 continue
             ahead = AHEAD * height if view is current else 0
-            with b.when(b.cmpi("ne", view.stride, b.integer(view.width))):
+            ask = b.cmpi("ne", view.stride, b.integer(view.width))
+            if self.part is not None:
+                ask = b.binary("andi", ask, b.less(self.part.known, b.add(row, height)))
+            with b.when(ask):
                 for r in range(height):
                     start = b.at(view.pointer, b.mul(b.add(row, r + ahead), view.stride), view.element)
                     for n in range(0, view.width, line):
@@ -372,6 +418,8 @@ class PassEmitter:
 
     def _accumulate(self, dot: DotOp, chunk: Chunk, product: Val) -> Val:
         """``acc + product``, as one fma where the accumulator is rescaled by a product."""
+        if self.part is not None and self.part.more and dot.contracted == self.part.axis:
+            return self.b.binary("addf", chunk.value(dot.result), product)
         if dot.acc is None:
             return product
         owner = dot.acc.owner

@@ -19,6 +19,7 @@ from ...ir.expr import Expr, free_vars, loads
 from .live_area import computed_pairs, nominal_sizes
 
 NOMINAL_LENGTH = 8192  # rows and keys assumed when weighing choices: sizes are symbols when a kernel is compiled
+NARROW = 0.9  # of the pairs of a tile are computed at most, where its strips mostly differ in the keys that they see
 STRIP = 32  # rows of a tile that are computed at a time where a CPU has matrix registers
 EXPONENTIAL = 16  # what one costs in multiply-adds
 _BYTES = {"f64": 8, "f32": 4, "bf16": 2, "f16": 2}
@@ -138,12 +139,20 @@ def timings(work: Work, on: Device, length: int) -> dict[tuple[int, int], float]
         widths = [k for r, k in tiles if r == rows]
         padded = [(rows, k) for k in widths] + [(rows, k if on.is_gpu else 16) for k in widths]
         areas = _areas(work, rows, padded, length)
-        if on.matrix and work.dtype == "bf16":  # strips look at their own keys only
-            areas[len(widths) :] = _areas(work, min(rows, STRIP), [(STRIP, STRIP)] * len(widths), length)
+        height = strip(on, work.dtype == "bf16")
+        if height:  # strips look at their own keys only
+            keys = STRIP if height == STRIP else 16
+            areas[len(widths) :] = _areas(work, min(rows, height), [(height, keys)] * len(widths), length)
         for n, keys in enumerate(widths):
             walked, computed = areas[n], areas[len(widths) + n]
-            found[rows, keys] = _seconds(work, on, (rows, keys), walked, computed)
+            shape = min(rows, 2 * height) if height and computed < NARROW * min(areas[: len(widths)]) else rows
+            found[rows, keys] = _seconds(work, on, (rows, keys), walked, computed, shape)
     return {t: found[t] for t in tiles}
+
+
+def strip(on: Device, narrow: bool) -> int:
+    """Rows of a tile that a CPU computes at a time where a mask bites; 0 on a GPU."""
+    return STRIP if on.matrix and narrow else on.lanes
 
 
 def _areas(work: Work, rows: int, padded: list[tuple[int, int]], length: int) -> list[int]:
@@ -152,12 +161,15 @@ def _areas(work: Work, rows: int, padded: list[tuple[int, int]], length: int) ->
     return [sum(areas) for areas in zip(*each, strict=True)]
 
 
-def _seconds(work: Work, on: Device, tiles: tuple[int, int], walked: int, area: int) -> float:
-    """``walked`` are the pairs of all steps of the loops over keys, ``area`` those that are computed."""
+def _seconds(work: Work, on: Device, tiles: tuple[int, int], walked: int, area: int, shape: int) -> float:
+    """``walked`` are the pairs of all steps of the loops over keys, ``area`` those that are computed.
+
+    They are computed in register blocks of ``shape`` rows.
+    """
     rows, keys = tiles
     steps = walked / (rows * keys)
     widths = work.width + work.value_width
-    busy = _busy(on, work.dtype, rows, keys)
+    busy = _busy(on, work.dtype, shape, keys)
     arithmetic = area * widths / (on.peak[work.dtype] * busy) + area * EXPONENTIAL / on.peak["f32"]
     if _converts(on, work.dtype):  # a vector in the time of four multiply-adds
         arithmetic += area / rows * widths * 4 / on.peak["f32"]
@@ -165,6 +177,8 @@ def _seconds(work: Work, on: Device, tiles: tuple[int, int], walked: int, area: 
         # values are transposed for each tile of queries, accumulators rescaled and moved for each tile of keys
         moved = work.value_width * (walked * 80e-12 / rows + area * 110e-12 / keys)
         return arithmetic + moved + steps * on.step
+    if shape < rows:  # sums are rescaled strip by strip
+        arithmetic += walked / keys * 2e-9
     if not on.is_gpu and rows * (widths + keys) * max(4, _BYTES[work.dtype]) > on.fast:
         arithmetic *= 1.02  # queries, scores and outputs come from the second level now and then
     traffic = area / rows * widths * _BYTES[work.dtype] / (on.bandwidth * 8)  # keys mostly come from the last cache

@@ -10,8 +10,8 @@ after, for rows ``t * 64 .. t * 64 + 63``::
     tile.for j in ["max(t * 64 - 256, 0), max(t * 64 - 192, 0)", "min(N, t * 64 + 256), min(N, t * 64 + 320)"]
       step 64 partial carry (...) { ... tile.mask ... }
 
-With ``strip``, each loop that masks also tells which keys the ``strip`` rows from ``i`` on may see, in its attribute
-``strips``: a backend that computes so many rows at a time need not look at the others.
+With ``strip``, each loop that masks also tells which keys the ``strip`` rows from ``i`` on may see, in its attributes
+``strips`` and ``strip``: a backend that computes so many rows at a time need not look at the others.
 
 Legality: a key whose score is masked for every row of the tile leaves the carried values as they are (its
 probability is 0), the order of keys does not matter to the result, and the index sets prove which keys are masked
@@ -24,7 +24,7 @@ import math
 from dataclasses import dataclass, replace
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import ArrayAttr, ModuleOp, UnitAttr
+from xdsl.dialects.builtin import ArrayAttr, IntAttr, ModuleOp, UnitAttr
 from xdsl.ir import SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
@@ -70,7 +70,7 @@ class KeyRanges(ModulePass):
         if not implies(TRUE, op("<", rows.base, rows.bound), grid, facts):
             ranges = _only_where_rows_are(ranges, op("<", rows.base, rows.bound))
         if ranges.partial and 0 < self.strip < rows.size:
-            loop.attributes["strips"] = _strips(pairs, self.strip)
+            loop.attributes["strips"], loop.attributes["strip"] = _strips(pairs, self.strip), IntAttr(self.strip)
         state: list[SSAValue] = list(loop.initial)
         for kind, chosen in (("full", ranges.full), ("partial", ranges.partial)):
             if chosen:
@@ -127,6 +127,7 @@ def _copy(
     attributes: dict[str, object] = dict(loop.attributes)
     if kind == "full":
         attributes.pop("strips", None)
+        attributes.pop("strip", None)
         for mask in [o for o in body.block.ops if isinstance(o, tile.MaskOp)]:
             mask.result.replace_all_uses_with(mask.input)
             Rewriter.erase_op(mask)

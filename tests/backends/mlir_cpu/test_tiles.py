@@ -153,8 +153,7 @@ def test_dead_blocks_are_skipped() -> None:
     """A strip of a window has fewer keys than its tile, and starts at a block of its own."""
     q = torch.randn(1, 1, 600, 64).bfloat16()
     lowered = attnc.compile(wide, options={"target": "cpu-avx512-amx"}).lower(q, q, q)
-    assert "strips" in lowered.ir("tile")
-    assert "strips" not in attnc.compile(wide).lower(*[q.float()] * 3).ir("tile")
+    assert "strip = #builtin.int<32>" in lowered.ir("tile")
 
 
 @needs_tiles
