@@ -33,6 +33,15 @@ class Device:
     matrix: bool = False  # a CPU with matrix registers for bf16
     height: int = 4  # keys of a register block as wide as the tile (CPU): steps are multiples of it
     processors: int = 1  # multiprocessors of a GPU
+    near: float = 0.0  # bytes a second from the second-level cache (CPU)
+    far: float = 0.0  # and from what lies behind it
+    second: int = 0  # bytes of the second-level cache
+    exponential: float = 0.0  # seconds of a vector of exponentials, read and written
+    coarse: float = 0.0  # the same where results are rounded to bf16
+    task: float = 0.0  # seconds in which a task begins and ends
+    load: float = 0.0  # cycles that a load takes from multiply-adds beside it (CPU)
+    call: float = 0.0  # seconds of a launch (CPU)
+    together: float = 1.0  # what a core reaches of its own peak while all others work (CPU)
     operands: bool = False  # a GPU where scores and the probabilities made of them are in registers at once
 
     @property
@@ -44,11 +53,39 @@ class Device:
 
 
 def _cpu(
-    name: str, lanes: int, fast: int, bf16: float = 1.0, vectors: int = 4, matrix: bool = False, height: int = 4
+    name: str,
+    lanes: int,
+    fast: int,
+    bf16: float = 1.0,
+    vectors: int = 4,
+    matrix: bool = False,
+    height: int = 4,
+    second: int = 1 << 20,
+    exponential: float = 8,
 ) -> Device:
-    f32 = lanes * 2 * 2.5e9  # two multiply-add units
-    peak = {"f32": f32, "f64": f32 / 2, "bf16": f32 * bf16, "f16": f32}
-    return Device(name, lanes, peak, 8e9, fast, 32 * lanes * 4, 60e-9, vectors, matrix, height)
+    """``exponential`` is in cycles."""
+    cycle = 1 / 2.5e9
+    f32 = lanes * 2 / cycle  # two multiply-add units
+    return Device(
+        name,
+        lanes,
+        peak={"f32": f32, "f64": f32 / 2, "bf16": f32 * bf16, "f16": f32},
+        bandwidth=8e9,
+        fast=fast,
+        registers=32 * lanes * 4,
+        step=30e-9,
+        vectors=vectors,
+        matrix=matrix,
+        height=height,
+        near=2 * lanes / cycle,
+        far=10e9,
+        second=second,
+        exponential=exponential * cycle,
+        coarse=exponential * 0.8 * cycle,
+        task=500e-9,
+        load=0.05,
+        call=10e-6,
+    )
 
 
 def _gpu(
@@ -70,13 +107,13 @@ def _gpu(
 DEVICES = {
     d.name: d
     for d in (
-        _cpu("cpu-avx512", 16, 48 << 10, height=6),
+        _cpu("cpu-avx512", 16, 48 << 10, height=6, second=2 << 20),
         _cpu("cpu-avx512-bf16", 16, 48 << 10, bf16=2.0),
-        _cpu("cpu-avx512-amx", 16, 48 << 10, bf16=8.0, matrix=True, height=6),
+        _cpu("cpu-avx512-amx", 16, 48 << 10, bf16=8.0, matrix=True, height=6, second=2 << 20),
         # of 16 registers, blocks of 3 vectors and 4 rows fill all; blocks of 2 and 6 take 10 % longer
-        _cpu("cpu-avx2", 8, 32 << 10, vectors=3),
-        _cpu("cpu-neon", 4, 64 << 10),
-        _cpu("cpu-generic", 4, 32 << 10),
+        _cpu("cpu-avx2", 8, 32 << 10, vectors=3, exponential=14),
+        _cpu("cpu-neon", 4, 64 << 10, exponential=14),
+        _cpu("cpu-generic", 4, 32 << 10, exponential=14),
         # peak rates of the whole device: matrix units for halves, plain multiply-adds for f32 and f64, whose
         # products must not lose bits; then memory bandwidth, multiprocessors, shared memory of one
         _gpu("sm_80", 312e12, 19.5e12, 9.7e12, 2.0e12, 108, 163 << 10, operands=True),
@@ -87,10 +124,24 @@ DEVICES = {
 }
 
 
+_measured: dict[str, Device] = {}
+
+
+def add_measured(on: Device) -> None:
+    """Make a device with figures of its own known by its name, ``cpu-avx512@<digest of the figures>``."""
+    _measured[on.name] = on
+
+
 def device(target: str) -> Device:
     """The device called ``target``; a newer GPU counts as the newest known.  Raises :class:`UnknownTargetError`."""
     if target in DEVICES:
         return DEVICES[target]
+    if target in _measured:
+        return _measured[target]
+    if "@" in target and (base := target.partition("@")[0]) in DEVICES:
+        raise UnknownTargetError(
+            f"the figures of {target!r} were measured on another machine, or measured anew since; use {base!r}"
+        )
     if match := re.fullmatch(r"sm_(\d+)a?", target):
         known = sorted((int(name[3:]), name) for name in DEVICES if name.startswith("sm_"))
         older = [name for number, name in known if number <= int(match[1])]
