@@ -11,6 +11,7 @@ attnc chooses by itself over that of the best, and that of the tiles that the mo
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import statistics
@@ -42,6 +43,7 @@ DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 MAIN = ("dense", "causal", "window 256", "dilated 8 x 64")  # the default has to be near the best of these
 GOAL, NEAR = 0.8, 1.1
 PATH = RESULTS / "cost_model.json"
+PAGE = RESULTS.parents[1] / "docs" / "cost-model.md"
 
 
 def _wide(live: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
@@ -248,6 +250,38 @@ def show(rows: Sequence[Row]) -> Table:
     return table
 
 
+def written(rows: Sequence[Row], on: dict[str, Any]) -> str:
+    """The table of the documentation: the four patterns one by one, the pattern table as a whole."""
+    lines = [f"{on['processor']}, one core, {on['date']}.", ""]
+    lines += ["| case | candidates | worst / best | rank correlation | default / best | model's / best |"]
+    lines += ["|---|---:|---:|---:|---:|---:|"]
+    lines += [
+        f"| {r.case} | {len(r.candidates)} | {max(r.times.values()) / r.best:.2f} | {r.correlation:.2f} "
+        f"| {r.default:.2f} | {r.first:.2f} |"
+        for r in rows
+        if r.case.pattern in MAIN
+    ]
+    for dtype, backward in itertools.product(DTYPES, (False, True)):
+        rest = [r for r in rows if r.case.pattern not in MAIN and (r.case.dtype, r.case.backward) == (dtype, backward)]
+        if rest:
+            pass_ = "backward" if backward else "forward"
+            good = sum(r.correlation >= GOAL for r in rest)
+            median = [statistics.median(getattr(r, name) for r in rest) for name in ("correlation", "default", "first")]
+            spread = statistics.median(max(r.times.values()) / r.best for r in rest)
+            lines.append(
+                f"| {len(rest)} more patterns {dtype}, {pass_}: medians; {good} reach {GOAL} | | {spread:.2f} "
+                f"| {median[0]:.2f} | {median[1]:.2f} | {median[2]:.2f} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def document(text: str) -> None:
+    """Put a table in its place in the documentation."""
+    before, begin, rest = PAGE.read_text().partition("<!-- measured: begin -->\n")
+    _, end, after = rest.partition("<!-- measured: end -->")
+    PAGE.write_text(before + begin + text + end + after)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="four patterns, one process, and no file is written")
@@ -272,6 +306,7 @@ def main() -> None:
     if not options.quick:
         data = {"setup": {"heads": HEADS, "threads": 1}, "machine": on, "rows": [r.to_json() for r in rows]}
         PATH.write_text(json.dumps(data, indent=1) + "\n")
+        document(written(rows, on))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from .figures import Figures
 
 Track = Callable[[str, int, int], None]  # what is measured, and how many figures of how many are known
 SECONDS = 0.15  # of each measurement
-LEAST = 0.02  # the share of its default below which no figure falls: a difference of two times may be none
+LEAST = 0.1  # the share of its default below which no figure falls: a difference of two times may be none
 
 
 def measure(track: Track = lambda what, done, of: None) -> Figures:

@@ -87,7 +87,7 @@ def test_the_same_figures_make_the_same_code(tmp_path: Path) -> None:
 
 
 def test_figures_of_another_machine() -> None:
-    with pytest.raises(UnknownTargetError, match="measured on another machine.*use 'cpu-avx2'"):
+    with pytest.raises(UnknownTargetError, match=r"measured on another machine.*use 'cpu-avx2'"):
         device("cpu-avx2@00000000")
     with pytest.raises(UnknownTargetError, match="there is no target"):
         device("tpu@00000000")
