@@ -69,9 +69,10 @@ def gradient(
 
 def _strip(target: str) -> int:
     """Rows that a device computes at a time, where these are fewer than a tile's."""
-    from .analysis.cost import STRIP, device
+    from .analysis.devices import device
+    from .analysis.space import SIDE
 
-    return STRIP if device(target).matrix else 0
+    return SIDE if device(target).matrix else 0
 
 
 def _at_hand(sizes: Mapping[str, int] | None) -> dict[str, object]:

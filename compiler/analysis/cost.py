@@ -30,7 +30,6 @@ __all__ = [
 ]
 
 NOMINAL_LENGTH = 8192  # rows and keys assumed when weighing choices: sizes are symbols when a kernel is compiled
-STRIP = 32  # rows of a tile that are computed at a time where a CPU has matrix registers
 EXPONENTIAL = 16  # what one costs in multiply-adds on a GPU
 GRADIENT_PRODUCTS = 5  # of a pair; a forward kernel has 2
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from ...ir.expr import Expr, Load, Op, free_vars
 from ...ir.expr import walk as nodes
 from .devices import ELEMENT_BYTES, Device
-from .space import Choice, converts, lanes_of, on_matrix
+from .space import SIDE, Choice, converts, lanes_of, on_matrix
 from .walked import Walk, Walked, longest, rows_of, swapped, walk
 from .work import Work
 
@@ -23,7 +23,7 @@ BLOCK = 10.0  # cycles in which a register block starts, and its loop ends: a mi
 TRANSPOSED = 5.0  # a vector that is read, or written, across lanes: load, four shuffles, store
 MOVED = 2.0  # a vector that is read, changed and written
 GATHER = 20.0  # a vector of elements that lie apart in memory
-SIDE, ROWS = 32, 16  # of blocks of matrix registers: lanes, and rows
+ROWS = 16  # of a block of matrix registers
 MATRIX_BLOCK = 16.0  # cycles in which a block of matrix registers is set to zero and its loop ends
 STORE_TILES = 40.0  # a block of two matrix registers that goes to memory: 32 lines
 LOAD_TILES = 24.0

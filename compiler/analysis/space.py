@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from ...ir.attn import Source
@@ -15,6 +15,8 @@ from .work import Work
 
 FORWARD, GRADIENT = "choice", "gradient_choice"  # options of ``attnc.compile`` that force choices
 MOST = 1024  # rows, or keys, of a tile
+SIDE = 32  # rows of a strip, and the least of a tile, on matrix registers
+MOST_SCRATCH = 3 << 19  # bytes of a kernel's scratch, by an estimate: threads have stacks of 2 MiB at least
 
 
 class ChoiceError(AttncError):
@@ -90,7 +92,7 @@ def _tiles(work: Work, on: Device) -> Iterator[tuple[int, int]]:
     if on.is_gpu:
         yield from _gpu_tiles(work, on)
     elif on_matrix(on, work.dtype):
-        yield from itertools.product((256, 128, 64, 32), (256, 128, 64, 32))
+        yield from _matrix_tiles((256, 128, 64, 32), (256, 128, 64, 32), lambda *t: _scratch(work, *t))
     else:
         # queries fill several vector registers, fewer where bands are narrow, more where keys have to be converted
         wide = [2 * on.vectors] if converts(on, work.dtype) else []
@@ -103,10 +105,30 @@ def _gradient_tiles(work: Work, on: Device) -> Iterator[tuple[int, int]]:
         sizes = (128, 64, 32, 16)
         yield from itertools.product([n for n in sizes if n <= rows], [n for n in sizes if n <= step])
     elif on_matrix(on, work.dtype):
-        yield from itertools.product((128, 256, 64, 32), (128, 64, 32))
+        yield from _matrix_tiles((256, 128, 64, 32), (128, 64, 32), lambda *t: _gradient_scratch(work, *t))
     else:
         wide = [2 * on.vectors] if converts(on, work.dtype) else []
         yield from _cpu_tiles(work, on, (on.vectors, *wide, 2, 1), (16, 8, 4))
+
+
+def _matrix_tiles(
+    rows: Iterable[int], keys: Iterable[int], scratch: Callable[[int, int], int]
+) -> Iterator[tuple[int, int]]:
+    """Tiles whose scratch fits a thread's stack; the smallest in any case."""
+    for tiles in itertools.product(rows, keys):
+        if scratch(*tiles) <= MOST_SCRATCH or tiles == (SIDE, SIDE):
+            yield tiles
+
+
+def _scratch(work: Work, rows: int, keys: int) -> int:
+    """About the bytes that a kernel on matrix registers keeps: queries, sums, and keys and values as operands."""
+    return 2 * rows * work.width + 4 * (rows + 16) * work.value_width + 4 * keys * (work.width + work.value_width)
+
+
+def _gradient_scratch(work: Work, rows: int, step: int) -> int:
+    """The same for a gradient: two sums, four tiles of pairs, and every operand in two forms."""
+    widths = work.width + work.value_width
+    return 4 * (rows + 16) * widths + 16 * step * (rows + 16) + 4 * (rows + step) * widths
 
 
 def _cpu_tiles(work: Work, on: Device, vectors: Iterable[int], blocks: Iterable[int]) -> Iterator[tuple[int, int]]:

@@ -37,6 +37,15 @@ def test_candidates_are_distinct_and_hold_the_choice(target: str, dtype: str, wi
         assert Choice(*choose(work(width, dtype), target)) in found
 
 
+def test_wide_heads_get_tiles_that_fit_a_stack() -> None:
+    on = device("cpu-avx512-amx")
+    for gradient in (False, True):
+        most = [max(candidates(work(width, "bf16"), on, gradient)) for width in (64, 256, 512, 2048)]
+        assert most == sorted(most, reverse=True)
+        assert most[0].rows == 256
+        assert most[-1].rows < 128
+
+
 def test_texts() -> None:
     choices = (Choice(64, 96), Choice(16, 192))
     assert text_of(choices) == "rows=64,keys=96; rows=16,keys=192"
