@@ -1,8 +1,8 @@
 """How well the cost model ranks the tiles of a kernel: predicted and measured times of every candidate, on one core.
 
-For each pattern, dtype and pass, all candidates of the tuning space run interleaved in one process, and again in other
-processes, because the place where code and tensors lie in memory makes a difference of its own; the least time of a
-candidate is compared with its prediction.  The table shows Spearman's rank correlation, the time of the tiles that
+For each pattern, dtype and pass, all candidates of the tuning space run in rounds in one process, and again in other
+processes, because the place where code and tensors lie in memory makes a difference of its own.  A machine's speed
+drifts, so that a time counts relative to its round: the median over rounds is compared with the prediction.  The table shows Spearman's rank correlation, the time of the tiles that
 attnc chooses by itself over that of the best, and that of the tiles that the model alone would take.
 
 ``--kept`` asks the model again about the times of ``results/cost_model.json``, and measures nothing.
@@ -121,21 +121,31 @@ def worker(chosen: Sequence[Case], seconds: float) -> None:
         print(json.dumps({"case": str(case), "times": times}), flush=True)
 
 
-def _times(case: Case, seconds: float) -> dict[str, float]:
-    """The least seconds of each candidate, in rounds of all of them; the default's under an empty text."""
+def _times(case: Case, seconds: float) -> dict[str, list[float]]:
+    """Seconds of each candidate, in rounds of all of them; the default's under an empty text."""
     space, inputs = case.space(), case.inputs()
     if len(space.works) != 1:
         return {}
     calls = {text: _call(case, space.option, text, inputs) for text in ["", *map(str, space.candidates[0])]}
-    times: dict[str, float] = dict.fromkeys(calls, math.inf)
+    times: dict[str, list[float]] = {text: [] for text in calls}
     start, rounds = time.perf_counter(), 0
-    while rounds < 4 or (time.perf_counter() - start < seconds and rounds < 100):
+    while rounds < 5 or (time.perf_counter() - start < seconds and rounds < 100):
         rounds += 1
         for text, call in calls.items():
             begin = time.perf_counter()
             call()
-            times[text] = min(times[text], time.perf_counter() - begin)
+            times[text].append(float(f"{time.perf_counter() - begin:.4g}"))
     return times
+
+
+def settled(rounds: dict[str, list[float]]) -> dict[str, float]:
+    """The median of each candidate's times, each relative to its round; in seconds of the median round."""
+    whole = [math.exp(statistics.fmean(map(math.log, row))) for row in zip(*rounds.values(), strict=True)]
+    scale = statistics.median(whole)
+    return {
+        text: scale * statistics.median(t / w for t, w in zip(times, whole, strict=True))
+        for text, times in rounds.items()
+    }
 
 
 def _call(case: Case, option: str, text: str, inputs: list[Any]) -> Callable[[], object]:
@@ -159,9 +169,9 @@ def _call(case: Case, option: str, text: str, inputs: list[Any]) -> Callable[[],
 
 
 def measure(chosen: Sequence[Case], processes: int, seconds: float) -> Iterator[tuple[Case, dict[str, float]]]:
-    """The least times over processes."""
+    """Settled times, from the rounds of all processes."""
     by_name = {str(c): c for c in chosen}
-    least: dict[str, dict[str, float]] = {}
+    rounds: dict[str, dict[str, list[float]]] = {}
     with Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task("measuring", total=processes * len(chosen))
         for _ in range(processes):
@@ -170,13 +180,11 @@ def measure(chosen: Sequence[Case], processes: int, seconds: float) -> Iterator[
                 assert child.stdout is not None
                 for line in child.stdout:
                     row = json.loads(line)
-                    old = least.setdefault(row["case"], {})
-                    for text, t in row.get("times", {}).items():
-                        old[text] = min(t, old.get(text, math.inf))
+                    for text, times in row.get("times", {}).items():
+                        rounds.setdefault(row["case"], {}).setdefault(text, []).extend(times)
                     progress.update(bar, advance=1, description=row["case"])
-    for name, times in least.items():
-        if times:
-            yield by_name[name], times
+    for name, found in rounds.items():
+        yield by_name[name], settled(found)
 
 
 # ---- the model ------------------------------------------------------------------------------------------

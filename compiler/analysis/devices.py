@@ -83,7 +83,7 @@ def _cpu(
         second=second,
         exponential=exponential * cycle,
         coarse=exponential * 0.8 * cycle,
-        task=500e-9,
+        task=300e-9,
         load=0.05,
         call=10e-6,
     )
