@@ -2,8 +2,9 @@
 
 For each pattern, dtype and pass, all candidates of the tuning space run in rounds in one process, and again in other
 processes, because the place where code and tensors lie in memory makes a difference of its own.  A machine's speed
-drifts, so that a time counts relative to its round: the median over rounds is compared with the prediction.  The table shows Spearman's rank correlation, the time of the tiles that
-attnc chooses by itself over that of the best, and that of the tiles that the model alone would take.
+drifts, so that a time counts relative to its round: the median over rounds is compared with the prediction.  The table
+shows Spearman's rank correlation, the time of the tiles that attnc chooses by itself over that of the best, and that of
+the tiles that the model alone would take.
 
 ``--kept`` asks the model again about the times of ``results/cost_model.json``, and measures nothing.
 """
