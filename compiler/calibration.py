@@ -138,13 +138,17 @@ class _Taking:
         seconds, work, named = _run(sizes, choice, dtype)
         default = getattr(self.on, name)
 
+        def known(value: float) -> Device:
+            figure: dict[str, Any] = {name: value}
+            return replace(self.on, **figure)
+
         def model(value: float) -> float:
-            on = replace(self.on, **{name: value})
+            on = known(value)
             return on.call + cpu_time(work, on, Choice.read(choice), named)[0].total
 
         rest = model(0.0)
         price = default * (seconds - rest) / (model(default) - rest)
-        self.on = replace(self.on, **{name: max(price, default * LEAST)})
+        self.on = known(max(price, default * LEAST))
 
 
 def _scaled(choice: str, on: Device) -> str:

@@ -86,8 +86,7 @@ def walk(
     known = _known(domain, (source.mask, source.extent), sizes)
     tasks, live, full, partial, scale = _lengths(tuple(domain), rows, source, tuple(facts), known)
     if full and max(int(x.max(initial=0)) for x in full) < step:  # not worth a loop without a mask
-        whole = sum(full) + (sum(partial) if partial else 0)
-        full, partial = [], [whole]
+        full, partial = [], [np.sum([*full, *partial], axis=0)]
     return Walk(tasks, live, _walked(full, step, block).times(scale), _walked(partial, step, block).times(scale))
 
 
