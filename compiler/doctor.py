@@ -83,7 +83,7 @@ def _versions(problems: list[Problem]) -> Section:
 
 
 def _processor(problems: list[Problem]) -> Section:
-    model, flags = _cpuinfo()
+    model, flags = cpuinfo()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     rows = [
         ("system", f"{platform.system()} {platform.release()}, {platform.machine()}"),
@@ -105,10 +105,18 @@ def _processor(problems: list[Problem]) -> Section:
             )
     if platform.machine() in ("x86_64", "AMD64") and flags and "avx2" not in flags:
         problems.append(Problem("this processor lacks AVX2", "kernels run, but slowly; nothing to be done in software"))
+    rows.append(("figures", _figures()))
     return Section("processor", rows)
 
 
-def _cpuinfo() -> tuple[str, frozenset[str]]:
+def _figures() -> str:
+    from .figures import load
+
+    found = load(Settings.of().cache_dir)
+    return "defaults (attnc doctor --measure takes this machine's)" if found is None else f"measured, {found.digest}"
+
+
+def cpuinfo() -> tuple[str, frozenset[str]]:
     """Model name and feature flags, where the system tells them."""
     model, flags = "", frozenset[str]()
     try:

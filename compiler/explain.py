@@ -20,6 +20,7 @@ from ..ir.errors import AttncError
 from ..ir.expr import Expr, evaluate, free_vars, loads
 from .analysis import cost
 from .analysis.live_area import live_pairs
+from .analysis.space import Choice
 from .coverage import Coverage, coverage, loops_of
 from .errors import StageError
 from .explain_backward import Backward, explain_backward
@@ -253,7 +254,7 @@ def _kernel(
         exact=not dynamic and all(n.exact for n in live),
         flops=flops,
         bytes=moved,
-        seconds=_seconds(covered, after, moved, target),
+        seconds=_seconds(after, env, facts, moved, target),
         compiled=compiled_kernel(code[name], kernel, covered, flops, env) if name in code else None,
     )
 
@@ -281,14 +282,12 @@ def _changes(before: attn.AttendOp, after: attn.AttendOp) -> str:
     return f"{parts} independent parts ({', '.join(map(str, split))}), {each}"
 
 
-def _seconds(covered: Coverage, after: attn.AttendOp, moved: int, target: str) -> float:
-    """The cost model's time for the tiles that were counted."""
+def _seconds(after: attn.AttendOp, env: Mapping[str, int], facts: tuple[Expr, ...], moved: int, target: str) -> float:
+    """The cost model's time; what is read and written comes from memory once."""
     on = cost.device(target)
-    work = work_of(after)
-    widths = work.width + work.value_width
-    # as the model does: a multiply-add a feature, and an exponential
-    arithmetic = covered.computed_pairs * (widths / on.peak[work.dtype] + cost.EXPONENTIAL / on.peak["f32"])
-    return max(arithmetic, moved / on.bandwidth) + (covered.full + covered.partial) * on.step
+    assert after.tiles is not None
+    seconds = cost.predicted(work_of(after, facts), on, Choice(*after.tiles.data), env)
+    return max(seconds, moved / on.bandwidth)
 
 
 def _why(after: attn.AttendOp, facts: tuple[Expr, ...], target: str) -> str:

@@ -11,9 +11,14 @@ from typing import TYPE_CHECKING
 from ..backends.api import MachineCode
 from ..ir import attn, tile
 from ..ir.errors import AttncError
+from ..ir.expr import Expr
 from ..ir.gradient import AttendGradientOp
+from .analysis.cost import predicted
+from .analysis.devices import Device, device
+from .analysis.space import Choice
 from .coverage import Coverage, coverage, loops_of
 from .machine_code import CompiledKernel, Track, compiled_kernel, machine_code
+from .passes.common import work_of
 
 if TYPE_CHECKING:
     from .lowered import Lowered
@@ -39,6 +44,7 @@ class Backward:
     kernels: list[BackwardKernel] = field(default_factory=list)
     eager: dict[str, int] = field(default_factory=dict)
     reason: str = ""
+    seconds: float | None = None  # predicted, of one core; None for a GPU
 
     @property
     def compiled(self) -> bool:
@@ -76,10 +82,19 @@ def explain_backward(
         code = machine_code(program, track) if compiled else {}
     except AttncError as error:
         return Backward(reason=str(error))
-    queries = {op.domain[-1].name for op in before.walk() if isinstance(op, AttendGradientOp)}
+    gradients = [op for op in before.walk() if isinstance(op, AttendGradientOp)]
+    queries = {op.domain[-1].name for op in gradients}
     kernels = [_kernel(k, queries, sizes, code) for k in tile.kernels_of(after).values()]
     ops = [op.name for op in attn.func_of(after).body.block.ops if not isinstance(op, (tile.LaunchOp, attn.ReturnOp))]
-    return Backward(kernels, dict(sorted(Counter(ops).items())))
+    on = device(str(program.request.pipeline_options()["target"]))
+    facts = attn.func_of(before).facts
+    seconds = None if on.is_gpu else sum(_seconds(op, facts, on, sizes) for op in gradients)
+    return Backward(kernels, dict(sorted(Counter(ops).items())), seconds=seconds)
+
+
+def _seconds(op: AttendGradientOp, facts: tuple[Expr, ...], on: Device, sizes: Mapping[str, int]) -> float:
+    assert op.tiles is not None
+    return predicted(work_of(op, facts), on, Choice(*op.tiles.data), sizes, gradient=True)
 
 
 def _kernel(

@@ -87,6 +87,8 @@ def backward_text(b: Backward) -> str:
         return "\n".join(["gradient: by PyTorch", *_row("", b.reason)])
     count = f"{len(b.kernels)} kernel{'s' * (len(b.kernels) != 1)}"
     lines = [f"gradient: {count}, {b.computed_pairs:,} query-key pairs, {unit(b.flops, 1000, 'FLOP')}"]
+    if b.seconds is not None:
+        lines += _row("predicted", f"about {unit(b.seconds, 1000, 's')} on one core")
     if b.expected_seconds is not None:
         lines += _row("expected", f"{unit(b.expected_seconds, 1000, 's')} on the whole GPU")
     for k in b.kernels:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..backends.api import Artifact, Backend
 from .errors import BackendError, OptionError, nearest
+from .figures import measured_target
 from .settings import SETTING_OPTIONS, Settings
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ class Request:
     def pipeline_options(self) -> dict[str, Any]:
         """What the passes are told: the backend's choice, then the user's."""
         chosen = load_backend(self.backend).pipeline_options(self.dtype, self.device)
+        if self.backend == "cpu":
+            chosen["target"] = measured_target(chosen["target"], self.settings.cache_dir)
         return {**chosen, **({"target": self.target} if self.target else {}), **self.pass_options}
 
     def passes(self) -> list[ModulePass]:

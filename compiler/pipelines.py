@@ -69,9 +69,11 @@ def gradient(
 
 def _strip(target: str, narrow: bool) -> int:
     """Rows that a device computes at a time where a mask bites, if fewer than a tile's."""
-    from .analysis.cost import device, strip
+    from .analysis.devices import device
+    from .analysis.space import SIDE
 
-    return strip(device(target), narrow)
+    on = device(target)
+    return SIDE if on.matrix and narrow else on.lanes if on.skips else 0
 
 
 def _at_hand(sizes: Mapping[str, int] | None) -> dict[str, object]:

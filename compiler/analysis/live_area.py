@@ -41,7 +41,7 @@ def live_pairs(
 ) -> LivePairs:
     """Count the pairs of one source for concrete sizes."""
     ranges = key_ranges(domain, 1, source, tuple(facts))
-    points = _Points(domain, [*_ends(ranges), source.mask], sizes)
+    points = Points(domain, [*ends_of(ranges), source.mask], sizes)
     full, partial = (points.keys(part) for part in (ranges.full, ranges.partial))
     if not partial:
         return LivePairs(full, points.exact)
@@ -60,23 +60,23 @@ def computed_pairs(
 ) -> list[int]:
     """Pairs that tiles of ``rows`` queries compute, for each way to round up rows and each range's keys."""
     tiles = key_ranges(domain, rows, source, tuple(facts))
-    points = _Points(domain, _ends(tiles), sizes)
+    points = Points(domain, ends_of(tiles), sizes)
     areas = [0] * len(padded)
     for env in points.rows(rows):
         extent = array_value(domain[-1].extent, env)
         height = np.clip(extent - env["t"] * rows, 0, rows)
         for r in tiles.all:
-            keys = _lengths(r, env)
+            keys = lengths(r, env)
             for n, (most_rows, most_keys) in enumerate(padded):
                 areas[n] += int(np.sum(_up(keys, most_keys) * _up(height, most_rows)))
     return [points.scaled(area) for area in areas]
 
 
-def _ends(ranges: KeyRanges) -> list[Expr]:
+def ends_of(ranges: KeyRanges) -> list[Expr]:
     return [e for r in ranges.all for e in (r.lo, r.hi)]
 
 
-def _lengths(r: Range, env: Env) -> Any:
+def lengths(r: Range, env: Env) -> Any:
     return np.maximum(array_value(r.hi, env) - array_value(r.lo, env), 0)
 
 
@@ -84,7 +84,7 @@ def _up(count: Any, multiple: int) -> Any:
     return -(-count // multiple) * multiple
 
 
-class _Points:
+class Points:
     """The rows (or tiles) of a domain as flat arrays; dimensions that nothing depends on only multiply."""
 
     def __init__(self, domain: Sequence[Dim], exprs: Iterable[Expr], sizes: Mapping[str, int]):
@@ -118,7 +118,7 @@ class _Points:
             return closed * self.copies
         keys = 0
         for env in self.rows(1):
-            keys += sum(int(np.sum(np.broadcast_to(_lengths(r, env), env["t"].shape))) for r in ranges)
+            keys += sum(int(np.sum(np.broadcast_to(lengths(r, env), env["t"].shape))) for r in ranges)
         return self.scaled(keys)
 
     def _closed(self, ranges: Sequence[Range]) -> int | None:
@@ -147,13 +147,14 @@ class _Points:
         tiles = np.maximum(array_value(ceildiv(self.row.extent, size), self.env), 0)
         return np.cumsum(np.broadcast_to(np.asarray(tiles, dtype=np.int64), (self.count,)))
 
-    def rows(self, size: int) -> Iterable[Env]:
-        """Environments that hold ``t`` and the batch dimensions, for tiles of ``size`` rows."""
+    def rows(self, size: int, most: int | None = None) -> Iterable[Env]:
+        """Environments that hold ``t`` and the batch dimensions, for ``most`` tiles of ``size`` rows."""
+        most = MOST_ROWS if most is None else most
         ends = self._row_ends(size)
         count = int(ends[-1]) if self.count else 0
         step = 1
-        if count > MOST_ROWS:
-            step = -(-count // MOST_ROWS) | 1  # odd, so that no power of two hides from the sample
+        if count > most:
+            step = -(-count // most) | 1  # odd, so that no power of two hides from the sample
             self.exact = False
         taken = len(range(0, count, step))
         self.weight = count / taken if taken else 1.0
@@ -173,7 +174,7 @@ class _Points:
         return self.copies * (round(count * self.weight) if self.weight != 1.0 else count)
 
 
-def _live_fraction(points: _Points, row: Dim, source: Source, ranges: Sequence[Range]) -> float:
+def _live_fraction(points: Points, row: Dim, source: Source, ranges: Sequence[Range]) -> float:
     """The share of live pairs within partial ranges, from a sample of rows."""
     if not countable(source.mask) or source.mask == TRUE:
         return 1.0

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import attnc
-from attnc.compiler.analysis import cost, live_area
+from attnc.compiler.analysis import cost, live_area, walked
 from attnc.compiler.coverage import coverage, loops_of
 from attnc.compiler.errors import StageError
 from attnc.compiler.explain import MissingSizeError
@@ -142,16 +142,19 @@ def test_the_length_is_not_walked(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_tiles_are_costed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[object] = []
 
-    def count(domain: object, *args: Any, **options: Any) -> list[int]:
-        counted.append((domain, options["rows"], tuple(args[1].items())))
-        return live_area.computed_pairs(domain, *args, **options)  # type: ignore[arg-type]
+    class Counting(live_area.Points):
+        def __init__(self, domain: Any, exprs: Any, sizes: Any):
+            counted.append((tuple(domain), tuple(exprs), tuple(sizes.items())))
+            super().__init__(domain, exprs, sizes)
 
-    monkeypatch.setattr(cost, "computed_pairs", count)
-    cost.timings.cache_clear()
+    monkeypatch.setattr(walked, "Points", Counting)
+    for cached in (cost.timings, walked._lengths, walked._longest):
+        cached.cache_clear()
     page = lowered("abs(i - j) <= 160 and (i - j) % 8 == 0").explain()
     assert "best of 11 sizes" in page.kernels[0].why
-    # with the residues and without, for two lengths and three heights of tiles
-    assert len(counted) == len(set(counted)) == 12
+    # with the residues and without, for two lengths: three heights of tiles, and the longest line of keys; then at
+    # the sizes at hand
+    assert len(counted) == len(set(counted)) == 2 * 2 * (3 + 1) + 2
 
 
 # ---- gradients -------------------------------------------------------------------------------------------
