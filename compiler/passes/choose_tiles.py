@@ -16,9 +16,7 @@ Legality: none needed; tiles say how, not what.  An op that has tiles keeps them
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
@@ -27,7 +25,8 @@ from xdsl.passes import ModulePass
 from ...ir import attn
 from ...ir.expr import Expr
 from ...ir.gradient import AttendGradientOp
-from ..analysis.cost import Work, choose_gradient_tiles, choose_tiles, device
+from ..analysis.cost import choose_gradient_tiles, choose_tiles, device
+from ..analysis.space import ChoiceError, read_choices
 from .common import attends, work_of
 from .image_rows import in_lines
 from .rewriting import replace
@@ -35,31 +34,69 @@ from .rewriting import replace
 
 @dataclass(frozen=True)
 class ChooseTiles(ModulePass):
-    """Options: ``target`` is the device; ``rows`` and ``keys`` override the choice where they are not 0."""
+    """Options: ``target`` is the device; ``rows`` and ``keys`` override the choice where they are not 0.
+
+    ``choice`` and ``gradient_choice`` are texts of :mod:`..analysis.space`: the tiles of every attention, or of every
+    gradient, that has none yet; one for all of them, or one for each in order.
+    """
 
     name = "choose-tiles"
     target: str = "cpu-avx512"
     rows: int = 0
     keys: int = 0
+    choice: str = ""
+    gradient_choice: str = ""
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        for attend, facts in attends(op):
-            self._choose(attend, facts, choose_tiles)
-        for gradient in [o for o in op.walk() if isinstance(o, AttendGradientOp)]:
-            self._choose(gradient, (), partial(_for_gradient, gradient))
+        forced = _Forced("choice", self.choice)
+        for attend, facts in open_attends(op):
+            work = work_of(attend, facts)
+            self._set(attend, forced.next() or choose_tiles(work, self.target))
+        forced.finish()
+        forced = _Forced("gradient_choice", self.gradient_choice)
+        for gradient in open_gradients(op):
+            self._set(gradient, forced.next() or _for_gradient(gradient, self.target))
+        forced.finish()
 
-    def _choose(
-        self,
-        op: attn.AttendOp | AttendGradientOp,
-        facts: tuple[Expr, ...],
-        choose: Callable[[Work, str], tuple[int, int]],
-    ) -> None:
-        if op.tiles is None:
-            rows, keys = self.rows, self.keys
-            if not (rows and keys):
-                rows, keys = choose(work_of(op, facts), self.target)
-            replace(op, op.rebuilt(tiles=(self.rows or rows, self.keys or keys)))
+    def _set(self, op: attn.AttendOp | AttendGradientOp, tiles: tuple[int, int]) -> None:
+        replace(op, op.rebuilt(tiles=(self.rows or tiles[0], self.keys or tiles[1])))
 
 
-def _for_gradient(op: AttendGradientOp, work: Work, target: str) -> tuple[int, int]:
-    return choose_gradient_tiles(work, target, [] if device(target).is_gpu else in_lines(op))
+def open_attends(module: ModuleOp) -> list[tuple[attn.AttendOp, tuple[Expr, ...]]]:
+    """Attentions whose tiles are to be chosen, with the facts of their functions."""
+    return [(attend, facts) for attend, facts in attends(module) if attend.tiles is None]
+
+
+def open_gradients(module: ModuleOp) -> list[AttendGradientOp]:
+    """Gradients whose tiles are to be chosen."""
+    return [op for op in module.walk() if isinstance(op, AttendGradientOp) and op.tiles is None]
+
+
+class _Forced:
+    """Choices that an option gives, one after the other."""
+
+    def __init__(self, option: str, text: str):
+        self.option, self.text = option, text
+        self.choices = read_choices(text)
+        self.taken = 0
+
+    def next(self) -> tuple[int, int] | None:
+        """The tiles of the next attention; None without the option."""
+        if not self.choices:
+            return None
+        self.taken += 1
+        if len(self.choices) == 1:
+            return self.choices[0].tiles
+        return self.choices[self.taken - 1].tiles if self.taken <= len(self.choices) else (1, 1)
+
+    def finish(self) -> None:
+        """Raise :class:`ChoiceError` if there are not as many as attentions."""
+        if self.taken and self.taken != len(self.choices) > 1:
+            raise ChoiceError(
+                f"option {self.option!r} has {len(self.choices)} choices for {self.taken} attentions: {self.text!r}; "
+                "give one for each, or one for all"
+            )
+
+
+def _for_gradient(op: AttendGradientOp, target: str) -> tuple[int, int]:
+    return choose_gradient_tiles(work_of(op), target, [] if device(target).is_gpu else in_lines(op))

@@ -10,12 +10,12 @@ import pytest
 from attnc.compiler.analysis.cost import (
     UnknownTargetError,
     Work,
-    candidates,
     choose_gradient_tiles,
     choose_tiles,
     device,
     faster,
 )
+from attnc.compiler.analysis.space import candidates
 from attnc.ir.attn import Source
 from attnc.ir.attributes import DimsAttr
 from attnc.ir.expr import Lambda, parse
@@ -48,8 +48,8 @@ def test_reads_of_a_pair_take_registers() -> None:
 def test_plain_multiply_adds_need_small_tiles(target: str) -> None:
     for width in (16, 64, 128, 256, 512):
         for dtype, most in (("f32", (64, 32)), ("f64", (32, 32))):
-            found = list(candidates(work("True", width, dtype), device(target)))
-            assert all(rows <= most[0] and keys <= most[1] for rows, keys in found)
+            found = candidates(work("True", width, dtype), device(target))
+            assert all(c.rows <= most[0] and c.keys <= most[1] for c in found)
             rows, keys = choose_tiles(work("True", width, dtype), target)
             assert min(rows, keys) >= 16
             assert width <= 128 or rows * width <= 64 * 128

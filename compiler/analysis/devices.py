@@ -1,0 +1,100 @@
+"""What devices are good at: the figures that the cost model works with."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ...ir.errors import AttncError
+
+ELEMENT_BYTES = {"f64": 8, "f32": 4, "bf16": 2, "f16": 2}
+
+
+class UnknownTargetError(AttncError):
+    """A target name that no device has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One core of a CPU, or one multiprocessor of a GPU.
+
+    ``peak`` is multiply-adds per second by dtype; ``fast`` is the size in bytes of the memory that a tile must
+    fit in (level-1 cache, or shared memory); ``step`` is the price in seconds of one step of a key loop.
+    """
+
+    name: str
+    lanes: int  # 32-bit lanes of a vector register (CPU); 0 on a GPU
+    peak: dict[str, float]
+    bandwidth: float
+    fast: int
+    registers: int  # bytes of accumulators that fit registers
+    step: float
+    vectors: int = 0  # lane vectors of a tile of queries that registers like best (CPU)
+    matrix: bool = False  # a CPU with matrix registers for bf16
+    height: int = 4  # keys of a register block as wide as the tile (CPU): steps are multiples of it
+    processors: int = 1  # multiprocessors of a GPU
+    operands: bool = False  # a GPU where scores and the probabilities made of them are in registers at once
+
+    @property
+    def is_gpu(self) -> bool:
+        return not self.lanes
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+
+def _cpu(
+    name: str, lanes: int, fast: int, bf16: float = 1.0, vectors: int = 4, matrix: bool = False, height: int = 4
+) -> Device:
+    f32 = lanes * 2 * 2.5e9  # two multiply-add units
+    peak = {"f32": f32, "f64": f32 / 2, "bf16": f32 * bf16, "f16": f32}
+    return Device(name, lanes, peak, 8e9, fast, 32 * lanes * 4, 60e-9, vectors, matrix, height)
+
+
+def _gpu(
+    name: str,
+    half: float,
+    single: float,
+    double: float,
+    bandwidth: float,
+    cores: int,
+    fast: int,
+    operands: bool = False,
+) -> Device:
+    peak = {"f16": half, "bf16": half, "f32": single, "f64": double}
+    each = {k: v / 2 / cores for k, v in peak.items()}
+    registers = (112 if operands else 128) << 10
+    return Device(name, 0, each, bandwidth / cores, fast, registers, 400e-9, processors=cores, operands=operands)
+
+
+DEVICES = {
+    d.name: d
+    for d in (
+        _cpu("cpu-avx512", 16, 48 << 10, height=6),
+        _cpu("cpu-avx512-bf16", 16, 48 << 10, bf16=2.0),
+        _cpu("cpu-avx512-amx", 16, 48 << 10, bf16=8.0, matrix=True, height=6),
+        # of 16 registers, blocks of 3 vectors and 4 rows fill all; blocks of 2 and 6 take 10 % longer
+        _cpu("cpu-avx2", 8, 32 << 10, vectors=3),
+        _cpu("cpu-neon", 4, 64 << 10),
+        _cpu("cpu-generic", 4, 32 << 10),
+        # peak rates of the whole device: matrix units for halves, plain multiply-adds for f32 and f64, whose
+        # products must not lose bits; then memory bandwidth, multiprocessors, shared memory of one
+        _gpu("sm_80", 312e12, 19.5e12, 9.7e12, 2.0e12, 108, 163 << 10, operands=True),
+        _gpu("sm_90", 990e12, 67e12, 34e12, 3.35e12, 132, 227 << 10),
+        _gpu("sm_100", 2250e12, 80e12, 40e12, 8.0e12, 148, 227 << 10, operands=True),
+        _gpu("gfx942", 1300e12, 163e12, 81e12, 5.3e12, 304, 64 << 10),
+    )
+}
+
+
+def device(target: str) -> Device:
+    """The device called ``target``; a newer GPU counts as the newest known.  Raises :class:`UnknownTargetError`."""
+    if target in DEVICES:
+        return DEVICES[target]
+    if match := re.fullmatch(r"sm_(\d+)a?", target):
+        known = sorted((int(name[3:]), name) for name in DEVICES if name.startswith("sm_"))
+        older = [name for number, name in known if number <= int(match[1])]
+        return DEVICES[older[-1] if older else known[0][1]]
+    if target.startswith("gfx"):
+        return DEVICES["gfx942"]
+    raise UnknownTargetError(f"there is no target {target!r}; targets: {', '.join(DEVICES)}")
