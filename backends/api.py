@@ -93,7 +93,7 @@ class MachineCode:
 
 
 class Backend(Protocol):
-    """The five things that the driver asks of a backend."""
+    """What the driver asks of a backend."""
 
     name: str
 
@@ -107,6 +107,10 @@ class Backend(Protocol):
 
     def compile(self, kernel: KernelOp, *, stages: Collection[str] = (), target: str | None = None) -> Artifact:
         """Compile one kernel; ``stages`` names extra texts to keep, which may be slow to produce."""
+        ...
+
+    def launch_space(self, target: str) -> Mapping[str, Sequence[int]]:
+        """What an autotuner may try besides tiles: attributes of kernels, each with its values; empty for none."""
         ...
 
     def load(self, artifact: Artifact) -> Launch:

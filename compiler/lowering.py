@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from xdsl.passes import ModulePass
 
     from ..ir.tile import KernelOp
+    from .autotune.lookup import Tuned
     from .pass_manager import Instrument
 
 log = logging.getLogger("attnc")
@@ -72,6 +73,8 @@ class Request:
     target: str | None = None  # None asks the backend
     gradient: Gradient | None = None  # None asks for the function itself
     sizes: Mapping[str, int] = field(default_factory=dict)  # those of the call at hand, which plans may rely on
+    launch: str = ""  # how kernels are launched, such as "num_warps=8,num_stages=2"; empty leaves it to the backend
+    tuned: Tuned | None = None  # an autotuner's result in force
 
     @staticmethod
     def of(
@@ -80,17 +83,50 @@ class Request:
         """Sort the user's options into settings and options of passes."""
         options = dict(options or {})
         target = options.pop("target", None) or target
+        launch = str(options.pop("launch", ""))
         rest = {k: v for k, v in sorted(options.items()) if k not in SETTING_OPTIONS}
-        return Request(backend, dtype, device, Settings.of(options), rest, target)
+        return Request(backend, dtype, device, Settings.of(options), rest, target, launch=launch)
 
     def at(self, hints: Mapping[str, int | float] | None) -> Request:
         """The same for a call of these sizes and scalar arguments."""
         return dataclasses.replace(self, sizes={k: v for k, v in (hints or {}).items() if isinstance(v, int)})
 
+    def use_tuned(
+        self,
+        graph: str,
+        make_module: Callable[[], ModuleOp],
+        hints: Mapping[str, int | float] | None,
+        direction: str = "forward",
+    ) -> Request:
+        """The same with what autotuning found for the program that the text of a captured graph stands for."""
+        from .autotune.lookup import tuned
+
+        return dataclasses.replace(self, tuned=tuned(self, graph, make_module, hints, direction))
+
+    @property
+    def chosen(self) -> Mapping[str, Any]:
+        """Options of passes that come from the user, or from the autotuner."""
+        options = self.tuned.options if self.tuned else {}
+        return {**self.pass_options, **{k: v for k, v in options.items() if k != "launch"}}
+
+    @property
+    def launch_attributes(self) -> dict[str, int]:
+        """Attributes of kernels that the option ``launch``, or the autotuner, sets.  Raises :class:`OptionError`."""
+        text = self.tuned.options.get("launch", "") if self.tuned else self.launch
+        known = load_backend(self.backend).launch_space(str(self.pipeline_options()["target"])) if text else {}
+        found: dict[str, int] = {}
+        for part in filter(None, text.split(",")):
+            name, _, value = part.partition("=")
+            if name not in known or not value.isdigit():
+                hint = nearest(name, known) if known else f"; the {self.backend} backend has none"
+                raise OptionError(f"the option launch cannot set {part!r}{hint}")
+            found[name] = int(value)
+        return found
+
     def pipeline_options(self) -> dict[str, Any]:
         """What the passes are told: the backend's choice, then the user's."""
         chosen = load_backend(self.backend).pipeline_options(self.dtype, self.device)
-        return {**chosen, **({"target": self.target} if self.target else {}), **self.pass_options}
+        return {**chosen, **({"target": self.target} if self.target else {}), **self.chosen}
 
     def passes(self) -> list[ModulePass]:
         """The pipeline.  Raises :class:`OptionError` for an option that no pass has."""
@@ -100,7 +136,7 @@ class Request:
                 known = _fields([*self._pipeline(None), *self._pipeline(self.gradient or Gradient((), ()))])
                 if name not in known:
                     raise OptionError(f"there is no option {name!r}{nearest(name, known | SETTING_OPTIONS)}")
-        return [_with_options(p, self.pass_options) for p in passes]
+        return [_with_options(p, self.chosen) for p in passes]
 
     def _pipeline(self, gradient: Gradient | None) -> list[ModulePass]:
         from . import pipelines
@@ -132,12 +168,15 @@ class Request:
 
     def compile_kernel(self, kernel: KernelOp, stages: Collection[str] = ()) -> Artifact:
         """One kernel through the backend."""
-        from xdsl.dialects.builtin import ModuleOp
+        from xdsl.dialects.builtin import IntegerAttr, ModuleOp
 
         from ..ir.text import print_module
         from .crash import reproducer
 
         need_package(self.backend)
+        if launch := self.launch_attributes:
+            kernel = kernel.clone()
+            kernel.attributes |= {name: IntegerAttr(value, 64) for name, value in launch.items()}
         arguments = f"--backend {self.backend}" + (f" --target {self.target}" if self.target else "")
         with reproducer(
             f"compiling the kernel {kernel.sym_name.data} for {self.backend}",

@@ -37,6 +37,9 @@ class ReferenceBackend:
         text = print_module(ModuleOp([kernel.clone()]))
         return Artifact(self.name, kernel.sym_name.data, {"tile": text}, text.encode())
 
+    def launch_space(self, target: str) -> Mapping[str, Sequence[int]]:
+        return {}
+
     def load(self, artifact: Artifact) -> Launch:
         kernel: Any = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -67,6 +67,9 @@ class TritonBackend:
 
             texts["static"] = json.dumps(report(artifact).to_json())
         return artifact
+
+    def launch_space(self, target: str) -> Mapping[str, Sequence[int]]:
+        return {"num_warps": (4, 8), "num_stages": (1, 2, 3)}
 
     def load(self, artifact: Artifact) -> Launch:
         from .launch import launcher
