@@ -39,6 +39,7 @@ class Backward:
     kernels: list[BackwardKernel] = field(default_factory=list)
     eager: dict[str, int] = field(default_factory=dict)
     reason: str = ""
+    why: str = ""  # how its tiles came about, if not by the cost model
 
     @property
     def compiled(self) -> bool:
@@ -79,7 +80,8 @@ def explain_backward(
     queries = {op.domain[-1].name for op in before.walk() if isinstance(op, AttendGradientOp)}
     kernels = [_kernel(k, queries, sizes, code) for k in tile.kernels_of(after).values()]
     ops = [op.name for op in attn.func_of(after).body.block.ops if not isinstance(op, (tile.LaunchOp, attn.ReturnOp))]
-    return Backward(kernels, dict(sorted(Counter(ops).items())))
+    tuned = program.request.tuned
+    return Backward(kernels, dict(sorted(Counter(ops).items())), why=tuned.record.words if tuned else "")
 
 
 def _kernel(

@@ -33,6 +33,9 @@ class Pattern:
         return None if None in found else tuple(map(length_class, found))
 
 
+_WORDS = frozenset(("query", "key", "value", "source", "mask", "score", "out"))  # of the syntax, and of users
+
+
 def length_class(n: int) -> int:
     """The exponent of the smallest power of two that is not below ``n``."""
     return max(int(n) - 1, 0).bit_length()
@@ -45,7 +48,7 @@ def distance(a: Lengths, b: Lengths) -> int:
 
 def pattern_of(module: ModuleOp) -> Pattern:
     """The pattern of a raised module.  Names of the function, its arguments, sizes and values make no difference."""
-    from xdsl.dialects.builtin import StringAttr
+    from xdsl.dialects.builtin import ArrayAttr, StringAttr
 
     from ...ir import attn
     from ...ir.expr import free_vars
@@ -64,7 +67,9 @@ def pattern_of(module: ModuleOp) -> Pattern:
         if isinstance(op, attn.AttendOp):
             for extent in (op.domain[-1].extent, *(s.extent for s in op.source_list)):
                 found |= dict.fromkeys(sorted(free_vars(extent) & bound.keys()))
-    names = {name: f"a{n}" for n, name in enumerate(func.names)} | {name: f"s{n}" for n, name in enumerate(bound)}
+    names = {name: f"a{n}" for n, name in enumerate(func.names) if name not in _WORDS}
+    names |= {name: f"s{n}" for n, name in enumerate(bound)}
+    func.arg_names = ArrayAttr([StringAttr(f"a{n}") for n in range(len(func.names))])
     text = re.sub(r"(?<![\w.@])[A-Za-z_]\w*", lambda m: names.get(m[0], m[0]), print_module(module))
     return Pattern(hashlib.sha256(text.encode()).hexdigest(), tuple(found))
 
@@ -80,7 +85,8 @@ class Place:
     def of(backend: str, device: torch.device, target: str) -> Place:
         package = importlib.import_module((__package__ or "").rsplit(".", 2)[0])
         versions = [f"attnc {package.__version__}", *_versions(("torch", BACKENDS[backend][1].replace("_", "-")))]
-        return Place(f"{target}: {_device_name(device.type, device.index)}", ", ".join(versions))
+        # figures measured of a device, which follow an @, change what is predicted, not what was measured
+        return Place(f"{target.partition('@')[0]}: {_device_name(device.type, device.index)}", ", ".join(versions))
 
 
 def _versions(packages: Iterable[str]) -> Iterable[str]:

@@ -26,6 +26,7 @@ class Store:
         self.root = (root or default_dir()) / "tuned"
         self.results = self.root / "results"
         self.programs = self.root / "programs"
+        self.studies = f"sqlite:///{self.root / 'studies.db'}"  # where searches are kept if nothing else is said
 
     def any(self) -> bool:
         """Is there any result?  Asked by every build, so it looks at one folder only."""

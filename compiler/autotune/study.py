@@ -13,7 +13,7 @@ import platform
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
+from ..cache import digest
 from .errors import StorageError
+from .records import dumps
 from .space import Candidate, Space
 
 LEADS = 10  # candidates that the cost model names before the search sets in
@@ -181,6 +183,23 @@ def _is_dead(t: FrozenTrial, limit: float) -> bool:
     if started is None:  # killed between two lines: its own clock is in a time zone that nobody noted
         return t.datetime_start is not None and time.time() - t.datetime_start.timestamp() > 24 * 3600
     return time.time() - float(started) > 2 * limit + 60
+
+
+def study_name(result: str, space: Space) -> str:
+    """The study that leads to a result: one for each space, for Optuna wants a study's parameters to stay."""
+    return f"attnc {result[:24]} {digest(dumps(space.choices))[:8]}"
+
+
+def forget(storage: str, results: Iterable[str] | None = None) -> int:
+    """Delete the studies that led to results of these names, or all; returns how many."""
+    with _failing(storage), _alone(storage):
+        database = optuna.storages.RDBStorage(storage)
+        names = [s.study_name for s in optuna.get_all_study_summaries(database, include_best_trial=False)]
+        parts = None if results is None else {result[:24] for result in results}
+        gone = [n for n in names if n.startswith("attnc ") and (parts is None or n.split()[1] in parts)]
+        for name in gone:
+            optuna.delete_study(study_name=name, storage=database)
+    return len(gone)
 
 
 @contextlib.contextmanager

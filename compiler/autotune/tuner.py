@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..cache import digest
 from ..lowered import Lowered
 from ..lowering import Request
 from ..oracle import EagerTooLargeError
+from ..settings import SETTING_OPTIONS, Settings
 from .errors import TuningError
 from .judge import Expected, expect
 from .lookup import place_of
 from .pattern import Lengths, Pattern, Place, pattern_of
 from .process import Worker
-from .records import DIRECTIONS, Record, dumps
+from .records import DIRECTIONS, Record
 from .space import Candidate, Space, choice_text, space_of
 from .store import Store
 from .subject import Subject, program_json, write
@@ -123,6 +123,13 @@ def autotune(
     in float64 on these would not fit.  Raises :class:`TuningError`.
     """
     package = (__package__ or "").rsplit(".", 2)[0]
+    options = getattr(fn, "options", {})
+    settings = Settings.of(options)
+    fixed = sorted(options.keys() - SETTING_OPTIONS)
+    fixed += [name for name in ("skip", "opt_bisect_limit") if getattr(settings, name)]
+    if fixed or getattr(fn, "backend", "auto") == "reference":
+        what = f"its options {', '.join(fixed)} choose already" if fixed else "the reference backend interprets it"
+        raise TuningError(f"{getattr(fn, '__name__', fn)} leaves nothing to tune: {what}")
     door = importlib.import_module(".frontends.tuning", package)  # a frontend's, as the decorator is
     compiled = door.plain(fn)
     subject = door.subject(compiled, args, kwargs)
@@ -208,19 +215,19 @@ class _Tuner:
             raise TuningError(f"{program.function}: {', '.join(self.pattern.sizes)} are known only once it runs")
         self.lengths: Lengths = at
         self.place: Place = place_of(dataclasses.replace(self.request, device=device))
-        self.storage = storage or f"sqlite:///{self.store.root / 'studies.db'}"
+        self.storage = storage or self.store.studies
 
     def run(self, end: float, most: int | None) -> Search:
         """Try candidates until the time, or the number of trials, is over."""
-        from .study import Study
+        from .study import Study, study_name
 
         space = self.space
         if not space.candidates:
             reason = "the compiler's choice is the only one"
             return Search(self.direction, None, space.considered, 0, reason=reason)
-        name = digest(self.pattern.digest, self.direction, repr(self.lengths), repr(self.place), dumps(space.choices))
+        name = study_name(self._record([], "", 1.0, 1.0).name, space)
         about = {"function": self.program.function, "direction": self.direction, "device": self.place.device}
-        study = Study(self.storage, f"attnc {name[:24]}", space, LIMIT, about)
+        study = Study(self.storage, name, space, LIMIT, about)
         interrupted, count, best = False, 0, self._best(study.trials())
         try:
             while (most is None or count < most) and time.monotonic() < end:
@@ -280,8 +287,14 @@ class _Tuner:
         return self._keep(trials, "", best.default_seconds, best.default_seconds)
 
     def _keep(self, trials: list[Trial], choice: str, seconds: float, default: float) -> Record:
+        record = self._record(trials, choice, seconds, default)
+        if not self.store.put(record):
+            raise TuningError(f"the result cannot be written to {self.store.root}; set ATTNC_CACHE_DIR")
+        return record
+
+    def _record(self, trials: list[Trial], choice: str, seconds: float, default: float) -> Record:
         program = self.program
-        record = Record(
+        return Record(
             pattern=self.pattern.digest,
             direction=self.direction,
             lengths=self.lengths,
@@ -299,9 +312,6 @@ class _Tuner:
             tried=len(trials),
             failed=sum(t.ratio is None for t in trials),
         )
-        if not self.store.put(record):
-            raise TuningError(f"the result cannot be written to {self.store.root}; set ATTNC_CACHE_DIR")
-        return record
 
     def _options(self, choice: str) -> dict[str, str]:
         candidate = self.space.by_text(choice)

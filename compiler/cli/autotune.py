@@ -54,7 +54,7 @@ def autotune(
     if sum((list_all, show is not None, clear)) > 1:
         raise UsageError("give one of --list, --show and --clear")
     if list_all or show is not None or clear:
-        _manage(target, show, clear)
+        _manage(target, show, clear, storage)
     elif target is not None:
         _tune(target, shape, arg, dtype, device, backend, backward, minutes, trials, storage, export)
     elif export is not None:
@@ -154,14 +154,18 @@ def _results(target: str | None) -> list[Record]:
     return [r for r in records if r.function == name]
 
 
-def _manage(target: str | None, show: str | None, clear: bool) -> None:
+def _manage(target: str | None, show: str | None, clear: bool, storage: str | None) -> None:
     from ..autotune.store import Store
     from ..settings import Settings
     from ..targets import UsageError
 
     records = _results(target)
     if clear:
-        print(f"{Store(Settings.of().cache_dir).remove(records)} results forgotten")
+        from ..autotune.study import forget
+
+        store = Store(Settings.of().cache_dir)
+        forget(storage or store.studies, None if target is None else [r.name for r in records])
+        print(f"{store.remove(records)} results forgotten")
     elif show is not None:
         named = [r for r in records if r.name.startswith(show)]
         if len(named) != 1 or not show:
