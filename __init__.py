@@ -36,6 +36,7 @@ _HOME = {
     "load_tuned": ".compiler.autotune.shipping",
     "TuningError": ".compiler.autotune.errors",
     "TunedFileError": ".compiler.autotune.errors",
+    "TuningWarning": ".compiler.autotune.errors",
     "AttncError": ".ir.errors",
     **dict.fromkeys(_ERRORS.split(), ".frontends.errors"),
     "BackendError": ".compiler.errors",

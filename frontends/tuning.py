@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..compiler import driver
-from ..compiler.autotune.errors import TuningError
+from ..compiler.autotune.errors import StorageError, TuningError, TuningWarning
 from ..compiler.autotune.subject import Program, Subject
 from ..compiler.autotune.tuner import tune
 from ..compiler.oracle import EagerMode
@@ -54,7 +55,12 @@ def tune_call(
     wanted = wanted if torch.is_grad_enabled() else ()
     if directions := tuple(d for d in directions if d == "forward" or wanted):
         low = key_of(values)[2]
-        tune(_subject(compiled, found, values, leaves, inputs, low, wanted), directions=directions)
+        try:
+            tune(_subject(compiled, found, values, leaves, inputs, low, wanted), directions=directions)
+        except (TuningError, StorageError) as error:  # the call is what the user is after
+            where = found.graph.location
+            text = f"{where}: {found.graph.name} is not tuned: {error}"
+            warnings.warn_explicit(text, TuningWarning, where.file, where.line)
     return bool(directions)
 
 

@@ -9,6 +9,10 @@ class TuningError(AttncError):
     """A function that cannot be tuned as asked."""
 
 
+class TuningWarning(UserWarning):
+    """A first call that was to be tuned runs with the compiler's own choice."""
+
+
 class StorageError(AttncError):
     """A storage of trials that Optuna cannot open, or that fails."""
 

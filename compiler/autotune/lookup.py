@@ -49,9 +49,10 @@ def tuned(
         return None
     pattern = known_pattern(store, graph, make_module)
     at = pattern.lengths(hints or {})
-    if at is None:
+    if at is None or not (found := store.of(pattern.digest)):
         return None
-    found = store.of(pattern.digest, place_of(request))
+    place = place_of(request)
+    found = [r for r in found if r.place == place]
     record = nearest(found, direction, at)
     return None if record is None else Tuned(record, guards_of(pattern, found, at) if direction == "forward" else ())
 
@@ -65,7 +66,8 @@ def untuned(
     store = Store(request.settings.cache_dir)
     pattern = known_pattern(store, graph, make_module)
     at = pattern.lengths(hints or {})
-    found = {r.direction for r in store.of(pattern.digest, place_of(request)) if r.lengths == at}
+    place = place_of(request)
+    found = {r.direction for r in store.of(pattern.digest) if r.lengths == at and r.place == place}
     return () if at is None else tuple(d for d in DIRECTIONS if d not in found)
 
 
@@ -110,13 +112,15 @@ def guards_of(pattern: Pattern, records: Sequence[Record], at: Lengths) -> tuple
     low, high = [c[0] for c in classes], [c[-1] for c in classes]  # beyond them, all distances grow alike
     box = [[min(max(e, a), b)] * 2 for e, a, b in zip(at, low, high, strict=True)]
     same = answer(tuple(a for a, _ in box))
-    for axis, side, step, end in [(n, s, (-1, 1)[s], (low, high)[s][n]) for n in range(len(at)) for s in (0, 1)]:
-        while box[axis][side] != end:
+    sides = [(n, s, (-1, 1)[s], (low, high)[s][n]) for n in range(len(at)) for s in (0, 1)]
+    while sides:  # one step of each in turn: lengths of queries and keys mostly grow together
+        for axis, side, step, end in list(sides):
             grown = [range(a, b + 1) for a, b in box]
             grown[axis] = range(box[axis][side] + step, box[axis][side] + step + 1)
-            if any(answer(cell) != same for cell in itertools.product(*grown)):
-                break
-            box[axis][side] += step
+            if box[axis][side] == end or any(answer(cell) != same for cell in itertools.product(*grown)):
+                sides.remove((axis, side, step, end))
+            else:
+                box[axis][side] += step
     guards: list[str] = []
     for axis, name in enumerate(pattern.sizes):
         (a, b) = box[axis]

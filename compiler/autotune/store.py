@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..cache import checked, default_dir, digest, source_hash, with_checksum, write_atomically
 from .errors import TunedFileError
-from .pattern import Pattern, Place
+from .pattern import Pattern
 from .records import Record, dumps
 
 
@@ -32,10 +32,9 @@ class Store:
         """Is there any result?  Asked by every build, so it looks at one folder only."""
         return self.results.is_dir()
 
-    def of(self, pattern: str, place: Place | None = None) -> list[Record]:
-        """The results for a pattern (at a place), in a fixed order."""
-        found = sorted(_records(self.results / pattern), key=lambda r: (r.direction, r.lengths, r.name))
-        return [r for r in found if place is None or r.place == place]
+    def of(self, pattern: str) -> list[Record]:
+        """The results for a pattern, in a fixed order."""
+        return sorted(_records(self.results / pattern), key=lambda r: (r.direction, r.lengths, r.name))
 
     def all(self) -> list[Record]:
         """Every result, by function, lengths and direction."""

@@ -76,12 +76,11 @@ class Study:
             self._bury()
             while len(self._taken(self._study)) < len(self.space.candidates):
                 trial = self._study.ask()
-                trial.set_user_attr("process", f"{platform.node()}:{os.getpid()}")
-                trial.set_user_attr("started", time.time())
+                by = {"node": platform.node(), "process": os.getpid(), "started": time.time()}
+                trial.set_user_attr("by", by)  # at once: each writing waits for the disk
                 params = {name: trial.suggest_categorical(name, d.choices) for name, d in self._distributions.items()}
                 candidate = self._find(params)
-                if candidate is not None and candidate.text not in self._taken(self._study, but=trial.number):
-                    trial.set_user_attr("choice", candidate.text)
+                if candidate is not None and candidate.text not in self._taken(self._study, before=trial.number):
                     return trial, candidate
                 self._study.tell(trial, state=TrialState.PRUNED)  # somebody else was faster
         return None
@@ -89,8 +88,7 @@ class Study:
     def tell(self, trial: Any, answer: Mapping[str, Any]) -> None:
         """Record what came of a trial: a measurement, or ``failed`` and why."""
         with _failing(self._storage):
-            for key, value in sorted(answer.items()):
-                trial.set_user_attr("reason" if key == "failed" else key, value)
+            trial.set_user_attr("answer", dict(answer))
             if "failed" in answer:
                 self._study.tell(trial, state=TrialState.FAIL)
             else:
@@ -99,8 +97,9 @@ class Study:
     def trials(self) -> list[Trial]:
         """The finished ones that say something about their candidate, fastest first, failures last."""
         with _failing(self._storage):
-            found = [_trial(t) for t in self._study.get_trials(deepcopy=False) if _counts(t)]
-        found = [t for t in found if self.space.by_text(t.choice)]
+            counting = [t for t in self._study.get_trials(deepcopy=False) if _counts(t)]
+        pairs = [(self._find(t.params), t) for t in counting]
+        found = [_trial(candidate, t) for candidate, t in pairs if candidate is not None]
         return sorted(found, key=lambda t: (t.ratio is None, t.ratio, t.choice))
 
     # ---- inside
@@ -109,17 +108,17 @@ class Study:
         full = dict.fromkeys(self._distributions, "")
         return next((c for c in self.space.candidates if full | c.params == params), None)
 
-    def _taken(self, study: optuna.Study, but: int = -1) -> set[str]:
-        """Candidates that somebody has tried or is trying."""
+    def _taken(self, study: optuna.Study, before: int | None = None) -> set[str]:
+        """Candidates that somebody has tried or is trying, ``before`` a trial of this number."""
         taken: set[str] = set()
         killed: Counter[str] = Counter()
         for t in study.get_trials(deepcopy=False):
-            candidate = self._find(t.params) if t.params and t.number != but else None
+            candidate = self._find(t.params) if t.params and t.number != before else None
             if candidate is None:
                 continue
-            if t.state == TrialState.RUNNING or _counts(t):
+            if _counts(t) or (t.state == TrialState.RUNNING and (before is None or t.number < before)):
                 taken.add(candidate.text)
-            elif t.user_attrs.get("reason") == LOST[1]:
+            elif _reason(t) == LOST[1]:
                 killed[candidate.text] += 1
         return taken | {text for text, times in killed.items() if times >= AGAIN}
 
@@ -128,7 +127,7 @@ class Study:
         for t in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if _is_dead(t, self.limit):
                 with contextlib.suppress(ValueError, RuntimeError):  # somebody else has just done it
-                    self._study._storage.set_trial_user_attr(t._trial_id, "reason", LOST[1])
+                    self._study._storage.set_trial_user_attr(t._trial_id, "answer", {"failed": LOST[1]})
                     self._study.tell(t.number, state=TrialState.FAIL)
 
 
@@ -160,26 +159,31 @@ class _Sampler(BaseSampler):
 def _counts(t: FrozenTrial) -> bool:
     """Does a finished trial say something about its candidate?"""
     if t.state == TrialState.FAIL:
-        return t.user_attrs.get("reason", LOST[0]) not in LOST
+        return _reason(t) not in LOST
     return t.state == TrialState.COMPLETE
 
 
-def _trial(t: FrozenTrial) -> Trial:
-    a = t.user_attrs
+def _reason(t: FrozenTrial) -> str:
+    """Why a trial failed; without a word it did so by an interrupt."""
+    return t.user_attrs.get("answer", {}).get("failed", LOST[0])
+
+
+def _trial(candidate: Candidate, t: FrozenTrial) -> Trial:
+    a = t.user_attrs.get("answer", {})
     ratio = t.value if t.state == TrialState.COMPLETE else None
-    return Trial(a.get("choice", ""), ratio, a.get("reason", ""), a.get("seconds", 0.0), a.get("default_seconds", 0.0))
+    return Trial(candidate.text, ratio, a.get("failed", ""), a.get("seconds", 0.0), a.get("default_seconds", 0.0))
 
 
 def _is_dead(t: FrozenTrial, limit: float) -> bool:
-    node, _, pid = str(t.user_attrs.get("process", ":")).rpartition(":")
-    if node == platform.node() and pid.isdigit():
+    by = t.user_attrs.get("by", {})
+    if by.get("node") == platform.node():
         try:
-            os.kill(int(pid), 0)
+            os.kill(by["process"], 0)
         except ProcessLookupError:
             return True
         except PermissionError:
             pass
-    started = t.user_attrs.get("started")
+    started = by.get("started")
     if started is None:  # killed between two lines: its own clock is in a time zone that nobody noted
         return t.datetime_start is not None and time.time() - t.datetime_start.timestamp() > 24 * 3600
     return time.time() - float(started) > 2 * limit + 60

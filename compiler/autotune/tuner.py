@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ...ir.errors import AttncError
 from ..lowered import Lowered
 from ..lowering import Request
 from ..oracle import EagerTooLargeError
@@ -37,6 +37,7 @@ LIMIT = 60.0  # seconds that one candidate may take, with its compilation
 SECONDS = 0.3  # of measuring one candidate
 FINAL_SECONDS = 2.0  # of the last comparison, among the best
 FINALISTS = 3
+BUILDING = 2.0  # seconds for building those once more
 WORTH = 1.02  # times the default's speed, from which on a choice is better than none
 
 
@@ -149,25 +150,42 @@ def tune(
     watch: Watch | None = None,
 ) -> TuningReport:
     """The same for a subject; candidates are judged on ``known``, the same program with inputs that may be smaller."""
-    known = known or subject
-    if known.program.graph != subject.program.graph:
-        raise TuningError(f"{subject.program.function}: the smaller arguments to judge with make another program")
+    end = time.monotonic() + 60 * minutes
+    if known is None or known.program.graph != subject.program.graph:  # another length may make another program
+        known = subject
     if not (subject.program.wanted and subject.program.given):
         directions = [d for d in directions if d != "backward"]
     try:
         expected = expect(known, "backward" in directions)
     except EagerTooLargeError as error:
         raise TuningError(f"candidates are judged by the function run eagerly in float64: {error}") from None
-    end = time.monotonic() + 60 * minutes
     searches: list[Search] = []
     with _worker(subject, known, expected) as worker:
         for n, direction in enumerate(directions):
             now = time.monotonic()
-            tuner = _Tuner(subject, direction, worker, storage, watch)
-            searches.append(tuner.run(now + (end - now) / (len(directions) - n), trials))
+            until = now + (end - now) / (len(directions) - n)
+            searches.append(_search(subject, direction, worker, storage, watch, until, trials))
             if searches[-1].interrupted:
                 break
     return TuningReport(subject.program.function, searches)
+
+
+def _search(
+    subject: Subject,
+    direction: str,
+    worker: Worker,
+    storage: str | None,
+    watch: Watch | None,
+    until: float,
+    trials: int | None,
+) -> Search:
+    try:
+        tuner = _Tuner(subject, direction, worker, storage, watch)
+    except TuningError:
+        raise
+    except AttncError as error:  # PyTorch computes the gradient, say
+        return Search(direction, None, 0, 0, reason=str(error))
+    return tuner.run(until - FINAL_SECONDS - BUILDING, trials)
 
 
 @contextmanager
@@ -191,18 +209,10 @@ def _worker(subject: Subject, known: Subject, expected: Expected) -> Iterator[Wo
 class _Tuner:
     """The search in one direction."""
 
-    def __init__(
-        self,
-        subject: Subject,
-        direction: str,
-        worker: Worker,
-        storage: str | None,
-        watch: Watch | None,
-    ):
+    def __init__(self, subject: Subject, direction: str, worker: Worker, storage: str | None, watch: Watch | None):
         self.program, self.direction, self.worker = subject.program, direction, worker
         self.watch = watch or (lambda progress: None)
         program = subject.program
-        device = torch.device(program.device)
         lowered = lowered_of(subject, direction)
         self.request: Request = lowered.request
         self.store = Store(self.request.settings.cache_dir)
@@ -214,7 +224,7 @@ class _Tuner:
         if at is None:
             raise TuningError(f"{program.function}: {', '.join(self.pattern.sizes)} are known only once it runs")
         self.lengths: Lengths = at
-        self.place: Place = place_of(dataclasses.replace(self.request, device=device))
+        self.place: Place = place_of(self.request)
         self.storage = storage or self.store.studies
 
     def run(self, end: float, most: int | None) -> Search:
@@ -230,7 +240,7 @@ class _Tuner:
         study = Study(self.storage, name, space, LIMIT, about)
         interrupted, count, best = False, 0, self._best(study.trials())
         try:
-            while (most is None or count < most) and time.monotonic() < end:
+            while (most is None or count < most) and (not count or time.monotonic() < end):
                 self._report(study, end)
                 if (claimed := study.claim()) is None:
                     break

@@ -14,7 +14,7 @@ from attnc.compiler.autotune.errors import StorageError
 from attnc.compiler.autotune.space import Candidate, Space
 from attnc.compiler.autotune.study import LEADS, Study
 
-COUNT = 16
+COUNT = 12
 
 
 def space(count: int = COUNT) -> Space:
