@@ -99,6 +99,10 @@ class Request:
         direction: str = "forward",
     ) -> Request:
         """The same with what autotuning found for the program that the text of a captured graph stands for."""
+        from .cache import tuned_results
+
+        if not tuned_results(self.settings.cache_dir).is_dir():
+            return self
         from .autotune.lookup import tuned
 
         return dataclasses.replace(self, tuned=tuned(self, graph, make_module, hints, direction))

@@ -44,9 +44,9 @@ def tuned(
 
     What the user chose by an option is left alone, and so is a compilation for another device than the one at hand.
     """
-    store = Store(request.settings.cache_dir)
-    if not is_open(request) or not store.any():
+    if not is_open(request):
         return None
+    store = Store(request.settings.cache_dir)
     pattern = known_pattern(store, graph, make_module)
     at = pattern.lengths(hints or {})
     if at is None or not (found := store.of(pattern.digest)):

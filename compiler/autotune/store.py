@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ..cache import checked, default_dir, digest, source_hash, with_checksum, write_atomically
+from ..cache import checked, digest, source_hash, tuned_results, with_checksum, write_atomically
 from .errors import TunedFileError
 from .pattern import Pattern
 from .records import Record, dumps
@@ -23,14 +23,10 @@ class Store:
     """The results under one cache folder.  A folder that cannot be written makes every store a no-op."""
 
     def __init__(self, root: Path | None = None):
-        self.root = (root or default_dir()) / "tuned"
-        self.results = self.root / "results"
+        self.results = tuned_results(root)
+        self.root = self.results.parent
         self.programs = self.root / "programs"
         self.studies = f"sqlite:///{self.root / 'studies.db'}"  # where searches are kept if nothing else is said
-
-    def any(self) -> bool:
-        """Is there any result?  Asked by every build, so it looks at one folder only."""
-        return self.results.is_dir()
 
     def of(self, pattern: str) -> list[Record]:
         """The results for a pattern, in a fixed order."""

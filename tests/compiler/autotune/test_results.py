@@ -119,16 +119,15 @@ def test_one_result_serves_every_length():
 
 def test_a_result_is_kept_until_it_is_forgotten(tmp_path: Path):
     store = Store(tmp_path)
-    assert not store.any()
     assert all(store.put(r) for r in RECORDS)
-    assert store.any()
+    assert store.results.is_dir()
     assert store.of("p" * 64) == sorted(RECORDS, key=lambda r: (r.direction, r.lengths))
     newer = dataclasses.replace(RECORDS[0], date="2026-03-04")
     store.put(newer)
     assert len(store.all()) == 3
     assert newer in store.all()
     assert store.remove(store.all()) == 3
-    assert not store.any()
+    assert not store.results.exists()
 
 
 def test_a_damaged_result_is_not_there(tmp_path: Path):
