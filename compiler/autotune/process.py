@@ -64,7 +64,6 @@ class Worker:
                     stdout=subprocess.PIPE,
                     stderr=errors,
                     start_new_session=True,
-                    env=os.environ | {"PYTHONFAULTHANDLER": ""},
                 )
         return self._process
 
