@@ -180,7 +180,7 @@ class Request:
         need_package(self.backend)
         if launch := self.launch_attributes:
             kernel = kernel.clone()
-            kernel.attributes |= {name: IntegerAttr(value, 64) for name, value in launch.items()}
+            kernel.attributes.update({name: IntegerAttr(value, 64) for name, value in launch.items()})
         arguments = f"--backend {self.backend}" + (f" --target {self.target}" if self.target else "")
         with reproducer(
             f"compiling the kernel {kernel.sym_name.data} for {self.backend}",

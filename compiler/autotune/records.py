@@ -19,7 +19,7 @@ DIRECTIONS = ("forward", "backward")
 class Record:
     """The choice that was fastest for one pattern, one class of lengths and one device, and what it was compared with.
 
-    Seconds are those of the last comparison, in which ``choice`` and ``default`` took turns.
+    Seconds are the least of the last comparison, in which ``choice`` and the default took turns.
     """
 
     pattern: str

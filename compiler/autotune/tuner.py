@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 MINUTES = 2.0
 LIMIT = 60.0  # seconds that one candidate may take, with its compilation
-SECONDS = 0.3  # of measuring one candidate
+SECONDS = 0.5  # of measuring one candidate
 FINAL_SECONDS = 2.0  # of the last comparison, among the best
 FINALISTS = 3
 BUILDING = 2.0  # seconds for building those once more
