@@ -109,8 +109,8 @@ class Backend(Protocol):
         """Compile one kernel; ``stages`` names extra texts to keep, which may be slow to produce."""
         ...
 
-    def launch_space(self, target: str) -> Mapping[str, Sequence[int]]:
-        """What an autotuner may try besides tiles: attributes of kernels, each with its values; empty for none."""
+    def launches(self, kernel: KernelOp, target: str | None = None) -> Sequence[Mapping[str, int]]:
+        """Ways to launch a kernel that an autotuner may time: attributes to set on it, the empty set first."""
         ...
 
     def load(self, artifact: Artifact) -> Launch:

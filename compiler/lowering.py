@@ -117,15 +117,38 @@ class Request:
     def launch_attributes(self) -> dict[str, int]:
         """Attributes of kernels that the option ``launch``, or the autotuner, sets.  Raises :class:`OptionError`."""
         text = self.tuned.options.get("launch", "") if self.tuned else self.launch
-        known = load_backend(self.backend).launch_space(str(self.pipeline_options()["target"])) if text else {}
         found: dict[str, int] = {}
         for part in filter(None, text.split(",")):
-            name, _, value = part.partition("=")
-            if name not in known or not value.isdigit():
-                hint = nearest(name, known) if known else f"; the {self.backend} backend has none"
-                raise OptionError(f"the option launch cannot set {part!r}{hint}")
+            name, _, value = (p.strip() for p in part.partition("="))
+            if not name.isidentifier() or not value.isdigit():
+                raise OptionError(f"cannot read {part!r} in the option launch; write num_warps=8,num_stages=2")
             found[name] = int(value)
         return found
+
+    def _launched(self, kernel: KernelOp) -> KernelOp:
+        """The kernel with these attributes."""
+        from xdsl.dialects.builtin import IntegerAttr
+
+        if not (launch := self.launch_attributes):
+            return kernel
+        known = self._launch_names(kernel)  # others are for other kernels of the program
+        kernel = kernel.clone()
+        kernel.attributes.update({name: IntegerAttr(value, 64) for name, value in launch.items() if name in known})
+        return kernel
+
+    def _launch_names(self, kernel: KernelOp) -> set[str]:
+        return {name for way in load_backend(self.backend).launches(kernel, self.target) for name in way}
+
+    def _check_launch(self, module: ModuleOp) -> None:
+        """Raise :class:`OptionError` for an attribute that no kernel takes."""
+        from ..ir.tile import kernels_of
+
+        if not (launch := self.launch_attributes) or not (kernels := kernels_of(module)):
+            return
+        known = set().union(*map(self._launch_names, kernels.values()))
+        if strange := sorted(launch.keys() - known):
+            hint = nearest(strange[0], known) if known else f"; the {self.backend} backend leaves nothing to choose"
+            raise OptionError(f"the option launch cannot set {strange[0]!r}{hint}")
 
     def pipeline_options(self) -> dict[str, Any]:
         """What the passes are told: the backend's choice, then the user's."""
@@ -153,7 +176,9 @@ class Request:
 
     def run_passes(self, module: ModuleOp, *extra: Instrument) -> ModuleOp:
         """Lower ``module`` in place, under the instruments that the settings ask for and ``extra`` ones."""
-        return self._run(self.passes(), module, *extra)
+        module = self._run(self.passes(), module, *extra)
+        self._check_launch(module)
+        return module
 
     def differentiate(self, module: ModuleOp) -> ModuleOp:
         """Put the gradient in the module's place, no kernels yet."""
@@ -172,15 +197,13 @@ class Request:
 
     def compile_kernel(self, kernel: KernelOp, stages: Collection[str] = ()) -> Artifact:
         """One kernel through the backend."""
-        from xdsl.dialects.builtin import IntegerAttr, ModuleOp
+        from xdsl.dialects.builtin import ModuleOp
 
         from ..ir.text import print_module
         from .crash import reproducer
 
         need_package(self.backend)
-        if launch := self.launch_attributes:
-            kernel = kernel.clone()
-            kernel.attributes.update({name: IntegerAttr(value, 64) for name, value in launch.items()})
+        kernel = self._launched(kernel)
         arguments = f"--backend {self.backend}" + (f" --target {self.target}" if self.target else "")
         with reproducer(
             f"compiling the kernel {kernel.sym_name.data} for {self.backend}",

@@ -65,8 +65,8 @@ class CpuBackend:
         }
         return Artifact("cpu", name, texts, payload, meta)
 
-    def launch_space(self, target: str) -> Mapping[str, Sequence[int]]:
-        return {}
+    def launches(self, kernel: KernelOp, target: str | None = None) -> Sequence[Mapping[str, int]]:
+        return [{}]
 
     def load(self, artifact: Artifact) -> Launch:
         from .launcher import CompiledKernel

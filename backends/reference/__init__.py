@@ -37,8 +37,8 @@ class ReferenceBackend:
         text = print_module(ModuleOp([kernel.clone()]))
         return Artifact(self.name, kernel.sym_name.data, {"tile": text}, text.encode())
 
-    def launch_space(self, target: str) -> Mapping[str, Sequence[int]]:
-        return {}
+    def launches(self, kernel: KernelOp, target: str | None = None) -> Sequence[Mapping[str, int]]:
+        return [{}]
 
     def load(self, artifact: Artifact) -> Launch:
         kernel: Any = None

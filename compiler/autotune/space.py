@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -72,8 +72,7 @@ def space_of(lowered: Lowered) -> Space:
     from ..spaces import space_of as tiles_of
 
     tiles = tiles_of(lowered)
-    target = str(lowered.request.pipeline_options()["target"])
-    launches = list(_launches(load_backend(lowered.backend).launch_space(target)))
+    launches = _launches(lowered)
     each = max(2, int(MOST ** (1 / max(1, len(tiles.works)))))
     found: list[Candidate] = []
     for combined in itertools.product(*(c[: MOST if len(tiles.works) == 1 else each] for c in tiles.candidates)):
@@ -86,11 +85,15 @@ def space_of(lowered: Lowered) -> Space:
     return Space(tuple(c for c in kept if c.options and c.text != own), own, len(found))
 
 
-def _launches(values: Mapping[str, Sequence[int]]) -> Iterable[dict[str, str]]:
-    """Every way to launch a kernel, the backend's own first."""
-    yield {}
-    for combined in itertools.product(*values.values()) if values else ():
-        yield {"launch": ",".join(f"{name}={value}" for name, value in zip(values, combined, strict=True))}
+def _launches(lowered: Lowered) -> list[dict[str, str]]:
+    """Every way to launch the kernels, the backend's own first."""
+    from ...ir.tile import kernels_of
+
+    backend = load_backend(lowered.backend)
+    kernels = kernels_of(lowered.module("tile")).values()
+    ways = [way for kernel in kernels for way in backend.launches(kernel, lowered.target)]
+    found = ["", *(",".join(f"{name}={value}" for name, value in sorted(way.items())) for way in ways)]
+    return [{"launch": text} if text else {} for text in dict.fromkeys(found)]
 
 
 def _own(lowered: Lowered) -> str:
