@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..autotune.tuner import Progress, Watch
@@ -23,30 +23,30 @@ def bar(minutes: float) -> Iterator[Watch]:
         """Counts down between reports."""
 
         def render(self, task: Task) -> Text:
-            left = max(0.0, task.fields["end"] - time.monotonic())
-            return Text(f"{int(left) // 60}:{int(left) % 60:02d} left", style="progress.remaining")
+            left = max(0, int(task.fields["end"] - time.monotonic()))
+            return Text(f"{left // 60}:{left % 60:02d} left", style="progress.remaining")
 
     shown = Bar(
         SpinnerColumn(),
         TextColumn("{task.description:<8}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("tried{task.fields[failed]}, best {task.fields[best]}"),
+        TextColumn("{task.fields[note]}"),
         TimeLeft(),
         console=Console(stderr=True),
     )
-    tasks: dict[str, int] = {}
-    start = "running the function in float64"
+    tasks: dict[str, Any] = {}
     with shown:
-        waiting = shown.add_task("checking", total=None, failed="", best=start, end=time.monotonic() + 60 * minutes)
+        end = time.monotonic() + 60 * minutes
+        waiting = shown.add_task("checking", total=None, note="running the function as written in float64", end=end)
 
         def watch(p: Progress) -> None:
             shown.update(waiting, visible=False)
             best = f"{p.best:.2f}x ({p.choice})" if p.choice else "the default"
-            failed = f", {p.failed} failed" if p.failed else ""
-            end = time.monotonic() + (p.seconds_left or 0.0)
+            note = f"tried{f', {p.failed} failed' if p.failed else ''}, best {best}"
+            fields = {"note": note, "end": time.monotonic() + (p.seconds_left or 0.0)}
             if p.direction not in tasks:
-                tasks[p.direction] = shown.add_task(p.direction, total=p.total, failed=failed, best=best, end=end)
-            shown.update(tasks[p.direction], completed=p.tried, failed=failed, best=best, end=end)  # type: ignore[arg-type]
+                tasks[p.direction] = shown.add_task(p.direction, total=p.total, **fields)
+            shown.update(tasks[p.direction], completed=p.tried, **fields)
 
         yield watch
