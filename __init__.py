@@ -6,6 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .compiler.autotune.shipping import load_tuned as load_tuned
+    from .compiler.autotune.tuner import autotune as autotune
     from .compiler.driver import STAGES as STAGES
     from .compiler.lowered import Lowered as Lowered
     from .compiler.validation import validate as validate
@@ -29,6 +31,12 @@ _HOME = {
     "Explanation": ".compiler.explain",
     "validate": ".compiler.validation",
     "ValidationReport": ".compiler.validation",
+    "autotune": ".compiler.autotune.tuner",
+    "TuningReport": ".compiler.autotune.tuner",
+    "load_tuned": ".compiler.autotune.shipping",
+    "TuningError": ".compiler.autotune.errors",
+    "TunedFileError": ".compiler.autotune.errors",
+    "TuningWarning": ".compiler.autotune.errors",
     "AttncError": ".ir.errors",
     **dict.fromkeys(_ERRORS.split(), ".frontends.errors"),
     "BackendError": ".compiler.errors",

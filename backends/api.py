@@ -93,7 +93,7 @@ class MachineCode:
 
 
 class Backend(Protocol):
-    """The five things that the driver asks of a backend."""
+    """What the driver asks of a backend."""
 
     name: str
 
@@ -107,6 +107,10 @@ class Backend(Protocol):
 
     def compile(self, kernel: KernelOp, *, stages: Collection[str] = (), target: str | None = None) -> Artifact:
         """Compile one kernel; ``stages`` names extra texts to keep, which may be slow to produce."""
+        ...
+
+    def launches(self, kernel: KernelOp, target: str | None = None) -> Sequence[Mapping[str, int]]:
+        """Ways to launch a kernel that an autotuner may time: attributes to set on it, the empty set first."""
         ...
 
     def load(self, artifact: Artifact) -> Launch:

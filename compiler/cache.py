@@ -47,6 +47,11 @@ def default_dir() -> Path:
     return user_cache_path("attnc", appauthor=False)
 
 
+def tuned_results(root: Path | None) -> Path:
+    """The folder of what autotuning found; it is there only if something was."""
+    return (root or default_dir()) / "tuned" / "results"
+
+
 @cache
 def source_hash() -> str:
     """A digest of this package's source files by name, size and time: what generated code depends on."""

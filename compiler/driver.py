@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ..ir.errors import AttncError
 from .cache import DiskCache, Entry, digest, source_hash
 from .collector import resting
 from .errors import BackendError, nearest
@@ -84,8 +85,9 @@ def build(
     ``dtype`` is the name of the query's element type (``"f32"``).  ``hints`` are the sizes and scalar arguments
     at hand: a plan whose guards they break is passed over.  ``notes`` is asked after ``make_module``.
     """
-    request = Request.of(select_backend(backend, device), dtype, device, options).at(hints)
-    return _build(key, request, hints, lambda: _compile(make_module, notes, request))
+    plain = Request.of(select_backend(backend, device), dtype, device, options).at(hints)
+    request = plain.use_tuned(key, make_module, hints)
+    return _build_tuned(key, request, hints, lambda request: _compile(make_module, notes, request))
 
 
 def build_gradient(
@@ -107,10 +109,13 @@ def build_gradient(
     ``given``; its results are the gradients of the arguments numbered ``wanted``.  Raises an
     :class:`~attnc.ir.errors.AttncError` for a program that has none.
     """
-    request = Request.of(select_backend(backend, device), dtype, device, options).at(hints)
+    plain = Request.of(select_backend(backend, device), dtype, device, options).at(hints)
+    request = plain.use_tuned(key, make_module, hints, "backward")
     # Plans of one program that rely on different facts may save different things.
     what = f"\ngradient {tuple(wanted)} {tuple(given)} {forward.guards}"
-    return _build(key + what, request, hints, lambda: _compile_gradient(make_module, wanted, given, request))
+    return _build_tuned(
+        key + what, request, hints, lambda request: _compile_gradient(make_module, wanted, given, request)
+    )
 
 
 def lower(
@@ -143,6 +148,25 @@ def lower(
     return Lowered(key, make_module, backend, dtype, device, options or {}, target, hints or {}, eager, files or {})
 
 
+def untuned(
+    key: str,
+    make_module: Callable[[], ModuleOp],
+    *,
+    backend: str,
+    dtype: str,
+    device: torch.device,
+    options: Mapping[str, Any] | None = None,
+    hints: Mapping[str, int | float] | None = None,
+) -> tuple[str, ...]:
+    """The directions that are to be tuned before this call, because the options ask for it and no result is there."""
+    if Settings.of(options).autotune != "on":
+        return ()
+    from .autotune.lookup import untuned
+
+    request = Request.of(select_backend(backend, device), dtype, device, options).at(hints)
+    return untuned(request, key, make_module, hints)
+
+
 def forget() -> None:
     """Empty the memory cache; plans in use stay alive with their users."""
     with _guard:
@@ -156,6 +180,20 @@ def disk_cache(options: Mapping[str, Any] | None = None) -> DiskCache:
 
 
 # ---- inside -------------------------------------------------------------------------------------------
+
+
+def _build_tuned(
+    key: str, request: Request, hints: Mapping[str, int | float] | None, compile_plan: Callable[[Request], Plan]
+) -> Plan:
+    """With the autotuner's choice; without it, should that not compile."""
+    try:
+        return _build(key, request, hints, lambda: compile_plan(request))
+    except AttncError as error:
+        if request.tuned is None:
+            raise
+        log.info("the tuned choice %s is not used: %s", request.tuned.options, error)
+    request = replace(request, tuned=None)
+    return _build(key, request, hints, lambda: compile_plan(request))
 
 
 def _build(
@@ -201,6 +239,8 @@ def _digest(key: str, request: Request) -> str:
         "settings": request.settings.code_key(),
         "source": source_hash(),
         "torch": torch.__version__,
+        "launch": request.launch_attributes,
+        "lengths": request.tuned.guards if request.tuned else (),
     }
     return digest(key, json.dumps(parts, sort_keys=True))
 
@@ -236,10 +276,14 @@ def _from_disk(disk: DiskCache, name: str, request: Request, hints: Mapping[str,
 
 
 def _compile(make_module: Callable[[], ModuleOp], notes: Callable[[], Iterable[Note]], request: Request) -> Plan:
+    from ..ir.attn import func_of
+    from ..ir.expr import parse
     from ..ir.text import verify
 
     module = make_module()
     verify(module)
+    if request.tuned is not None:
+        func_of(module).require(map(parse, request.tuned.guards))
     plan = _plan(module, request)
     plan.notes = tuple(notes())
     return plan

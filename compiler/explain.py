@@ -32,6 +32,7 @@ from .wording import in_words, set_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from .autotune.lookup import Tuned
     from .lowered import Lowered
 
 
@@ -204,10 +205,11 @@ def explain(
         tiled = _attends(attn.func_of(lowered.after("choose-tiles")))
         kernels = list(tile.kernels_of(lowered.after("key-ranges")).values())
         code = machine_code(lowered, track) if compiled else {}
+        tuned = lowered.request.tuned
         written, merges = iter(attends), False
         for after, kernel in zip(tiled, kernels, strict=True):
             before = after if merges else next(written)
-            report.kernels.append(_kernel(before, after, kernel, env, func.facts, target, code))
+            report.kernels.append(_kernel(before, after, kernel, env, func.facts, target, code, tuned))
             merges = "part" in after.attributes  # an attention cut in parts is followed by the one that merges them
     report.eager_ops.extend(_eager_ops(func, attends, lowered.eager, env))
     return report
@@ -225,6 +227,7 @@ def _kernel(
     facts: tuple[Expr, ...],
     target: str,
     code: Mapping[str, MachineCode],
+    tuned: Tuned | None,
 ) -> KernelInfo:
     domain = before.domain
     sources = before.source_list
@@ -246,7 +249,7 @@ def _kernel(
         score=", ".join(dict.fromkeys(str(s.score.body) for s in sources)),
         domain=_changes(before, after),
         tiles=after.tiles.data,
-        why=_why(after, facts, target),
+        why=tuned.record.words if tuned else _why(after, facts, target),
         ranges=tuple(f"{x.kind} [{r.lo}, {r.hi})" for x in loops_of(kernel) for r in x.ranges),
         coverage=covered,
         pairs=pairs,

@@ -45,6 +45,7 @@ class Backward:
     eager: dict[str, int] = field(default_factory=dict)
     reason: str = ""
     seconds: float | None = None  # predicted, of one core; None for a GPU
+    why: str = ""  # how its tiles came about, if not by the cost model
 
     @property
     def compiled(self) -> bool:
@@ -89,7 +90,9 @@ def explain_backward(
     on = device(str(program.request.pipeline_options()["target"]))
     facts = attn.func_of(before).facts
     seconds = None if on.is_gpu else sum(_seconds(op, facts, on, sizes) for op in gradients)
-    return Backward(kernels, dict(sorted(Counter(ops).items())), seconds=seconds)
+    tuned = program.request.tuned
+    why = tuned.record.words if tuned else ""
+    return Backward(kernels, dict(sorted(Counter(ops).items())), seconds=seconds, why=why)
 
 
 def _seconds(op: AttendGradientOp, facts: tuple[Expr, ...], on: Device, sizes: Mapping[str, int]) -> float:

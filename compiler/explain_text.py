@@ -91,6 +91,7 @@ def backward_text(b: Backward) -> str:
         lines += _row("predicted", f"about {unit(b.seconds, 1000, 's')} on one core")
     if b.expected_seconds is not None:
         lines += _row("expected", f"{unit(b.expected_seconds, 1000, 's')} on the whole GPU")
+    lines += _row("tiles", b.why) if b.why else []
     for k in b.kernels:
         rows, step = k.tiles
         c = k.coverage

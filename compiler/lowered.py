@@ -48,6 +48,7 @@ class Lowered:
     def request(self) -> Request:
         """The compilation that the stages ``attn`` and ``tile`` belong to."""
         request = Request.of(self.backend, self.dtype, self.device, self.options, self.target).at(self.hints)
+        request = request.use_tuned(self.key, self.make_module, self.hints, "backward" if self.gradient else "forward")
         return dataclasses.replace(request, gradient=self.gradient)
 
     @cached_property
@@ -182,7 +183,7 @@ class Lowered:
         if backend == self.backend:
             return self.request
         device = torch.device("cpu" if backend == "cpu" else "cuda")
-        return dataclasses.replace(self.request, backend=backend, device=device, target=target)
+        return dataclasses.replace(self.request, backend=backend, device=device, target=target, tuned=None)
 
     def source(self) -> str:
         """Source of the generated kernels, in the backend's language."""

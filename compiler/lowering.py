@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from xdsl.passes import ModulePass
 
     from ..ir.tile import KernelOp
+    from .autotune.lookup import Tuned
     from .pass_manager import Instrument
 
 log = logging.getLogger("attnc")
@@ -73,6 +74,8 @@ class Request:
     target: str | None = None  # None asks the backend
     gradient: Gradient | None = None  # None asks for the function itself
     sizes: Mapping[str, int] = field(default_factory=dict)  # those of the call at hand, which plans may rely on
+    launch: str = ""  # how kernels are launched, such as "num_warps=8,num_stages=2"; empty leaves it to the backend
+    tuned: Tuned | None = None  # an autotuner's result in force
 
     @staticmethod
     def of(
@@ -81,19 +84,79 @@ class Request:
         """Sort the user's options into settings and options of passes."""
         options = dict(options or {})
         target = options.pop("target", None) or target
+        launch = str(options.pop("launch", ""))
         rest = {k: v for k, v in sorted(options.items()) if k not in SETTING_OPTIONS}
-        return Request(backend, dtype, device, Settings.of(options), rest, target)
+        return Request(backend, dtype, device, Settings.of(options), rest, target, launch=launch)
 
     def at(self, hints: Mapping[str, int | float] | None) -> Request:
         """The same for a call of these sizes and scalar arguments."""
         return dataclasses.replace(self, sizes={k: v for k, v in (hints or {}).items() if isinstance(v, int)})
+
+    def use_tuned(
+        self,
+        graph: str,
+        make_module: Callable[[], ModuleOp],
+        hints: Mapping[str, int | float] | None,
+        direction: str = "forward",
+    ) -> Request:
+        """The same with what autotuning found for the program that the text of a captured graph stands for."""
+        from .cache import tuned_results
+
+        if not tuned_results(self.settings.cache_dir).is_dir():
+            return self
+        from .autotune.lookup import tuned
+
+        return dataclasses.replace(self, tuned=tuned(self, graph, make_module, hints, direction))
+
+    @property
+    def chosen(self) -> Mapping[str, Any]:
+        """Options of passes that come from the user, or from the autotuner."""
+        options = self.tuned.options if self.tuned else {}
+        return {**self.pass_options, **{k: v for k, v in options.items() if k != "launch"}}
+
+    @property
+    def launch_attributes(self) -> dict[str, int]:
+        """Attributes of kernels that the option ``launch``, or the autotuner, sets.  Raises :class:`OptionError`."""
+        text = self.tuned.options.get("launch", "") if self.tuned else self.launch
+        found: dict[str, int] = {}
+        for part in filter(None, text.split(",")):
+            name, _, value = (p.strip() for p in part.partition("="))
+            if not name.isidentifier() or not value.isdigit():
+                raise OptionError(f"cannot read {part!r} in the option launch; write num_warps=8,num_stages=2")
+            found[name] = int(value)
+        return found
+
+    def _launched(self, kernel: KernelOp) -> KernelOp:
+        """The kernel with these attributes."""
+        from xdsl.dialects.builtin import IntegerAttr
+
+        if not (launch := self.launch_attributes):
+            return kernel
+        known = self._launch_names(kernel)  # others are for other kernels of the program
+        kernel = kernel.clone()
+        kernel.attributes.update({name: IntegerAttr(value, 64) for name, value in launch.items() if name in known})
+        return kernel
+
+    def _launch_names(self, kernel: KernelOp) -> set[str]:
+        return {name for way in load_backend(self.backend).launches(kernel, self.target) for name in way}
+
+    def _check_launch(self, module: ModuleOp) -> None:
+        """Raise :class:`OptionError` for an attribute that no kernel takes."""
+        from ..ir.tile import kernels_of
+
+        if not (launch := self.launch_attributes) or not (kernels := kernels_of(module)):
+            return
+        known = set().union(*map(self._launch_names, kernels.values()))
+        if strange := sorted(launch.keys() - known):
+            hint = nearest(strange[0], known) if known else f"; the {self.backend} backend leaves nothing to choose"
+            raise OptionError(f"the option launch cannot set {strange[0]!r}{hint}")
 
     def pipeline_options(self) -> dict[str, Any]:
         """What the passes are told: the backend's choice, then the user's."""
         chosen = load_backend(self.backend).pipeline_options(self.dtype, self.device)
         if self.backend == "cpu":
             chosen["target"] = measured_target(chosen["target"], self.settings.cache_dir)
-        return {**chosen, **({"target": self.target} if self.target else {}), **self.pass_options}
+        return {**chosen, **({"target": self.target} if self.target else {}), **self.chosen}
 
     def passes(self) -> list[ModulePass]:
         """The pipeline.  Raises :class:`OptionError` for an option that no pass has."""
@@ -103,7 +166,7 @@ class Request:
                 known = _fields([*self._pipeline(None), *self._pipeline(self.gradient or Gradient((), ()))])
                 if name not in known:
                     raise OptionError(f"there is no option {name!r}{nearest(name, known | SETTING_OPTIONS)}")
-        return [_with_options(p, self.pass_options) for p in passes]
+        return [_with_options(p, self.chosen) for p in passes]
 
     def _pipeline(self, gradient: Gradient | None) -> list[ModulePass]:
         from . import pipelines
@@ -116,7 +179,9 @@ class Request:
 
     def run_passes(self, module: ModuleOp, *extra: Instrument) -> ModuleOp:
         """Lower ``module`` in place, under the instruments that the settings ask for and ``extra`` ones."""
-        return self._run(self.passes(), module, *extra)
+        module = self._run(self.passes(), module, *extra)
+        self._check_launch(module)
+        return module
 
     def differentiate(self, module: ModuleOp) -> ModuleOp:
         """Put the gradient in the module's place, no kernels yet."""
@@ -141,6 +206,7 @@ class Request:
         from .crash import reproducer
 
         need_package(self.backend)
+        kernel = self._launched(kernel)
         arguments = f"--backend {self.backend}" + (f" --target {self.target}" if self.target else "")
         with reproducer(
             f"compiling the kernel {kernel.sym_name.data} for {self.backend}",

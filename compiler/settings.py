@@ -16,6 +16,7 @@ from .errors import OptionError, nearest
 
 VERIFY_LEVELS = ("off", "structure", "each")
 CACHE_MODES = ("on", "off", "refresh")
+AUTOTUNE_MODES = ("use", "on", "off")
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,10 @@ def _choice(*allowed: str) -> Callable[[str], str]:
         return text
 
     return read
+
+
+def _mode(text: str) -> str:
+    return _choice(*AUTOTUNE_MODES)({"True": "on", "False": "off"}.get(text, text))
 
 
 def _count(text: str) -> int:
@@ -58,6 +63,8 @@ def _path(text: str) -> Path:
 VARIABLES: tuple[Variable, ...] = (
     Variable("ATTNC_CACHE_DIR", _path, "folder of the disk cache (default: the user's cache folder)"),
     Variable("ATTNC_CACHE", _choice(*CACHE_MODES), "on, off, or refresh: rebuild and overwrite what is there"),
+    Variable("ATTNC_AUTOTUNE", _mode, "use: results of `attnc autotune` are used (the default); on: also tune at the "
+             "first call where there is none; off: do without"),
     Variable("ATTNC_VERIFY", _choice(*VERIFY_LEVELS), "off, structure (the verifier after each pass; the default), or "
              "each: also interpret the program before and after each pass and compare"),
     Variable("ATTNC_DUMP", _path, "folder that receives the IR before and after each pass"),
@@ -74,6 +81,7 @@ class Settings:
 
     cache_dir: Path | None = None
     cache: str = "on"
+    autotune: str = "use"
     verify: str = "structure"
     dump: Path | None = None
     skip: tuple[str, ...] = ()

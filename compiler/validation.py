@@ -130,7 +130,7 @@ def validate(
     count = len(result.names)
     shared = max((_scale(t) for n, t in zip(oracle.names, oracle.tensors, strict=True) if _is_gradient(n)), default=0.0)
     entries = [
-        _compare(label, value, narrow, wide, single, clean=clean, shared=shared if _is_gradient(label) else None)
+        compare(label, value, narrow, wide, single, clean=clean, shared=shared if _is_gradient(label) else None)
         for label, value, narrow, wide, single in zip(
             result.names, result.tensors, plain.tensors[:count], oracle.tensors[:count], singles[:count], strict=True
         )
@@ -211,7 +211,7 @@ def _run(
         names, tensors = [n for n, _ in outputs], [t for _, t in outputs]
         roots = [t for t in tensors if t.requires_grad]
         if roots:
-            torch.autograd.backward(roots, [_cotangent(t, n) for n, t in enumerate(roots)])
+            torch.autograd.backward(roots, [cotangent(t, n) for n, t in enumerate(roots)])
     if roots:
         for (path, _), leaf in zip(paths, leaves, strict=True):
             if _is_tensor(leaf) and leaf.requires_grad:
@@ -249,14 +249,15 @@ def _single(value: Any) -> Any:
     return value.float() if _is_tensor(value) and value.dtype == torch.float64 else value
 
 
-def _cotangent(tensor: torch.Tensor, seed: int) -> torch.Tensor:
+def cotangent(tensor: torch.Tensor, seed: int) -> torch.Tensor:
+    """The gradient that an output is given, of its shape and type."""
     # Values that every dtype holds exactly, so that all runs differentiate the same function.
     generator = torch.Generator().manual_seed(seed)
     values = torch.randint(-8, 9, tensor.shape, generator=generator).to(torch.float64) / 8
     return values.to(tensor.device, tensor.dtype)
 
 
-def _compare(
+def compare(
     name: str,
     value: torch.Tensor,
     eager: torch.Tensor,
@@ -266,6 +267,7 @@ def _compare(
     clean: bool,
     shared: float | None,  # the scale of all gradients, if this is one
 ) -> Entry:
+    """Judge one tensor by the limits above; ``single`` is eager's in float32 where the dtype is float64."""
     if value.shape != oracle.shape:
         return Entry(name, math.inf, 0.0, 0.0, f"shape {tuple(value.shape)}, eager {tuple(oracle.shape)}")
     if value.dtype != eager.dtype:

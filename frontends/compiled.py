@@ -139,17 +139,26 @@ class CompiledAttention:
                 "options": self.options,
                 "hints": graph.hints,
             }
-            plan = driver.build(**program, notes=lambda: notes)
-
-            def build_gradient(wanted: Sequence[int], given: Sequence[int]) -> Plan:
-                return driver.build_gradient(**program, wanted=wanted, given=given, forward=plan)
-
-            report(self.fallback, graph, plan.notes, call_values(graph, inputs))
             captures = [
                 (finder.getter(path), x.dtype, x.dim(), x.device) for path, x in zip(captured, tensors, strict=True)
             ]
             kinds = {name: _kind(value) for name, value in arguments.items()}
-            found = Specialisation(graph, plan, captures, finder.watched(), kinds, device, build_gradient)
+
+            def specialised() -> Specialisation:
+                plan = driver.build(**program, notes=lambda: notes)
+
+                def build_gradient(wanted: Sequence[int], given: Sequence[int]) -> Plan:
+                    return driver.build_gradient(**program, wanted=wanted, given=given, forward=plan)
+
+                return Specialisation(graph, plan, captures, finder.watched(), kinds, device, build_gradient)
+
+            found = specialised()
+            report(self.fallback, graph, found.plan.notes, call_values(graph, inputs))
+            if directions := driver.untuned(**program):
+                from .tuning import tune_call
+
+                if tune_call(self, found, values, leaves, inputs, directions):
+                    found = specialised()
             self._table.add(key, found, arguments, inputs)
             return found, inputs
 
@@ -163,6 +172,10 @@ class CompiledAttention:
     def trace(self, *args: Any, **kwargs: Any) -> Graph:
         """The traced graph of a call, without compiling it."""
         values = self._binder.values(args, kwargs)
+        return self.trace_values(values)
+
+    def trace_values(self, values: tuple[Any, ...]) -> Graph:
+        """The same for one value per parameter."""
         arguments = dict(zip(self._binder.names, values, strict=True))
         try:
             return trace(self.eager, self._binder, values, self._finder(values, arguments))

@@ -24,9 +24,10 @@ OURS = {
     "backends/mlir_cpu": ["ir", "backends.api", "backends.mlir_cpu"],
     "backends/reference": ["ir", "backends.api", "backends.reference"],
     "backends/triton": ["ir", "backends.api", "backends.triton"],
-    # the driver, and the types that it gives and raises
+    # the driver and the autotuner, and the types that they give and raise
     "frontends": [
         "ir",
+        "compiler.autotune",
         "compiler.driver",
         "compiler.errors",
         "compiler.lowered",
@@ -40,6 +41,7 @@ THEIRS = {
     "torch_mlir": ["backends/mlir_cpu"],
     "triton": ["backends/triton"],
     "islpy": ["compiler/analysis"],
+    "optuna": ["compiler/autotune/study.py"],
     "typer": ["compiler/cli"],
     "rich": ["compiler/cli"],
 }

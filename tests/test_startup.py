@@ -25,7 +25,7 @@ from tests.patterns import BY_NAME, Pattern
 # a little more than what the patterns below take, so that a kernel that grows is noticed.
 PER_LOOP, AROUND = 24 * 60, 1000
 LATER = ("xdsl", "torch_mlir", "triton", "islpy", "attnc.ir.text", "attnc.compiler.passes",
-         "attnc.frontends.raising", "attnc.backends.mlir_cpu.lower")  # fmt: skip
+         "attnc.compiler.autotune", "attnc.frontends.raising", "attnc.backends.mlir_cpu.lower")  # fmt: skip
 CALL = """
 import sys, torch, attnc
 from tests.patterns import causal

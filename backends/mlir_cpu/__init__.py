@@ -7,7 +7,7 @@ Data flow: ``plan`` (fusion) and ``buffers`` (scratch) decide, ``lower`` with ``
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -64,6 +64,9 @@ class CpuBackend:
             "flat": True,  # launched with numbers in place of tensors
         }
         return Artifact("cpu", name, texts, payload, meta)
+
+    def launches(self, kernel: KernelOp, target: str | None = None) -> Sequence[Mapping[str, int]]:
+        return [{}]
 
     def load(self, artifact: Artifact) -> Launch:
         from .launcher import CompiledKernel

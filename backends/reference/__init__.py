@@ -37,6 +37,9 @@ class ReferenceBackend:
         text = print_module(ModuleOp([kernel.clone()]))
         return Artifact(self.name, kernel.sym_name.data, {"tile": text}, text.encode())
 
+    def launches(self, kernel: KernelOp, target: str | None = None) -> Sequence[Mapping[str, int]]:
+        return [{}]
+
     def load(self, artifact: Artifact) -> Launch:
         kernel: Any = None
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -67,6 +68,13 @@ class TritonBackend:
 
             texts["static"] = json.dumps(report(artifact).to_json())
         return artifact
+
+    def launches(self, kernel: KernelOp, target: str | None = None) -> Sequence[Mapping[str, int]]:
+        from .config import candidates
+        from .targets import target_named
+
+        default, *others = map(asdict, candidates(kernel, target_named(target or current_target())))
+        return [{}, *({name: int(value) for name, value in o.items() if value != default[name]} for o in others)]
 
     def load(self, artifact: Artifact) -> Launch:
         from .launch import launcher
