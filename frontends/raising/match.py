@@ -13,7 +13,7 @@ import torch
 from ...ir.expr import FALSE, Const, Expr, Load, Op, Var, free_vars, op, rewrite, substitute, walk
 from ..graph import Input, Node
 from .contract import Contraction, Contractions, Element
-from .elementwise import ELEMENTWISE
+from .elementwise import ELEMENTWISE, broadcast
 from .finish import Candidate, CandidateSource, finish
 from .gates import placed, ungated
 from .normaliser import Part, cover
@@ -22,11 +22,11 @@ from .plan import AttendPlan, Gate
 from .score import Score, drop_common_shift, read_score
 from .terms import NoMatch, addends, factors, load, uses
 from .values import Values
-from .views import VIEWS
+from .views import VIEWS, step
 from .weights import SplitError, Weights, boundary, read_weights
 
 ROOTS = frozenset({"matmul", "einsum", "sum", "add", "div", "mul", "scaled_dot_product_attention", "logsumexp"})
-_WEIGHTY = frozenset({"softmax", "log_softmax", "exp", "exp2", "pow", "sdpa_score", "scaled_dot_product_attention"})
+_WEIGHTY = frozenset({"softmax", "log_softmax", "exp", "exp2", "pow", "sdpa_score"})
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,13 @@ class Matcher:
         if node.op not in ROOTS:
             raise NoMatch(loud=False)
         if node.name not in self._found:
+            outer = self.values.rows, self.values.keys  # of an attention that asks about what it reads
             try:
                 self._found[node.name] = self._match(node)
             except NoMatch as error:
                 self._found[node.name] = error
+            finally:
+                self.values.rows, self.values.keys = outer
         found = self._found[node.name]
         if isinstance(found, NoMatch):
             raise found
@@ -165,13 +168,18 @@ class Matcher:
         if left != right:
             return (c.left, c.right) if left else (c.right, c.left)
         if left:
+            # a gate of the values may hold an exponential too
+            a, b = (self._weighs(*x, c.variable.name) for x in (c.left, c.right))
+            if a != b:
+                return (c.left, c.right) if a > b else (c.right, c.left)
             raise NoMatch("both operands of this product hold an exponential", node.location)
-        for weights, operand in ((c.left[0], c.right[0]), (c.right[0], c.left[0])):
+        for weights, operand in ((c.left, c.right), (c.right, c.left)):
             # a batch of values for a batch of weights: not the layers of a perceptron
             if (
-                self._scores(weights)
-                and operand.rank > 2
-                and not (isinstance(operand, Input) and operand.source[0] == "capture")
+                self._scores(weights[0])
+                and not self._attends(weights[0])
+                and (_index_vars(weights) & _index_vars(operand)) - {c.variable.name}
+                and not (isinstance(operand[0], Input) and operand[0].source[0] == "capture")
             ):
                 raise NoMatch("the weights are not normalised by a softmax", node.location, attention=True)
         raise NoMatch(loud=False)
@@ -185,6 +193,19 @@ class Matcher:
             )
         return self._weighty[node.name]
 
+    def _weighs(self, node: Node, index: tuple[Expr, ...], key: str) -> tuple[bool, int]:
+        """How surely these are weights of ``key``: normalised over it; and how much its exponential varies with."""
+        if node.op in _WEIGHTY:
+            over = node.op in ("softmax", "log_softmax") and uses(index[node["dim"]], key)
+            names = frozenset().union(*(free_vars(x) for x in index))
+            return over, len(names) if key in names else 0
+        if node.op in VIEWS:
+            inner = step(self.values, node, index)
+            return (False, 0) if inner is None else self._weighs(node["input"], inner, key)
+        inputs = [x for x in node.inputs if node.op in ELEMENTWISE and self.weighty(x)]
+        found = [self._weighs(x, broadcast(x, index), key) for x in inputs]
+        return max(found, default=(False, 0))
+
     def _scores(self, node: Node, depth: int = 8) -> bool:
         """Does elementwise arithmetic on an inner product give this?"""
         if node.op in ("matmul", "einsum", "scaled_dot_product_attention"):
@@ -194,6 +215,16 @@ class Matcher:
             and (_transparent(node) or node.op in _WEIGHTY)
             and any(self._scores(x, depth - 1) for x in node.inputs)
         )
+
+    def _attends(self, node: Node) -> bool:
+        """Does elementwise arithmetic on the result of an attention give this?"""
+        if _transparent(node):
+            return any(self._attends(x) for x in node.inputs)
+        try:
+            self.match(node)
+        except NoMatch:
+            return False
+        return True
 
     # ---- weights
 
@@ -345,8 +376,11 @@ def _fold_scale(e: Expr) -> Expr:
     return rewrite(e, rule)
 
 
+_PIECED = ("cat", "pad", "nan_to_num", "slice_scatter", "select_scatter")
+
+
 def _transparent(node: Node) -> bool:
-    return node.op in ELEMENTWISE or node.op in VIEWS or node.op in ("cat", "pad", "nan_to_num")
+    return node.op in ELEMENTWISE or node.op in VIEWS or node.op in _PIECED
 
 
 def _root_term(values: Values, node: Node, index: tuple[Expr, ...]) -> Expr:

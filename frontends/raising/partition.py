@@ -13,7 +13,7 @@ from .notes import EagerNote, TokenSizes, bytes_of, elements
 from .plan import AttendPlan
 from .softmaxes import softmaxes_of
 from .terms import NoMatch
-from .values import Values
+from .values import MADE, Values
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,10 @@ def partition(graph: Graph, values: Values, matcher: Matcher) -> Partition:
                 plan, reads = CallPlan(node), list(node.inputs)
                 calls.append(node)
         chosen.append(plan)
+        while made := [n for n in reads if n.op in MADE]:
+            chosen += [CallPlan(n) for n in made]
+            calls += made
+            reads = [x for n in reads for x in (n.inputs if n.op in MADE else (n,))]
         needed |= {n.name for n in reads}
         unknown = [n for n in reads if n.name not in order]
         assert not unknown, f"{unknown[0].op} was made up by the matcher"
@@ -74,7 +78,19 @@ def partition(graph: Graph, values: Values, matcher: Matcher) -> Partition:
     failures = [(n, e) for n, e in failures if not _combines(n, covered)]
     merged = {n.name for n in calls if _combines(n, covered) and _no_larger(values, n, graph, covered)}
     notes = _notes(values, graph, matcher, list(reversed(calls)), failures, merged)
-    return Partition(_shared(list(reversed(chosen))), notes)
+    return Partition(_shared(_once(list(reversed(chosen)))), notes)
+
+
+def _once(plans: list[Plan]) -> list[Plan]:
+    """Without calls that stand there already, for an attention before."""
+    calls: set[str] = set()
+    result: list[Plan] = []
+    for p in plans:
+        if not (isinstance(p, CallPlan) and p.node.name in calls):
+            result.append(p)
+        if isinstance(p, CallPlan):
+            calls.add(p.node.name)
+    return result
 
 
 def _combines(node: Node, attentions: set[str]) -> bool:

@@ -20,7 +20,7 @@ def relu_weights(q, k, v):
 
 
 def two_products(q, k, v):
-    return (q @ k.mT + v @ k.mT[..., :8, :].repeat(1, 1, 2, 1)[..., :10, :]).softmax(-1) @ v
+    return (q @ k.mT + torch.tanh(v @ v.mT)).softmax(-1) @ v
 
 
 def talking_heads(q, k, v, mix):
