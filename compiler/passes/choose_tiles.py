@@ -33,6 +33,10 @@ from .image_rows import in_lines
 from .rewriting import replace
 
 
+STACK = 2 << 20  # bytes of a task
+LEAST_ROWS = 16  # a vector of the widest machine
+
+
 @dataclass(frozen=True)
 class ChooseTiles(ModulePass):
     """Options: ``target`` is the device; ``rows`` and ``keys`` override the choice where they are not 0."""
@@ -58,7 +62,17 @@ class ChooseTiles(ModulePass):
             rows, keys = self.rows, self.keys
             if not (rows and keys):
                 rows, keys = choose(work_of(op, facts), self.target)
+                rows = rows if device(self.target).is_gpu else _fitting(rows, op)
             replace(op, op.rebuilt(tiles=(self.rows or rows, self.keys or keys)))
+
+
+def _fitting(rows: int, op: attn.AttendOp | AttendGradientOp) -> int:
+    """Fewer rows where a tile of very wide ones, as in attention between channels, would outgrow a task's stack."""
+    tiles = 3 if isinstance(op, attn.AttendOp) else 6  # as wide as the features, that a kernel holds at once
+    row = tiles * max(op.width.data, op.value_width.data) * 8
+    while rows > LEAST_ROWS and rows * row > STACK:
+        rows = max(LEAST_ROWS, rows // 2 // LEAST_ROWS * LEAST_ROWS)
+    return rows
 
 
 def _for_gradient(op: AttendGradientOp, work: Work, target: str) -> tuple[int, int]:

@@ -19,10 +19,9 @@ PATTERN = "channel"
 
 def _apply(weights: Tensor, x: Tensor, w_v: Tensor, w_o: Tensor) -> Tensor:
     """The bands of every pixel, mixed by ``weights`` (B, bands, bands)."""
-    b, c, bands, height, width = x.shape
-    v = torch.einsum("bcdhw,ce->bdehw", x, w_v).reshape(b, bands, -1)
-    out = torch.bmm(weights, v).view(b, bands, -1, height, width)
-    return torch.einsum("bdehw,ec->bcdhw", out, w_o) + x
+    v = torch.einsum("bcdhw,ce->bedhw", x, w_v)
+    out = torch.einsum("bij,bejhw->beihw", weights, v)
+    return torch.einsum("bedhw,ec->bcdhw", out, w_o) + x
 
 
 @attnc.compile

@@ -1,8 +1,8 @@
 """Multi-head latent attention: keys and values are projections of one small latent; a rotary part joins the score.
 
 DeepSeek-AI: DeepSeek-V2: A Strong, Economical, and Efficient Mixture-of-Experts Language Model, 2024 (arXiv
-2405.04434), section 2.1.  ``expanded`` is the form of training and prefill; ``absorbed`` that of decoding, with the latents as keys
-and values.  Rotation happens before, as for a cache.
+2405.04434), section 2.1.  ``expanded`` is the form of training and prefill; ``absorbed`` that of decoding, with the
+latents as keys and values.  Rotation happens before, as for a cache.
 """
 
 from __future__ import annotations

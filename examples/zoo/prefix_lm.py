@@ -1,8 +1,8 @@
 """Prefix language model: every token sees the prefix of its sequence, and beyond it what came before.
 
 Raffel, Shazeer, Roberts, et al.: Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer,
-2019 (arXiv 1910.10683), section 3.2.1; ``spans`` is PaliGemma's use of it, for images inside text: Beyer, Steiner, Pinto, et
-al., 2024 (arXiv 2407.07726), section 3.
+2019 (arXiv 1910.10683), section 3.2.1; ``spans`` is PaliGemma's use of it, for images inside text: Beyer, Steiner,
+Pinto, et al., 2024 (arXiv 2407.07726), section 3.
 """
 
 from __future__ import annotations

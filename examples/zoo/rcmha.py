@@ -16,6 +16,7 @@ from torch import Tensor
 import attnc
 
 PATTERN = "causal"
+EAGER = "the second product of a score is between a query and a row that depends on query and key, by their distance"
 
 
 def _convolved(x: Tensor, weight: Tensor) -> Tensor:

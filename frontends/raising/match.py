@@ -23,10 +23,12 @@ from .score import Score, drop_common_shift, read_score
 from .terms import NoMatch, addends, factors, load, uses
 from .values import Values
 from .views import VIEWS, step
-from .weights import SplitError, Weights, boundary, read_weights
+from .weights import SplitError, Weights, boundary, plain_weights, read_weights
 
 ROOTS = frozenset({"matmul", "einsum", "sum", "add", "div", "mul", "scaled_dot_product_attention", "logsumexp"})
 _WEIGHTY = frozenset({"softmax", "log_softmax", "exp", "exp2", "pow", "sdpa_score"})
+
+_NOT_NORMALISED = "the weights are not normalised by a softmax"
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,27 @@ class Matcher:
                     plan, gates=tuple(placed(g, {x.name: n for n, x in enumerate(index)}, node) for g in gates)
                 )
         except NoMatch as error:
+            try:
+                return self._unnormalised(node, index, pieces)
+            except NoMatch:
+                pass
             error.attention = any(self._scores(p.weights[0]) for p in pieces)
             raise
+
+    def _unnormalised(self, node: Node, index: tuple[Var, ...], pieces: list[_Piece]) -> AttendPlan:
+        """The scores are the weights, as in a ReLU of inner products: there is no softmax."""
+        plan = self._attention(node, index, pieces, shifts=False, plain=True)
+        keyed = {n for s in plan.sources for e in s.key_map for n in free_vars(e)}
+        valued = {n for s in plan.sources for e in s.value_map for n in free_vars(e)}
+        asked = {n for e in plan.query_map for n in free_vars(e)}
+        batch = {n for n, _ in plan.dims[:-1]}
+        for sum in [n for n in plan.captures if n.op == "logsumexp"]:
+            self.match(sum)
+        read = [x for s in plan.sources for x in walk(s.score) if isinstance(x, Load)]
+        unread = [x for x in read if {"i", "j"} <= free_vars(x) and not isinstance(self.values.node_of(x), Input)]
+        if plan.query is None or unread or (valued & batch) - keyed or not asked & keyed & batch:
+            raise NoMatch(_NOT_NORMALISED, node.location, attention=True)  # the layers of a perceptron, say
+        return replace(plan, normaliser="none")
 
     def _ungated(
         self, node: Node, index: tuple[Var, ...], pieces: list[_Piece]
@@ -126,18 +147,20 @@ class Matcher:
         lse_map = (*names[:axis], Const(0), *names[axis:]) if node["keepdim"] else names
         return replace(plan, lse=node, lse_map=lse_map, wants_out=False)
 
-    def _attention(self, node: Node, index: tuple[Var, ...], pieces: list[_Piece], shifts: bool = True) -> AttendPlan:
+    def _attention(
+        self, node: Node, index: tuple[Var, ...], pieces: list[_Piece], shifts: bool = True, plain: bool = False
+    ) -> AttendPlan:
         values = self.values
         names = [x.name for x in index]
         for piece in pieces:
             of_values = _vars(values, piece.values) if piece.values else frozenset()
             values.keys.add(piece.var.name)
             values.rows |= {n for n in names if n not in of_values and n in _index_vars(piece.weights)}
-        parts = self._parts(pieces)
+        parts = self._parts(pieces, plain)
         target = node.dtype
         feature = self._feature(names, parts)
         width = values.static(node.shape[names.index(feature)]) if feature else 1
-        sources = self._sources(parts, names, feature, target, shifts)
+        sources = self._sources(parts, names, feature, target, shifts, plain)
         return finish(values, Candidate(node, names, feature, width, sources, target))
 
     # ---- products
@@ -181,7 +204,7 @@ class Matcher:
                 and (_index_vars(weights) & _index_vars(operand)) - {c.variable.name}
                 and not (isinstance(operand[0], Input) and operand[0].source[0] == "capture")
             ):
-                raise NoMatch("the weights are not normalised by a softmax", node.location, attention=True)
+                return weights, operand
         raise NoMatch(loud=False)
 
     def weighty(self, node: Node) -> bool:
@@ -228,7 +251,7 @@ class Matcher:
 
     # ---- weights
 
-    def _parts(self, pieces: list[_Piece]) -> list[tuple[_Piece, Part]]:
+    def _parts(self, pieces: list[_Piece], plain: bool) -> list[tuple[_Piece, Part]]:
         values = self.values
         done: list[tuple[_Piece, Part]] = []
         todo = list(pieces)
@@ -236,7 +259,7 @@ class Matcher:
             piece = todo.pop(0)
             term = values.simplify(values.at(*piece.weights))
             try:
-                weights = read_weights(values, term, piece.var.name)
+                weights = (plain_weights if plain else read_weights)(values, term, piece.var.name)
                 self._split_scores(piece, weights)
                 self._split_operands(piece, weights)
             except SplitError as split:
@@ -301,10 +324,16 @@ class Matcher:
     # ---- scores
 
     def _sources(
-        self, parts: list[tuple[_Piece, Part]], names: list[str], feature: str | None, target: torch.dtype, shifts: bool
+        self,
+        parts: list[tuple[_Piece, Part]],
+        names: list[str],
+        feature: str | None,
+        target: torch.dtype,
+        shifts: bool,
+        plain: bool,
     ) -> list[CandidateSource]:
         values = self.values
-        covered = cover(values, self.contractions, [p for _, p in parts])
+        covered = [p for _, p in parts] if plain else cover(values, self.contractions, [p for _, p in parts])
         by_var = {p.var.name: piece for piece, p in parts}
         read: list[tuple[Var, Expr, Score, _Piece | None]] = []
         for part in covered:

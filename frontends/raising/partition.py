@@ -67,13 +67,12 @@ def partition(graph: Graph, values: Values, matcher: Matcher) -> Partition:
                 plan, reads = CallPlan(node), list(node.inputs)
                 calls.append(node)
         chosen.append(plan)
-        while made := [n for n in reads if n.op in MADE]:
-            chosen += [CallPlan(n) for n in made]
-            calls += made
-            reads = [x for n in reads for x in (n.inputs if n.op in MADE else (n,))]
+        while made := [n for n in reads if n.name not in order]:
+            more: list[Plan] = [CallPlan(n) if n.op in MADE else matcher.match(n) for n in made]
+            chosen += more
+            calls += [n for n in made if n.op in MADE]
+            reads = [n for n in reads if n.name in order] + [x for p in more for x in _reads(p)]
         needed |= {n.name for n in reads}
-        unknown = [n for n in reads if n.name not in order]
-        assert not unknown, f"{unknown[0].op} was made up by the matcher"
     covered = {p.node.name for p in chosen if isinstance(p, AttendPlan)}
     failures = [(n, e) for n, e in failures if not _combines(n, covered)]
     merged = {n.name for n in calls if _combines(n, covered) and _no_larger(values, n, graph, covered)}
@@ -82,15 +81,8 @@ def partition(graph: Graph, values: Values, matcher: Matcher) -> Partition:
 
 
 def _once(plans: list[Plan]) -> list[Plan]:
-    """Without calls that stand there already, for an attention before."""
-    calls: set[str] = set()
-    result: list[Plan] = []
-    for p in plans:
-        if not (isinstance(p, CallPlan) and p.node.name in calls):
-            result.append(p)
-        if isinstance(p, CallPlan):
-            calls.add(p.node.name)
-    return result
+    """Without what raising added and what stands there already, for an attention before."""
+    return list({(type(p), p.node.name): p for p in plans}.values())
 
 
 def _combines(node: Node, attentions: set[str]) -> bool:

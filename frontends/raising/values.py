@@ -137,6 +137,15 @@ class Values:
             self._made[key] = node
         return self._made[key]
 
+    def logsumexp(self, scores: Node, axis: int) -> Node:
+        """The log-sum-exp of the scores of an attention, along one of their dimensions."""
+        key = f"logsumexp {axis}", (scores.name,)
+        if key not in self._made:
+            shape = (*scores.shape[:axis], *scores.shape[axis + 1 :])
+            args = {"input": scores, "dim": (axis,), "keepdim": False}
+            self._made[key] = self.new_node("logsumexp", scores, args=args, shape=shape)
+        return self._made[key]
+
     def side_by_side(self, variables: Sequence[Var]) -> Var:
         """The variable of a dimension that holds those of ``variables`` one after another."""
         names = tuple(v.name for v in variables)

@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ...ir.expr import Const, Expr, Load, Op, Var, kind_of, op, rewrite, substitute
+from ...ir.expr import TRUE, Const, Expr, Load, Op, Var, kind_of, op, rewrite, substitute, walk
 from ..graph import Node
 from .logarithm import logarithm
+from .score import split_mask
 from .terms import NoMatch, addends, factors, product, total, uses
 from .values import Values
 
@@ -43,6 +44,46 @@ def read_weights(values: Values, term: Expr, key: str) -> Weights:
     if not found.scores and found.softmax is None and not found.factors:
         raise NoMatch("the weights are not the exponential of a score, so this is not a softmax")
     return found
+
+
+def plain_weights(values: Values, term: Expr, key: str) -> Weights:
+    """Weights that nothing normalises: the score itself, 0 where a mask says so."""
+    term = rewrite(term, _piecewise_out(values, key))
+    if any(isinstance(x, Op) and x.name in ("exp", "exp2") for x in walk(term)):
+        raise NoMatch("the weights are exponentials that nothing normalises")
+    term = rewrite(term, lambda x: _normalised_elsewhere(values, x, key) if isinstance(x, Load) else None)
+    masks: list[Expr] = []
+    return Weights([_unmasked(term, masks)], masks, raw=term)
+
+
+def _normalised_elsewhere(values: Values, e: Load, key: str) -> Expr | None:
+    """A softmax over something else than the summed keys: ``exp(score - lse)``, and the kernel reads ``lse``."""
+    node = values.node_of(e)
+    if node.op != "softmax" or not values.pairwise(e.index):
+        return None
+    axis = node["dim"] if isinstance(node["dim"], int) else node["dim"][0]
+    if uses(e.index[axis], key):
+        raise NoMatch("the weights are a softmax that something else multiplies")
+    live, score = split_mask(values.simplify(values.at(node["input"], e.index)), values.sizes)
+    sum = values.logsumexp(node["input"], axis)
+    weight = op("exp", score - Load(f"%{sum.name}", (*e.index[:axis], *e.index[axis + 1 :]), "float"))
+    return weight if live == TRUE else op("where", live, weight, 0.0)
+
+
+def _unmasked(term: Expr, masks: list[Expr]) -> Expr:
+    """``term`` where the ``masks`` hold that are taken off it; elsewhere it is 0."""
+    match term:
+        case Op("where", (cond, a, Const(value))) if value == 0:
+            masks.append(cond)
+            return _unmasked(a, masks)
+        case Op("where", (cond, Const(value), a)) if value == 0:
+            masks.append(op("not", cond))
+            return _unmasked(a, masks)
+        case Op("*", (a, b)):
+            return _unmasked(a, masks) * _unmasked(b, masks)
+        case Op("/", (a, b)):
+            return _unmasked(a, masks) / b
+    return term
 
 
 def _read(values: Values, term: Expr, key: str, found: Weights, numerator: list[Expr]) -> None:
