@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from _zoo import run
 from torch import Tensor
 
@@ -20,13 +21,10 @@ PATTERN = "dense, data-dependent"
 @attnc.compile
 def paged_attention(q: Tensor, k_pool: Tensor, v_pool: Tensor, pages: Tensor, lengths: Tensor) -> Tensor:
     """``q`` (B, H, D); pools (pages, slots, key heads, D); ``pages`` (B, most pages); ``lengths`` (B,) in tokens."""
-    b, h, d = q.shape
-    k, v = (pool[pages].flatten(1, 2) for pool in (k_pool, v_pool))  # (B, tokens, key heads, D)
-    groups = h // k.shape[2]
-    scores = torch.einsum("bgrd,bmgd->bgrm", q.view(b, -1, groups, d), k) / d**0.5
-    beyond = torch.arange(k.shape[1], device=q.device) >= lengths[:, None]
-    weights = scores.masked_fill(beyond[:, None, None, :], float("-inf")).softmax(-1)
-    return torch.einsum("bgrm,bmgd->bgrd", weights, v).reshape(b, h, d)
+    k, v = (pool[pages].flatten(1, 2).transpose(1, 2) for pool in (k_pool, v_pool))  # (B, key heads, tokens, D)
+    live = torch.arange(k.shape[2], device=q.device) < lengths[:, None]
+    out = F.scaled_dot_product_attention(q[:, :, None], k, v, attn_mask=live[:, None, None], enable_gqa=True)
+    return out.squeeze(2)
 
 
 def example_inputs(small: bool = False) -> dict[str, tuple[Any, ...]]:

@@ -10,19 +10,20 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ...ir.expr import FALSE, Const, Expr, Load, Op, Var, free_vars, op, rewrite, substitute, walk
+from ...ir.expr import FALSE, Const, Expr, Load, Op, Var, free_vars, substitute, walk
 from ..graph import Input, Node
 from .contract import Contraction, Contractions, Element
-from .elementwise import ELEMENTWISE, broadcast
+from .elementwise import ELEMENTWISE
 from .finish import Candidate, CandidateSource, finish
 from .gates import placed, ungated
 from .normaliser import Part, cover
 from .peel import Peeled, joint, peel
 from .plan import AttendPlan, Gate
-from .score import Score, drop_common_shift, read_score
+from .roles import weighs
+from .score import Score, drop_common_shift, fold_scale, read_score
 from .terms import NoMatch, addends, factors, load, uses
 from .values import Values
-from .views import VIEWS, step
+from .views import VIEWS
 from .weights import SplitError, Weights, boundary, plain_weights, read_weights
 
 ROOTS = frozenset({"matmul", "einsum", "sum", "add", "div", "mul", "scaled_dot_product_attention", "logsumexp"})
@@ -187,12 +188,13 @@ class Matcher:
         return pieces
 
     def _orient(self, c: Contraction, node: Node) -> tuple[Element, Element]:
+        values = self.values
         left, right = self.weighty(c.left[0]), self.weighty(c.right[0])
         if left != right:
             return (c.left, c.right) if left else (c.right, c.left)
         if left:
             # a gate of the values may hold an exponential too
-            a, b = (self._weighs(*x, c.variable.name) for x in (c.left, c.right))
+            a, b = (weighs(values, *x, c.variable.name, self.weighty) for x in (c.left, c.right))
             if a != b:
                 return (c.left, c.right) if a > b else (c.right, c.left)
             raise NoMatch("both operands of this product hold an exponential", node.location)
@@ -215,19 +217,6 @@ class Matcher:
                 _transparent(node) and any(self.weighty(x) for x in node.inputs)
             )
         return self._weighty[node.name]
-
-    def _weighs(self, node: Node, index: tuple[Expr, ...], key: str) -> tuple[bool, int]:
-        """How surely these are weights of ``key``: normalised over it; and how much its exponential varies with."""
-        if node.op in _WEIGHTY:
-            over = node.op in ("softmax", "log_softmax") and uses(index[node["dim"]], key)
-            names = frozenset().union(*(free_vars(x) for x in index))
-            return over, len(names) if key in names else 0
-        if node.op in VIEWS:
-            inner = step(self.values, node, index)
-            return (False, 0) if inner is None else self._weighs(node["input"], inner, key)
-        inputs = [x for x in node.inputs if node.op in ELEMENTWISE and self.weighty(x)]
-        found = [self._weighs(x, broadcast(x, index), key) for x in inputs]
-        return max(found, default=(False, 0))
 
     def _scores(self, node: Node, depth: int = 8) -> bool:
         """Does elementwise arithmetic on an inner product give this?"""
@@ -377,7 +366,7 @@ class Matcher:
         scaled: Expr = Var("dot", "float")
         for f in factor:
             scaled = scaled * f
-        return q, k, _fold_scale(substitute(score.score, {"dot": scaled}))
+        return q, k, fold_scale(substitute(score.score, {"dot": scaled}))
 
     def _feature(self, names: list[str], parts: list[tuple[_Piece, Part]]) -> str | None:
         """The variable of the value's features: the last one that the values use and the weights do not."""
@@ -387,22 +376,6 @@ class Matcher:
             if all(p.values and n in _index_vars(p.values) and n not in _index_vars(p.weights) for p, _ in parts)
         ]
         return found[-1] if found else None
-
-
-def _fold_scale(e: Expr) -> Expr:
-    """``x * c1 * c2`` and ``x * c1 / c2`` of constants as ``x * c``."""
-
-    def rule(x: Expr) -> Expr | None:
-        match x:
-            case Op("*", (Op("*", (a, Const(float() as c1))), Const(c2))):
-                return op("*", a, c1 * c2)
-            case Op("/", (Op("*", (a, Const(float() as c1))), Const(c2))) if c2:
-                return op("*", a, c1 / c2)
-            case Op("*", (Const(float() as c1), a)) if not isinstance(a, Const):
-                return rule(op("*", a, c1)) or op("*", a, c1)
-        return None
-
-    return rewrite(e, rule)
 
 
 _PIECED = ("cat", "pad", "nan_to_num", "slice_scatter", "select_scatter")

@@ -114,3 +114,19 @@ def drop_common_shift(scores: list[Expr], keys: list[str]) -> list[Expr]:
 
 def _has_dot(e: Expr) -> bool:
     return e == DOT or any(_has_dot(c) for c in e.children)
+
+
+def fold_scale(e: Expr) -> Expr:
+    """``x * c1 * c2`` and ``x * c1 / c2`` of constants as ``x * c``."""
+
+    def rule(x: Expr) -> Expr | None:
+        match x:
+            case Op("*", (Op("*", (a, Const(float() as c1))), Const(c2))):
+                return op("*", a, c1 * c2)
+            case Op("/", (Op("*", (a, Const(float() as c1))), Const(c2))) if c2:
+                return op("*", a, c1 / c2)
+            case Op("*", (Const(float() as c1), a)) if not isinstance(a, Const):
+                return rule(op("*", a, c1)) or op("*", a, c1)
+        return None
+
+    return rewrite(e, rule)
