@@ -17,7 +17,9 @@ from .values import Values
 def logarithm(values: Values, f: Expr, sure: bool) -> Expr:
     """``log(f)``; with ``sure``, raises :class:`NoMatch` unless ``f`` is positive whatever the tensors hold."""
     match f:
-        case Const(value) if value > 0:
+        case Const(value):
+            if not value > 0:
+                raise NoMatch(f"the weights are multiplied by {value} before their sum divides them")
             return Const(math.log(value))
         case Op("exp", (x,)):
             return x

@@ -51,6 +51,7 @@ class Matcher:
         self.values, self.contractions = values, contractions
         self._weighty: dict[str, bool] = {}
         self._found: dict[str, AttendPlan | NoMatch] = {}
+        self._attended: dict[str, bool] = {}
 
     def match(self, node: Node) -> AttendPlan:
         """The attention that computes ``node``.  Raises :class:`NoMatch`."""
@@ -230,13 +231,13 @@ class Matcher:
 
     def _attends(self, node: Node) -> bool:
         """Does elementwise arithmetic on the result of an attention give this?"""
-        if _transparent(node):
-            return any(self._attends(x) for x in node.inputs)
-        try:
-            self.match(node)
-        except NoMatch:
-            return False
-        return True
+        if node.name not in self._attended:
+            try:
+                found = any(map(self._attends, node.inputs)) if _transparent(node) else bool(self.match(node))
+            except NoMatch:
+                found = False
+            self._attended[node.name] = found
+        return self._attended[node.name]
 
     # ---- weights
 
