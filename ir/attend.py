@@ -41,6 +41,8 @@ from .attributes import (
 from .expr import Expr, free_vars, kind_of, loads, map_text
 from .syntax import VerifyException
 
+NORMALISERS = ("softmax", "none")
+
 
 class Attention(IRDLOperation):
     """What :class:`AttendOp` and its gradient have in common: the domain, the maps and the sources."""
@@ -127,6 +129,11 @@ class Attention(IRDLOperation):
         return [s.data for s in self.sources]
 
     @property
+    def normalised(self) -> bool:
+        """Are the scores exponentiated and divided by their sum, or the weights themselves?"""
+        return self.normaliser.data == "softmax"
+
+    @property
     def captured(self) -> dict[str, SSAValue]:
         """Captured tensors by the name that masks and scores use."""
         return dict(zip((n.data for n in self.capture_names), self.captures, strict=True))
@@ -141,8 +148,8 @@ class Attention(IRDLOperation):
             problems.append("the domain is empty; it needs at least the query row")
         if len(self.capture_names) != len(self.captures):
             problems.append(f"{len(self.captures)} captured tensors but {len(self.capture_names)} names")
-        if self.normaliser.data != "softmax":
-            problems.append(f"normaliser {self.normaliser.data!r} is not known; known: softmax")
+        if self.normaliser.data not in NORMALISERS:
+            problems.append(f"normaliser {self.normaliser.data!r} is not known; known: {', '.join(NORMALISERS)}")
         if not problems:
             problems = list(self._map_problems(out, lse))
         if problems:
@@ -272,6 +279,8 @@ class AttendOp(Attention):
         p           = softmax of score over all sources' keys together
         out[out_map] = sum over s, j of p[s, j] * value_s[value_map]
         lse[lse_map] = log(sum over s, j of exp(score[s, j]))
+
+    With normaliser ``none``, ``p`` is the score itself where the mask holds, else 0, and ``lse`` is 0.
 
     A row without a live key gives ``out = 0`` and ``lse = -inf``.  ``out_map`` and ``lse_map`` are bijections
     from the domain (with ``e``) to the results' indices.

@@ -53,9 +53,14 @@ def attend(
             names = env | {row.name: i[:, None], source.key: j[None, :], "dot": dot}
             score = tensor_value(source.score.body, names, captured, dtype).expand(len(i), len(j))
             mask = tensor_value(source.mask, names, captured, dtype)
-            scores.append(torch.where(mask, score, -torch.inf))
+            scores.append(torch.where(mask, score, -torch.inf if op.normalised else 0.0))
             v.append(read(value, indices(source.value_map, env, {source.key: j, "e": e})).to(dtype))
         s = torch.cat(scores, -1)
+        at = tuple(indices(op.out_map.data, env, {row.name: i, "e": e}))
+        if not op.normalised:
+            out[at] = (s @ torch.cat(v, 0)).to(out.dtype)
+            lse[tuple(indices(op.lse_map.data, env, {row.name: i}))] = 0.0
+            continue
         # not exp(s - logsumexp(s)), which has no digits left for a row of scores around a fill of -1e9
         peak = s.amax(-1, keepdim=True) if s.shape[-1] else s.new_full((len(i), 1), -torch.inf)
         shift = torch.where(peak == -torch.inf, 0.0, peak).detach()
@@ -65,7 +70,6 @@ def attend(
         norm = torch.where(dead, 1.0, norm)
         total = torch.where(dead, -torch.inf, shift + norm.log())[:, 0]
         p = p / norm
-        at = tuple(indices(op.out_map.data, env, {row.name: i, "e": e}))
         out[at] = (p @ torch.cat(v, 0)).to(out.dtype)
         lse[tuple(indices(op.lse_map.data, env, {row.name: i}))] = total.to(lse.dtype)
     return out, lse

@@ -80,10 +80,10 @@ class _Lowering:
     def run(self) -> None:
         op, name = self.op, self.name
         measured: list[tile.LaunchOp] = []
-        if op.d_out is not None:
+        if op.d_out is not None and op.normalised:
             measured.append(self._launch(delta_kernel(self.problem, f"{name}_delta")))
             self.given["delta"] = measured[-1].outputs[0]
-        if self.problem.steep:
+        if self.problem.steep and op.normalised:
             measured.append(self._launch(norm_kernel(self.problem, f"{name}_norm")))
             self.given["norm"] = measured[-1].outputs[0]
         sources = range(len(op.keys))

@@ -17,7 +17,7 @@ from ...ir.derivative import derivative
 from ...ir.expr import Const, Expr, Lambda, Op, Var, free_vars, op, rewrite
 from .gradient_frame import Frame
 from .gradient_problem import DOT
-from .kernel_builder import LOG2_E, element_of, fresh, split_factor
+from .kernel_builder import LOG2_E, element_of, fresh, live_weights, split_factor
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,9 @@ class Queries:
 
     query: SSAValue
     gradient: SSAValue | None  # of the output
-    shift: SSAValue  # lse, times log2(e) unless scores are steep; 0 for rows without keys
+    shift: (
+        SSAValue | None
+    )  # None without a normaliser; lse, times log2(e) unless scores are steep; 0 for rows without keys
     norm: SSAValue | None  # for steep scores
     delta: SSAValue | None  # what is subtracted; without a gradient of the output, what is added
     dlse: SSAValue | None  # the gradient of lse, where it is not in delta; 0 for rows without keys
@@ -39,6 +41,8 @@ class Queries:
         gradient = delta = norm = dlse = None
         if "d_out" in frame.memory:
             gradient = b.load("grad", frame.memory["d_out"], problem.out_map, i, "e")
+        if not problem.op.normalised:
+            return Queries(query, gradient, None, None, None, None)
         lse = b.load("lse", frame.memory["lse"], problem.lse_map, i)
         scaled = "lse" if problem.steep else f"lse * {LOG2_E!r}"
         shift = b.map("shift", f"lambda lse: where(lse == -inf, 0.0, {scaled})", [lse], i)
@@ -112,7 +116,9 @@ class Pairs:
         s = dot
         if self.score.body != DOT:
             s = b.map("score", self.score, [dot], *axes)
-        p = self._probabilities(b.mask(s, self.source.mask), queries, axes)
+        if queries.shift is None:
+            return self._sums(queries, keys, dot, s, axes)
+        p = self._probabilities(b.mask(s, self.source.mask), queries.shift, queries.norm, axes)
         if not self._live:
             return p, [None] * len(self.slopes)
         if queries.gradient is None:
@@ -124,6 +130,25 @@ class Pairs:
         times = "dp - delta" if self.scale == 1.0 else f"dp * {self.scale!r} - delta"
         return p, self._gradients(times, [p, dp, delta], dot, s, axes)
 
+    def _sums(
+        self, queries: Queries, keys: Keys, dot: SSAValue, s: SSAValue, axes: Sequence[str]
+    ) -> tuple[SSAValue, list[SSAValue | None]]:
+        """Without a normaliser: the scores are the weights, and what comes in is the gradient of the score."""
+        b, mask, by_row = self.frame.builder, self.source.mask, axes[0] == self.frame.problem.row.name
+        p = s if self.factor == 1.0 else b.map("p", f"lambda s: s * {self.factor!r}", [s], *axes)
+        masked = b.mask(p, mask)
+        p = live_weights(b, masked, mask)
+        if not self._live:
+            return p, [None] * len(self.slopes)
+        assert queries.gradient is not None
+        dp = b.dot("dp", *_in_order(queries.gradient, keys.value, by_row), *axes)
+        times = "dp" if self.scale == 1.0 else f"dp * {self.scale!r}"
+        if mask != Const(True):
+            base = b.map("ds", f"lambda s, dp: where(s == -inf, 0.0, {times})", [masked, dp], *axes)
+        else:
+            base = dp if self.scale == 1.0 else b.map("ds", f"lambda dp: {times}", [dp], *axes)
+        return p, [None if slope == Const(0.0) else self._times(base, slope, dot, s, axes) for slope in self.slopes]
+
     def _delta(self, p: SSAValue, dp: SSAValue, queries: Queries, axes: Sequence[str]) -> SSAValue:
         b, i = self.frame.builder, self.frame.problem.row.name
         delta = b.reduce("delta", "sum", b.map("product", "lambda p, dp: p * dp", [p, dp], *axes), i)
@@ -131,16 +156,16 @@ class Pairs:
             return delta
         return b.map("delta", "lambda delta, dlse: delta - dlse", [delta, queries.dlse], i)
 
-    def _probabilities(self, s: SSAValue, queries: Queries, axes: Sequence[str]) -> SSAValue:
-        b, shift = self.frame.builder, queries.shift
+    def _probabilities(self, s: SSAValue, shift: SSAValue, norm: SSAValue | None, axes: Sequence[str]) -> SSAValue:
+        b = self.frame.builder
         if not self.frame.problem.steep:
             return b.map("p", f"lambda s, shift: exp2(s * {self.factor * LOG2_E!r} - shift)", [s, shift], *axes)
         # the difference first: it is exact where both are huge
         value = "s" if self.factor == 1.0 else f"s * {self.factor!r}"
-        if queries.norm is None:
+        if norm is None:
             return b.map("p", f"lambda s, shift: exp2(({value} - shift) * {LOG2_E!r})", [s, shift], *axes)
         function = f"lambda s, shift, norm: exp2(({value} - shift) * {LOG2_E!r} - norm)"
-        return b.map("p", function, [s, shift, queries.norm], *axes)
+        return b.map("p", function, [s, shift, norm], *axes)
 
     def _gradients(
         self, times: str, inputs: list[SSAValue], dot: SSAValue, s: SSAValue, axes: Sequence[str]

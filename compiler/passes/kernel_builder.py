@@ -127,6 +127,13 @@ class KernelBuilder:
         return list(loop.results_)
 
 
+def live_weights(b: KernelBuilder, masked: SSAValue, mask: Expr) -> SSAValue:
+    """Scores that are weights themselves: what the mask made -inf counts 0."""
+    if mask == Const(True):
+        return masked
+    return b.map("p", "lambda s: where(s == -inf, 0.0, s)", [masked], *tile.tile_type(masked).shape)
+
+
 def _by_line(place: str) -> tuple[str, int]:
     """``file.py:12`` in the order of the file."""
     file, _, line = place.rpartition(":")

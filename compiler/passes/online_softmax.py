@@ -19,6 +19,8 @@ is the running sum and ``acc`` the unnormalised output.  A row that has seen no 
 shift is then 0, so no ``inf - inf`` arises.  Huge scores (fills such as -1e9) are subtracted first and scaled
 afterwards.
 
+With normaliser ``none`` the scores are the weights, and ``acc`` is all that is carried.
+
 Legality: none needed; every ``attn.attend`` with ``tiles`` has this form.
 """
 
@@ -48,6 +50,7 @@ from .kernel_builder import (
     element_of,
     fresh,
     inherit,
+    live_weights,
     memory_of,
     names_taken,
     row_tiles,
@@ -115,6 +118,9 @@ class _Lowering:
         i, op_, b = self.row, self.op, self.builder
         compares = any("dot" in free_vars(s.score.body) for s in op_.source_list)
         q = b.load("query", self.query, op_.query_map.data, i, "d") if compares else None
+        if not op_.normalised:
+            self._sums(q)
+            return
         state = [b.full("m", MINUS_INF, i), b.full("l", ZERO, i), b.full("acc", ZERO, i, "e")]
         for n, source in enumerate(op_.source_list):
             state = b.loop(
@@ -131,6 +137,30 @@ class _Lowering:
         lse = b.map("lse", f"lambda m, l: {natural}", [m, l], i)
         b.store(lse, self.lse, op_.lse_map.data)
 
+    def _sums(self, q: SSAValue | None) -> None:
+        """Without a normaliser the scores are the weights: nothing but the output is carried."""
+        i, op_, b = self.row, self.op, self.builder
+        state = [b.full("acc", ZERO, i, "e")]
+        for n, source in enumerate(op_.source_list):
+
+            def step(carried: Sequence[SSAValue], n: int = n, source: attn.Source = source) -> list[SSAValue]:
+                p = live_weights(b, b.mask(self._score(n, q, source.score), source.mask, n), source.mask)
+                p = b.round(p, element_of(self.values[n])) if self.narrow else p
+                v = b.load("value", self.values[n], source.value_map, source.key, "e")
+                return [b.dot("acc", p, v, i, "e", acc=carried[0])]
+
+            state = b.loop(Dim(source.key, source.extent), source.mask, state, step)
+        b.store(state[0], self.out, op_.out_map.data)
+        b.store(b.full("lse", ZERO, i), self.lse, op_.lse_map.data)
+
+    def _score(self, n: int, q: SSAValue | None, score: Lambda) -> SSAValue:
+        """The score of one tile of keys of source ``n``."""
+        source, i, j, b = self.op.source_list[n], self.row, self.op.source_list[n].key, self.builder
+        if q is None or "dot" not in free_vars(score.body):
+            return b.map("score", Lambda((), score.body), [], i, j)
+        s = b.dot("dot", q, b.load("key", self.keys[n], source.key_map, j, "d"), i, j)
+        return s if score.body == Var("dot", "float") else b.map("score", score, [s], i, j)
+
     def _units(self, factor: float) -> tuple[Callable[[str], str], Callable[[str], str]]:
         """A score in the units of ``m``, and the probability that a difference in them stands for."""
         if not self.steep:
@@ -139,18 +169,11 @@ class _Lowering:
 
     def _step(self, n: int, q: SSAValue | None, state: Sequence[SSAValue]) -> list[SSAValue]:
         """Fold one tile of keys of source ``n`` into the running maximum, sum and output."""
-        source, key, value = self.op.source_list[n], self.keys[n], self.values[n]
+        source, value = self.op.source_list[n], self.values[n]
         i, j, b = self.row, source.key, self.builder
         m, l, acc = state
         score, factor = split_factor(source.score)
-        if q is not None and "dot" in free_vars(score.body):
-            k = b.load("key", key, source.key_map, j, "d")
-            s = b.dot("dot", q, k, i, j)
-            if score.body != Var("dot", "float"):
-                s = b.map("score", score, [s], i, j)
-        else:
-            s = b.map("score", Lambda((), score.body), [], i, j)
-        s = b.mask(s, source.mask, n)
+        s = b.mask(self._score(n, q, score), source.mask, n)
         peak = b.reduce("peak", "max", s, i)
         scale, power = self._units(factor)
         m_new = b.map("m", f"lambda m, peak: max(m, {scale('peak')})", [m, peak], i)

@@ -85,7 +85,7 @@ class SplitKeys(ModulePass):
             guards: list[Expr] = []
             for attend, facts in attends(module):
                 few = attend.tiles is not None and "patch" not in attend.attributes
-                if few and len(attend.source_list) == 1 and not steep(attend.source_list):
+                if few and attend.normalised and len(attend.source_list) == 1 and not steep(attend.source_list):
                     if on.is_gpu:
                         guards += _share_out(attend, facts, sizes, on)
                     elif attend.tiles and attend.tiles.data[0] <= on.lanes:

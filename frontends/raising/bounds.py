@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...ir import poly
-from ...ir.expr import Const, Expr, Op, Var, kind_of, op
+from ...ir.expr import Const, Expr, Op, Var, free_vars, kind_of, op
 
 if TYPE_CHECKING:
     from .values import Values
@@ -26,8 +26,10 @@ def bound(values: Values, e: Expr, upper: bool) -> Expr | None:
             found = [bound(values, x, upper) for x in args[-2:]]
             a, b = found
             match args[0]:
-                case Op("<" | "<=" as less, (x, limit)) if name == "where" and upper and x == args[1]:
-                    limit = bound(values, limit - 1 if less == "<" else limit, True)
+                case Op("<" | "<=" as less, (x, end)) if name == "where" and upper:
+                    # the condition, solved for what is chosen: x <= limit
+                    limit = values.simplify(args[1] + end - x - (1 if less == "<" else 0))
+                    limit = None if free_vars(limit) - set(values.sizes) else bound(values, limit, True)
                     a = limit if a is None or limit is None else op("min", a, limit)
             if a is None or b is None:
                 one = a or b

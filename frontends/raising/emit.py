@@ -152,6 +152,7 @@ class Emitter:
             out_map=plan.out_map,
             lse_map=plan.lse_map or [Var(d.name) for d in dims],
             width=plan.width,
+            normaliser=plan.normaliser,
             value_width=plan.value_width,
             out_type=out_type,
             lse_type=TensorType.of(

@@ -11,6 +11,7 @@ import torch
 
 from ..graph import Node
 from .plan import AttendPlan
+from .values import MADE
 
 _NORMALISING = frozenset(("softmax", "log_softmax", "logsumexp", "exp", "sum", "amax", "cumsum"))
 _PRODUCTS = frozenset(("matmul", "einsum", "linear", "scaled_dot_product_attention"))
@@ -62,7 +63,7 @@ def _by_source(masks: list[Node], inside: dict[str, Node], count: int) -> dict[s
 
 def _inside(plan: AttendPlan) -> dict[str, Node]:
     """The nodes between what the attention reads and what it gives."""
-    stop = {n.name for n in plan.operands()}
+    stop = {x.name for n in plan.operands() for x in (n, *(n.inputs if n.op in MADE else ()))}
     found: dict[str, Node] = {}
     todo = [plan.node]
     while todo:

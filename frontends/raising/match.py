@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ...ir.expr import FALSE, Const, Expr, Load, Op, Var, free_vars, op, rewrite, substitute, walk
+from ...ir.expr import FALSE, Const, Expr, Load, Op, Var, free_vars, substitute, walk
 from ..graph import Input, Node
 from .contract import Contraction, Contractions, Element
 from .elementwise import ELEMENTWISE
@@ -19,14 +19,17 @@ from .gates import placed, ungated
 from .normaliser import Part, cover
 from .peel import Peeled, joint, peel
 from .plan import AttendPlan, Gate
-from .score import Score, drop_common_shift, read_score
+from .roles import weighs
+from .score import Score, drop_common_shift, fold_scale, read_score
 from .terms import NoMatch, addends, factors, load, uses
 from .values import Values
 from .views import VIEWS
-from .weights import SplitError, Weights, boundary, read_weights
+from .weights import SplitError, Weights, boundary, plain_weights, read_weights
 
 ROOTS = frozenset({"matmul", "einsum", "sum", "add", "div", "mul", "scaled_dot_product_attention", "logsumexp"})
-_WEIGHTY = frozenset({"softmax", "log_softmax", "exp", "exp2", "pow", "sdpa_score", "scaled_dot_product_attention"})
+_WEIGHTY = frozenset({"softmax", "log_softmax", "exp", "exp2", "pow", "sdpa_score"})
+
+_NOT_NORMALISED = "the weights are not normalised by a softmax"
 
 
 @dataclass(frozen=True)
@@ -48,16 +51,20 @@ class Matcher:
         self.values, self.contractions = values, contractions
         self._weighty: dict[str, bool] = {}
         self._found: dict[str, AttendPlan | NoMatch] = {}
+        self._attended: dict[str, bool] = {}
 
     def match(self, node: Node) -> AttendPlan:
         """The attention that computes ``node``.  Raises :class:`NoMatch`."""
         if node.op not in ROOTS:
             raise NoMatch(loud=False)
         if node.name not in self._found:
+            outer = self.values.rows, self.values.keys  # of an attention that asks about what it reads
             try:
                 self._found[node.name] = self._match(node)
             except NoMatch as error:
                 self._found[node.name] = error
+            finally:
+                self.values.rows, self.values.keys = outer
         found = self._found[node.name]
         if isinstance(found, NoMatch):
             raise found
@@ -82,8 +89,27 @@ class Matcher:
                     plan, gates=tuple(placed(g, {x.name: n for n, x in enumerate(index)}, node) for g in gates)
                 )
         except NoMatch as error:
+            try:
+                return self._unnormalised(node, index, pieces)
+            except NoMatch:
+                pass
             error.attention = any(self._scores(p.weights[0]) for p in pieces)
             raise
+
+    def _unnormalised(self, node: Node, index: tuple[Var, ...], pieces: list[_Piece]) -> AttendPlan:
+        """The scores are the weights, as in a ReLU of inner products: there is no softmax."""
+        plan = self._attention(node, index, pieces, shifts=False, plain=True)
+        keyed = {n for s in plan.sources for e in s.key_map for n in free_vars(e)}
+        valued = {n for s in plan.sources for e in s.value_map for n in free_vars(e)}
+        asked = {n for e in plan.query_map for n in free_vars(e)}
+        batch = {n for n, _ in plan.dims[:-1]}
+        for sum in [n for n in plan.captures if n.op == "logsumexp"]:
+            self.match(sum)
+        read = [x for s in plan.sources for x in walk(s.score) if isinstance(x, Load)]
+        unread = [x for x in read if {"i", "j"} <= free_vars(x) and not isinstance(self.values.node_of(x), Input)]
+        if plan.query is None or unread or (valued & batch) - keyed or not asked & keyed & batch:
+            raise NoMatch(_NOT_NORMALISED, node.location, attention=True)  # the layers of a perceptron, say
+        return replace(plan, normaliser="none")
 
     def _ungated(
         self, node: Node, index: tuple[Var, ...], pieces: list[_Piece]
@@ -123,18 +149,20 @@ class Matcher:
         lse_map = (*names[:axis], Const(0), *names[axis:]) if node["keepdim"] else names
         return replace(plan, lse=node, lse_map=lse_map, wants_out=False)
 
-    def _attention(self, node: Node, index: tuple[Var, ...], pieces: list[_Piece], shifts: bool = True) -> AttendPlan:
+    def _attention(
+        self, node: Node, index: tuple[Var, ...], pieces: list[_Piece], shifts: bool = True, plain: bool = False
+    ) -> AttendPlan:
         values = self.values
         names = [x.name for x in index]
         for piece in pieces:
             of_values = _vars(values, piece.values) if piece.values else frozenset()
             values.keys.add(piece.var.name)
             values.rows |= {n for n in names if n not in of_values and n in _index_vars(piece.weights)}
-        parts = self._parts(pieces)
+        parts = self._parts(pieces, plain)
         target = node.dtype
         feature = self._feature(names, parts)
         width = values.static(node.shape[names.index(feature)]) if feature else 1
-        sources = self._sources(parts, names, feature, target, shifts)
+        sources = self._sources(parts, names, feature, target, shifts, plain)
         return finish(values, Candidate(node, names, feature, width, sources, target))
 
     # ---- products
@@ -161,19 +189,25 @@ class Matcher:
         return pieces
 
     def _orient(self, c: Contraction, node: Node) -> tuple[Element, Element]:
+        values = self.values
         left, right = self.weighty(c.left[0]), self.weighty(c.right[0])
         if left != right:
             return (c.left, c.right) if left else (c.right, c.left)
         if left:
+            # a gate of the values may hold an exponential too
+            a, b = (weighs(values, *x, c.variable.name, self.weighty) for x in (c.left, c.right))
+            if a != b:
+                return (c.left, c.right) if a > b else (c.right, c.left)
             raise NoMatch("both operands of this product hold an exponential", node.location)
-        for weights, operand in ((c.left[0], c.right[0]), (c.right[0], c.left[0])):
+        for weights, operand in ((c.left, c.right), (c.right, c.left)):
             # a batch of values for a batch of weights: not the layers of a perceptron
             if (
-                self._scores(weights)
-                and operand.rank > 2
-                and not (isinstance(operand, Input) and operand.source[0] == "capture")
+                self._scores(weights[0])
+                and not self._attends(weights[0])
+                and (_index_vars(weights) & _index_vars(operand)) - {c.variable.name}
+                and not (isinstance(operand[0], Input) and operand[0].source[0] == "capture")
             ):
-                raise NoMatch("the weights are not normalised by a softmax", node.location, attention=True)
+                return weights, operand
         raise NoMatch(loud=False)
 
     def weighty(self, node: Node) -> bool:
@@ -195,9 +229,19 @@ class Matcher:
             and any(self._scores(x, depth - 1) for x in node.inputs)
         )
 
+    def _attends(self, node: Node) -> bool:
+        """Does elementwise arithmetic on the result of an attention give this?"""
+        if node.name not in self._attended:
+            try:
+                found = any(map(self._attends, node.inputs)) if _transparent(node) else bool(self.match(node))
+            except NoMatch:
+                found = False
+            self._attended[node.name] = found
+        return self._attended[node.name]
+
     # ---- weights
 
-    def _parts(self, pieces: list[_Piece]) -> list[tuple[_Piece, Part]]:
+    def _parts(self, pieces: list[_Piece], plain: bool) -> list[tuple[_Piece, Part]]:
         values = self.values
         done: list[tuple[_Piece, Part]] = []
         todo = list(pieces)
@@ -205,7 +249,7 @@ class Matcher:
             piece = todo.pop(0)
             term = values.simplify(values.at(*piece.weights))
             try:
-                weights = read_weights(values, term, piece.var.name)
+                weights = (plain_weights if plain else read_weights)(values, term, piece.var.name)
                 self._split_scores(piece, weights)
                 self._split_operands(piece, weights)
             except SplitError as split:
@@ -270,10 +314,16 @@ class Matcher:
     # ---- scores
 
     def _sources(
-        self, parts: list[tuple[_Piece, Part]], names: list[str], feature: str | None, target: torch.dtype, shifts: bool
+        self,
+        parts: list[tuple[_Piece, Part]],
+        names: list[str],
+        feature: str | None,
+        target: torch.dtype,
+        shifts: bool,
+        plain: bool,
     ) -> list[CandidateSource]:
         values = self.values
-        covered = cover(values, self.contractions, [p for _, p in parts])
+        covered = [p for _, p in parts] if plain else cover(values, self.contractions, [p for _, p in parts])
         by_var = {p.var.name: piece for piece, p in parts}
         read: list[tuple[Var, Expr, Score, _Piece | None]] = []
         for part in covered:
@@ -317,7 +367,7 @@ class Matcher:
         scaled: Expr = Var("dot", "float")
         for f in factor:
             scaled = scaled * f
-        return q, k, _fold_scale(substitute(score.score, {"dot": scaled}))
+        return q, k, fold_scale(substitute(score.score, {"dot": scaled}))
 
     def _feature(self, names: list[str], parts: list[tuple[_Piece, Part]]) -> str | None:
         """The variable of the value's features: the last one that the values use and the weights do not."""
@@ -329,24 +379,11 @@ class Matcher:
         return found[-1] if found else None
 
 
-def _fold_scale(e: Expr) -> Expr:
-    """``x * c1 * c2`` and ``x * c1 / c2`` of constants as ``x * c``."""
-
-    def rule(x: Expr) -> Expr | None:
-        match x:
-            case Op("*", (Op("*", (a, Const(float() as c1))), Const(c2))):
-                return op("*", a, c1 * c2)
-            case Op("/", (Op("*", (a, Const(float() as c1))), Const(c2))) if c2:
-                return op("*", a, c1 / c2)
-            case Op("*", (Const(float() as c1), a)) if not isinstance(a, Const):
-                return rule(op("*", a, c1)) or op("*", a, c1)
-        return None
-
-    return rewrite(e, rule)
+_PIECED = ("cat", "pad", "nan_to_num", "slice_scatter", "select_scatter")
 
 
 def _transparent(node: Node) -> bool:
-    return node.op in ELEMENTWISE or node.op in VIEWS or node.op in ("cat", "pad", "nan_to_num")
+    return node.op in ELEMENTWISE or node.op in VIEWS or node.op in _PIECED
 
 
 def _root_term(values: Values, node: Node, index: tuple[Expr, ...]) -> Expr:

@@ -11,7 +11,7 @@ from .contract import Contractions
 from .score import split_mask
 from .terms import NoMatch, addends, product
 from .values import Values
-from .weights import Weights, read_weights
+from .weights import Weights, check_factors, read_factors, read_weights
 
 
 @dataclass
@@ -35,6 +35,8 @@ def cover(values: Values, contractions: Contractions, parts: list[Part]) -> list
     if any(p.weights.dens != dens for p in parts[1:]):
         raise NoMatch("the products that are added have different normalisers")
     if not dens:
+        for p in parts:
+            check_factors(values, p.weights)
         return _softmax_cover(values, parts)
     den = product(dens)
     result: list[Part] = []
@@ -46,6 +48,8 @@ def cover(values: Values, contractions: Contractions, parts: list[Part]) -> list
     if left:
         raise NoMatch("some of the weights are missing in the normaliser")
     _check_one_softmax(values, result)
+    for p in result:
+        read_factors(values, p.weights)
     return result
 
 

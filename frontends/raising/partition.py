@@ -13,7 +13,7 @@ from .notes import EagerNote, TokenSizes, bytes_of, elements
 from .plan import AttendPlan
 from .softmaxes import softmaxes_of
 from .terms import NoMatch
-from .values import Values
+from .values import MADE, Values
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,22 @@ def partition(graph: Graph, values: Values, matcher: Matcher) -> Partition:
                 plan, reads = CallPlan(node), list(node.inputs)
                 calls.append(node)
         chosen.append(plan)
+        while made := [n for n in reads if n.name not in order]:
+            more: list[Plan] = [CallPlan(n) if n.op in MADE else matcher.match(n) for n in made]
+            chosen += more
+            calls += [n for n in made if n.op in MADE]
+            reads = [n for n in reads if n.name in order] + [x for p in more for x in _reads(p)]
         needed |= {n.name for n in reads}
-        unknown = [n for n in reads if n.name not in order]
-        assert not unknown, f"{unknown[0].op} was made up by the matcher"
     covered = {p.node.name for p in chosen if isinstance(p, AttendPlan)}
     failures = [(n, e) for n, e in failures if not _combines(n, covered)]
     merged = {n.name for n in calls if _combines(n, covered) and _no_larger(values, n, graph, covered)}
     notes = _notes(values, graph, matcher, list(reversed(calls)), failures, merged)
-    return Partition(_shared(list(reversed(chosen))), notes)
+    return Partition(_shared(_once(list(reversed(chosen)))), notes)
+
+
+def _once(plans: list[Plan]) -> list[Plan]:
+    """Without what raising added and what stands there already, for an attention before."""
+    return list({(type(p), p.node.name): p for p in plans}.values())
 
 
 def _combines(node: Node, attentions: set[str]) -> bool:

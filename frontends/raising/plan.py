@@ -58,6 +58,7 @@ class AttendPlan:
     lse: Node | None = None
     lse_map: tuple[Expr, ...] = ()
     wants_out: bool = True
+    normaliser: str = "softmax"
 
     def operands(self) -> list[Node]:
         """Nodes whose tensors the attention reads."""
@@ -70,4 +71,4 @@ class AttendPlan:
         """What decides the weights: equal for two plans that can share one kernel."""
         sources = tuple((s.extent, s.key and s.key.name, s.key_map, s.mask, s.score) for s in self.sources)
         query = self.query and self.query.name
-        return self.dims, query, self.query_map, sources, self.width, self.dtype
+        return self.dims, query, self.query_map, sources, self.width, self.dtype, self.normaliser

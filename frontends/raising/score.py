@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ...ir.expr import FALSE, TRUE, Const, Expr, Load, Op, Var, all_of, op, rewrite
 from .contract import Contraction, Contractions
+from .joined import join
 from .terms import NEG_INF, NoMatch, addends, holds_infinity, total, uses
 from .values import Values
 
@@ -84,11 +85,12 @@ def read_score(values: Values, contractions: Contractions, terms: list[Expr], ma
     for x in _loads(mask):
         if values.pairwise(x.index) and contractions.of(x) is not None:
             raise NoMatch("the mask depends on an inner product", values.node_of(x).location)
-    if len(products) > 1:
-        lines = ", ".join(sorted({str(values.node_of(x).location) for x in products}))
-        raise NoMatch(f"the score holds {len(products)} inner products ({lines})")
     if not products:
         return Score(mask, score, None)
+    if len(products) > 1:
+        found = {x: c for x in products if (c := contractions.of(x)) is not None}
+        score, product = join(values, score, found, DOT)
+        return Score(mask, score, product)
     product = contractions.of(products[0])
     score = rewrite(score, lambda x: DOT if x == products[0] else None)
     return Score(mask, score, product)
@@ -112,3 +114,19 @@ def drop_common_shift(scores: list[Expr], keys: list[str]) -> list[Expr]:
 
 def _has_dot(e: Expr) -> bool:
     return e == DOT or any(_has_dot(c) for c in e.children)
+
+
+def fold_scale(e: Expr) -> Expr:
+    """``x * c1 * c2`` and ``x * c1 / c2`` of constants as ``x * c``."""
+
+    def rule(x: Expr) -> Expr | None:
+        match x:
+            case Op("*", (Op("*", (a, Const(float() as c1))), Const(c2))):
+                return op("*", a, c1 * c2)
+            case Op("/", (Op("*", (a, Const(float() as c1))), Const(c2))) if c2:
+                return op("*", a, c1 / c2)
+            case Op("*", (Const(float() as c1), a)) if not isinstance(a, Const):
+                return rule(op("*", a, c1)) or op("*", a, c1)
+        return None
+
+    return rewrite(e, rule)

@@ -6,11 +6,21 @@ else is a load of that node, to be looked into by the matcher or left to PyTorch
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Sequence
+from functools import reduce
+
+import torch
+
 from ...ir.expr import FALSE, Const, Expr, Load, Var, const, free_vars, op
 from ...ir.simplify import Facts
 from ..graph import Graph, Node
 from . import elementwise, views
+from .distances import by_distance
 from .terms import apply, has_loads, kind_of_dtype, load
+
+# calls to PyTorch that raising adds
+MADE = frozenset({"concatenated", "distances", "by_distance", "logarithm"})
 
 
 class Values:
@@ -30,6 +40,8 @@ class Values:
         self.rows: set[str] = set()
         self.keys: set[str] = set()
         self._memo: dict[tuple[str, tuple[Expr, ...]], Expr] = {}
+        self._made: dict[tuple[str, tuple[str, ...]], Node] = {}
+        self._joined: dict[tuple[str, ...], Var] = {}
         self._hints: dict[Expr, int] = {}
         self._next_id = max((n.id for n in graph.nodes), default=0) + 1
         self.refresh()
@@ -52,6 +64,8 @@ class Values:
     def fresh(self, prefix: str, extent: Expr) -> Var:
         """A new variable in ``[0, extent)``."""
         name = f"{prefix}_{len(self.extents)}"
+        while name in self.graph.hints:  # the sizes of an argument x are called x_0, x_1, ...
+            name += "_"
         self.extents[name] = extent
         self._learn(name, extent)
         return Var(name)
@@ -104,6 +118,40 @@ class Values:
         node.inputs = tuple(v for v in node.args.values() if isinstance(v, Node))
         self.nodes[f"%{node.name}"] = node
         return node
+
+    def made(
+        self,
+        name: str,
+        call: str,
+        inputs: tuple[Node, ...],
+        shape: tuple[Expr, ...],
+        like: Node,
+        dtype: torch.dtype | None = None,
+    ) -> Node:
+        """The result of a call to PyTorch that the function does not hold itself; the same one for the same call."""
+        key = call, tuple(x.name for x in inputs)
+        if key not in self._made:
+            assert name in MADE
+            node = self.new_node(name, like, shape=tuple(map(self.simplify, shape)), call=call)
+            node.inputs, node.dtype = inputs, dtype or like.dtype
+            self._made[key] = node
+        return self._made[key]
+
+    def logsumexp(self, scores: Node, axis: int) -> Node:
+        """The log-sum-exp of the scores of an attention, along one of their dimensions."""
+        key = f"logsumexp {axis}", (scores.name,)
+        if key not in self._made:
+            shape = (*scores.shape[:axis], *scores.shape[axis + 1 :])
+            args = {"input": scores, "dim": (axis,), "keepdim": False}
+            self._made[key] = self.new_node("logsumexp", scores, args=args, shape=shape)
+        return self._made[key]
+
+    def side_by_side(self, variables: Sequence[Var]) -> Var:
+        """The variable of a dimension that holds those of ``variables`` one after another."""
+        names = tuple(v.name for v in variables)
+        if names not in self._joined:
+            self._joined[names] = self.fresh("r", reduce(operator.add, (self.extents[n] for n in names)))
+        return self._joined[names]
 
     def node_of(self, e: Load) -> Node:
         return self.nodes[e.tensor]
@@ -264,7 +312,8 @@ def _gather(values: Values, node: Node, index: tuple[Expr, ...]) -> Expr | None:
         return None
     if all(isinstance(values.simplify(n), Const) for n in node.shape) and any(has_loads(x) for x in inner):
         return None  # a table of fixed size: gathered once is cheaper than gathered in the kernel
-    return values.at(node["input"], inner)
+    found = by_distance(values, node, inner) if values.pairwise(index) else None
+    return values.at(*found) if found else values.at(node["input"], inner)
 
 
 def _sdpa_score(values: Values, node: Node, index: tuple[Expr, ...]) -> Expr:

@@ -15,12 +15,12 @@ from attnc.ir.interpret import interpret
 from .raising_spellings import H, N, qkv, tensors
 
 
-def relu_weights(q, k, v):
-    return torch.relu(q @ k.mT) @ v
+def exponentials(q, k, v):
+    return torch.exp(q @ k.mT) @ v
 
 
 def two_products(q, k, v):
-    return (q @ k.mT + v @ k.mT[..., :8, :].repeat(1, 1, 2, 1)[..., :10, :]).softmax(-1) @ v
+    return (q @ k.mT + torch.tanh(v @ v.mT)).softmax(-1) @ v
 
 
 def talking_heads(q, k, v, mix):
@@ -55,7 +55,7 @@ def two_softmaxes(q, k, v):
 
 
 CASES = {
-    relu_weights: (qkv(), "not normalised by a softmax"),
+    exponentials: (qkv(), "exponentials that nothing normalises"),
     two_products: (qkv(), "2 inner products"),
     talking_heads: (qkv() + tensors((H, H)), "not between a query and a key"),
     masked_after: (qkv(), "masked after the softmax"),

@@ -42,7 +42,7 @@ attn.func @f(%q: !attn.tensor<"N, 8", f32>) {
   attn.return %o : !attn.tensor<"N, 8", f32>
 }
 // -----
-// expect: normaliser 'sparsemax' is not known; known: softmax
+// expect: normaliser 'sparsemax' is not known; known: softmax, none
 attn.func @f(%q: !attn.tensor<"N, 8", f32>) {
   %o, %lse = attn.attend over "i < N"
     query %q "i, d" width 8
