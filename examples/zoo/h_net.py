@@ -27,9 +27,7 @@ def _rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 @attnc.compile
-def window_layer(
-    x: Tensor, w_qkv: Tensor, w_out: Tensor, cos: Tensor, sin: Tensor, heads: int, window: int
-) -> Tensor:
+def window_layer(x: Tensor, w_qkv: Tensor, w_out: Tensor, cos: Tensor, sin: Tensor, heads: int, window: int) -> Tensor:
     n = x.shape[1]
     qkv = F.linear(x, w_qkv).unflatten(-1, (3, heads, -1))
     q, k, v = (t.transpose(1, 2) for t in qkv.unbind(2))
