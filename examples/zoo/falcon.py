@@ -41,7 +41,7 @@ def decode(q: Tensor, k: Tensor, v: Tensor, tree: Tensor) -> Tensor:
 
 def example_inputs(small: bool = False) -> dict[str, tuple[Any, ...]]:
     # 8 of the 32 heads of Vicuna-7B, so that eager fits
-    heads, n, d, blocks = (2, 59, 6, 5) if small else (8, 4096, 128, 15)
+    heads, n, d, blocks = (2, 59, 6, 5) if small else (8, 4096, 128, 31)
     random = torch.Generator().manual_seed(0)
     q, k, v = torch.randn(3, 1, heads, n, d, generator=random)
     path = torch.eye(blocks, dtype=torch.bool)

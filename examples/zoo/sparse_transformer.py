@@ -26,24 +26,28 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     return torch.matmul(torch.softmax(w * m - 1e9 * (1 - m), dim=-1), v)
 
 
+def _positions(n: int) -> tuple[Tensor, Tensor]:
+    return torch.arange(n)[:, None], torch.arange(n)[None, :]
+
+
 @attnc.compile
 def strided(q: Tensor, k: Tensor, v: Tensor, stride: int) -> Tensor:
     """Even heads see rows, odd heads columns."""
-    i, j = torch.arange(q.shape[2])[:, None], torch.arange(k.shape[2])[None, :]
+    i, j = _positions(q.shape[2])
     odd = (torch.arange(q.shape[1]) % 2 == 1)[:, None, None]
     return _attend(q, k, v, (j <= i) & torch.where(odd, (i - j) % stride == 0, i - j < stride))
 
 
 @attnc.compile
 def fixed(q: Tensor, k: Tensor, v: Tensor, stride: int, summary: int) -> Tensor:
-    i, j = torch.arange(q.shape[2])[:, None], torch.arange(k.shape[2])[None, :]
+    i, j = _positions(q.shape[2])
     odd = (torch.arange(q.shape[1]) % 2 == 1)[:, None, None]
     return _attend(q, k, v, (j <= i) & torch.where(odd, j % stride >= stride - summary, i // stride == j // stride))
 
 
 @attnc.compile
 def merged(q: Tensor, k: Tensor, v: Tensor, stride: int, summary: int) -> Tensor:
-    i, j = torch.arange(q.shape[2])[:, None], torch.arange(k.shape[2])[None, :]
+    i, j = _positions(q.shape[2])
     return _attend(q, k, v, (j <= i) & ((i // stride == j // stride) | (j % stride >= stride - summary)))
 
 
