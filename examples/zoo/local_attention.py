@@ -30,7 +30,9 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, real: Tensor) -> Tensor:
 def blocks(q: Tensor, k: Tensor, v: Tensor, block: int) -> Tensor:
     b, heads, n, d = q.shape
     extra = -n % block
-    q, k, v = (F.pad(x, (0, 0, 0, extra)).reshape(b, heads, -1, block, d) for x in (q, k, v))
+    if extra:
+        q, k, v = (F.pad(x, (0, 0, 0, extra)) for x in (q, k, v))
+    q, k, v = (x.reshape(b, heads, -1, block, d) for x in (q, k, v))
     real = (torch.arange(n + extra) < n).view(-1, block)
     return _attend(q, k, v, real).reshape(b, heads, n + extra, d)[:, :, :n]
 
@@ -39,7 +41,9 @@ def blocks(q: Tensor, k: Tensor, v: Tensor, block: int) -> Tensor:
 def strided(q: Tensor, k: Tensor, v: Tensor, block: int) -> Tensor:
     b, heads, n, d = q.shape
     extra = -n % block
-    q, k, v = (F.pad(x, (0, 0, 0, extra)).reshape(b, heads, block, -1, d).transpose(2, 3) for x in (q, k, v))
+    if extra:
+        q, k, v = (F.pad(x, (0, 0, 0, extra)) for x in (q, k, v))
+    q, k, v = (x.reshape(b, heads, block, -1, d).transpose(2, 3) for x in (q, k, v))
     real = (torch.arange(n + extra) < n).view(block, -1).t()
     return _attend(q, k, v, real).transpose(2, 3).reshape(b, heads, n + extra, d)[:, :, :n]
 
