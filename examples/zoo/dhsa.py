@@ -2,7 +2,7 @@
 
 Xiong, Ho, Chen, et al.: Long-Context Modeling with Dynamic Hierarchical Sparse Attention for On-Device LLMs, 2025
 (arXiv 2510.24606), section 3.  The boundaries of the chunks are given.  Sums are divided by the root of the length, so
-that long chunks count more; the last tokens of each block's past are always chosen.
+that long chunks count more; the last tokens of each block's past are always chosen.  Global tokens are left out.
 """
 
 from __future__ import annotations

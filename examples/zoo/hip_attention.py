@@ -1,8 +1,8 @@
-"""HiP: blocks of queries search a tree of key blocks, keep the best branches at each level, and attend to what is left.
+"""HiP: blocks of queries search a tree of keys, keep the best branches at each level, and attend to what is left.
 
 Lee, Park, Lee, Hwang: A Training-free Sub-quadratic Cost Transformer Model Serving Framework with Hierarchically
-Pruned Attention, 2024 (arXiv 2406.09827), section 3.  A branch is represented by its centre; halving rounds up, and all
-ranges are as long as the whole text, so that the number of levels is known.
+Pruned Attention, 2024 (arXiv 2406.09827), section 3.  A branch is represented by its centre.  The search looks at the
+tokens before a block; the window is the block itself.
 """
 
 from __future__ import annotations
@@ -22,33 +22,37 @@ EAGER = "the search of the tree is PyTorch's; the attention to the keys that it 
 QUERIES, KEPT = 32, 512
 
 
-def _search(q: Tensor, k: Tensor, block: int, kept: int) -> Tensor:
-    """For every block of queries the ``kept`` tokens that the tree search ends at, (B, H, blocks, kept)."""
-    b, heads, n, d = q.shape
-    q = q.unflatten(2, (-1, block))
-    last = torch.arange(block - 1, n, block)[:, None]
-    first = (torch.arange(kept) * n // kept).expand(b, heads, n // block, kept)
-    after = ((torch.arange(kept) + 1) * n // kept).expand(b, heads, n // block, kept)
+def _search(q: Tensor, k: Tensor, start: Tensor, kept: int) -> Tensor:
+    """The tokens that the tree search of each block of queries ends at, (B, H, blocks, kept); n where there is none."""
+    n, shape = k.shape[2], (*q.shape[:3], kept)
+    first = (torch.arange(kept) * n // kept).expand(shape)
+    after = ((torch.arange(kept) + 1) * n // kept).expand(shape)
     for _ in range(math.ceil(math.log2(n / kept))):
         middle = (first + after + 1) // 2
         first, after = torch.cat([first, middle], dim=-1), torch.cat([middle, after], dim=-1)
-        centre = (first + after) // 2
-        rows = k.gather(2, centre.clamp(max=n - 1).flatten(2).unsqueeze(-1).expand(-1, -1, -1, d))
-        score = torch.einsum("bhuid,bhujd->bhuij", q, rows.unflatten(2, centre.shape[2:])).amax(dim=3)
-        best = score.masked_fill((first > last) | (first >= after), float("-inf")).topk(kept, dim=-1).indices
+        centre = ((first + after) // 2).clamp(max=n - 1)
+        keys = k.gather(2, centre.flatten(2).unsqueeze(-1).expand(-1, -1, -1, k.shape[3])).unflatten(
+            2, centre.shape[2:]
+        )
+        score = torch.einsum("bhuid,bhujd->bhuij", q, keys).amax(dim=3)
+        best = score.masked_fill((first >= start) | (first >= after), float("-inf")).topk(kept, dim=-1).indices
         first, after = first.gather(-1, best), after.gather(-1, best)
-    return first
+    return first.masked_fill((first >= start) | (first >= after), n)
 
 
 @attnc.compile
 def pruned(q: Tensor, k: Tensor, v: Tensor, block: int, kept: int) -> Tensor:
     b, heads, n, d = q.shape
-    found = _search(q.detach(), k.detach(), block, kept)
+    start = torch.arange(0, n, block)[:, None]
+    q = q.unflatten(2, (-1, block))
+    found = _search(q.detach(), k.detach(), start, kept)
     index = found.clamp(max=n - 1).flatten(2).unsqueeze(-1).expand(-1, -1, -1, d)
-    keys, values = (x.gather(2, index).unflatten(2, found.shape[2:]) for x in (k, v))
-    mask = found.unsqueeze(-2) <= torch.arange(n).view(-1, block, 1)
-    out = F.scaled_dot_product_attention(q.unflatten(2, (-1, block)), keys, values, attn_mask=mask)
-    return out.flatten(2, 3)
+    far = [x.gather(2, index).unflatten(2, found.shape[2:]) for x in (k, v)]
+    near = [x.unflatten(2, (-1, block)) for x in (k, v)]
+    keys, values = (torch.cat(x, dim=3) for x in zip(far, near, strict=True))
+    causal = torch.ones(block, block, dtype=torch.bool).tril().expand(b, heads, n // block, -1, -1)
+    mask = torch.cat([(found < n).unsqueeze(-2).expand(-1, -1, -1, block, -1), causal], dim=-1)
+    return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask).flatten(2, 3)
 
 
 def example_inputs(small: bool = False) -> dict[str, tuple[Any, ...]]:
