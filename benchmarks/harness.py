@@ -28,9 +28,10 @@ def arguments(description: str, *, left_out: str = "", **defaults: int | str) ->
     return parser.parse_args()
 
 
-def save(name: str, comparisons: Sequence[Comparison], setup: Mapping[str, Any]) -> Path:
+def save(name: str, rows: Sequence[Comparison | Mapping[str, Any]], setup: Mapping[str, Any]) -> Path:
     """Write ``results/<name>.json``: setup, machine, versions, and every single time."""
-    data = {"setup": dict(setup), "machine": machine(), "rows": [c.to_json() for c in comparisons]}
+    found = [row.to_json() if isinstance(row, Comparison) else dict(row) for row in rows]
+    data = {"setup": dict(setup), "machine": machine(), "rows": found}
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(data, indent=1) + "\n")

@@ -316,14 +316,23 @@ def _eager_ops(func: attn.FuncOp, attends: list[attn.AttendOp], reported: Any, e
     sizes = set(func.sizes())
     # of one attention each: attention by rows and attention by columns make no grid quadratic
     pairs = [
-        (free_vars(a.domain[-1].extent) & sizes, free_vars(s.extent) & sizes, [_powers(v) for v in _tensors(a)])
+        (
+            free_vars(a.domain[-1].extent) & sizes,
+            free_vars(s.extent) & sizes,
+            [_powers(v) for v in _tensors(a)],
+            _elements((a.domain[-1].extent, s.extent), env),
+        )
         for a in attends
         for s in a.source_list
     ]
     for op in func.body.block.ops:
         for value in op.outputs if isinstance(op, attn.CallOp) and _at(op) not in named else ():
             shape = attn.tensor_type(value).shape
-            if any(_quadratic(shape, queries, keys) and not _covered(value, own) for queries, keys, own in pairs):
+            count = _elements(shape, env)
+            if any(
+                _quadratic(shape, queries, keys) and not _covered(value, own) and not count < least  # blocks are fewer
+                for queries, keys, own, least in pairs
+            ):
                 reason = f"PyTorch makes a tensor of shape ({', '.join(map(str, shape))})"
                 found.append(EagerOp(op.call.data, reason, _at(op), tensor_bytes(value, env), True))
     return found
@@ -366,6 +375,12 @@ def _quadratic(shape: tuple[Expr, ...], queries: frozenset[str], keys: frozenset
     rows = [n for n, s in enumerate(shape) if free_vars(s) & queries]
     columns = [n for n, s in enumerate(shape) if free_vars(s) & keys]
     return any(r != c for r in rows for c in columns)
+
+
+def _elements(shape: tuple[Expr, ...], env: Mapping[str, int]) -> float:
+    """How many elements a shape has; not a number where a size is not known."""
+    known = all(free_vars(s) <= env.keys() for s in shape)
+    return math.prod(evaluate(s, env) for s in shape) if known else math.nan
 
 
 def _tensors(a: attn.AttendOp) -> list[Any]:

@@ -37,7 +37,7 @@ class Again:
     @staticmethod
     def of(found: Specialisation, values: Sequence[Any], low: torch.dtype | None) -> Again | None:
         """None where a call depends on more than its tensors."""
-        special = found.scalars or found.values_hold or found.random or low is not None
+        special = found.scalars or found.values_hold or found.random or low is not None or not found.fused
         if special or found.plan.device_type is None or not all(type(x) in ORDINARY for x in values):
             return None
         return Again(found)

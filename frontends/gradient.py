@@ -66,6 +66,8 @@ def run_with_gradient(
 
     ``plain``: functorch has nothing to do with the inputs.
     """
+    if not found.fused:
+        return call.eager(found, inputs) if found.holds(inputs) else None
     try:
         return (_apply_plain if plain else _Compiled.apply)(found, call, *inputs)
     except _Refused:

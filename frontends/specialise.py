@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..compiler.errors import InternalError
-from ..compiler.plan import LaunchStep, Plan
+from ..compiler.plan import CallStep, LaunchStep, Plan, ReorderStep
 from ..ir.calls import draws_random
 from ..ir.errors import AttncError
 from ..ir.expr import OPS, Expr, Load, Var, evaluate, free_vars, parse, rewrite
@@ -53,6 +53,8 @@ class Specialisation:
         # all are new memory and floating point: a gradient needs nothing done to them
         made = {o.name: o.dtype for s in self.plan.steps if isinstance(s, LaunchStep) for o in s.outputs}
         self.plain_results = all("float" in made.get(name, "") for name in self.plan.results)
+        # without a kernel PyTorch may as well run the function as it is written, and its gradient
+        self.fused = any(not isinstance(s, CallStep | ReorderStep) for s in self.plan.steps)
         self.random = any(n.call and draws_random(n.call) for n in self.graph.nodes)
         # by inputs that need a gradient and outputs that have one: the plan, or why there is none
         self.gradients: dict[tuple[tuple[bool, ...], tuple[int, ...]], Plan | str] = {}

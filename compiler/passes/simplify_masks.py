@@ -27,7 +27,7 @@ from xdsl.passes import ModulePass
 
 from ...ir import attn
 from ...ir.attributes import Dim
-from ...ir.expr import TRUE, Const, Expr, Lambda, Op, free_vars, op
+from ...ir.expr import TRUE, Const, Expr, Lambda, Op, free_vars, op, rewrite, walk
 from ..analysis.index_sets import rows_never_empty
 from .common import attends, facts_about, tidy
 from .rewriting import replace
@@ -68,7 +68,7 @@ def _source(s: attn.Source, op: attn.AttendOp, facts: Sequence[Expr], fills: boo
     pairs = (*op.domain, Dim(s.key, s.extent))
     known = facts_about(pairs, facts, [s.mask, s.extent])
     mask = tidy(s.mask, pairs, facts)
-    score = known.simplify(s.score.body)
+    score = rewrite(known.simplify(s.score.body), _one_choice)
     while fill := _fill(score):
         real, rest, value = fill
         joined = tidy(_and(mask, real), pairs, facts)
@@ -108,6 +108,43 @@ def _fill(score: Expr) -> Fill | None:
             fill = _fill(a)
             if fill is not None and (value := op(name, Const(fill[2]), factor)).value <= FILL:  # type: ignore[attr-defined]
                 return fill[0], op(name, fill[1], factor), value.value  # type: ignore[attr-defined]
+    return _weighed(score)
+
+
+def _weighed(score: Expr) -> Fill | None:
+    """``x * m - 1e9 * (1 - m)``, where a condition makes ``m`` 0 or 1."""
+    for e in walk(score):
+        match e:
+            case Op("where", (c, Const(), Const())) if "dot" not in free_vars(c):
+                for live, dead in ((c, _decided(score, c, False)), (op("not", c), _decided(score, c, True))):
+                    if isinstance(dead, Const) and dead.value <= FILL:
+                        return live, _decided(score, c, live == c), float(dead.value)
+    return None
+
+
+def _decided(score: Expr, condition: Expr, holds: bool) -> Expr:
+    """``score`` where ``condition`` holds or does not; a product with 0 is 0."""
+
+    def rule(e: Expr) -> Expr | None:
+        match e:
+            case Op("where", (c, a, b)) if c == condition:
+                return a if holds else b
+            case Op("*", (a, b)) if _is_zero(a) or _is_zero(b):
+                return Const(0.0)
+            case Op("*", (a, Const(1.0))) | Op("*", (Const(1.0), a)) | Op("+" | "-", (a, Const(0.0))):
+                return a
+        return None
+
+    return rewrite(score, rule)
+
+
+def _one_choice(e: Expr) -> Expr | None:
+    """A choice inside a choice that repeats one of its values, as a choice by both conditions."""
+    match e:
+        case Op("where", (c, a, Op("where", (d, x, y)))) if a in (x, y):
+            return op("where", op("and", op("not", c), d if a == y else op("not", d)), x if a == y else y, a)
+        case Op("where", (c, Op("where", (d, x, y)), a)) if a in (x, y):
+            return op("where", op("and", c, d if a == y else op("not", d)), x if a == y else y, a)
     return None
 
 

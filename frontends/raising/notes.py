@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,7 +35,7 @@ class TokenSizes:
 
     def __init__(self, values: Values, graph: Graph):
         self.values = values
-        self.pairs: set[tuple[frozenset[str], frozenset[str]]] = set()
+        self.pairs: set[tuple[frozenset[str], frozenset[str], int]] = set()  # sizes of both, and how many pairs
         for node in graph.nodes:
             if node.op in ("softmax", "log_softmax", "logsumexp"):
                 self._add(node["input"].shape[-2:])
@@ -44,7 +45,7 @@ class TokenSizes:
     def _add(self, shape: Sequence[Expr]) -> None:
         if len(shape) == 2:
             queries, keys = (free_vars(self.values.simplify(size)) for size in shape)
-            self.pairs.add((queries, keys))
+            self.pairs.add((queries, keys, math.prod(map(self.values.hint, shape))))
 
     def add_operands(self, node: Node) -> None:
         """Count in the sizes of the weights that a failed attention multiplies: its operand that is not the values."""
@@ -53,13 +54,16 @@ class TokenSizes:
                 self._add(x.shape[-2:])
 
     def quadratic(self, node: Node) -> bool:
-        """Does the size of ``node`` grow with the product of an attention's two token counts?"""
+        """Does ``node`` hold an element for each pair of an attention, and more as both token counts grow?
+
+        A layout of blocks grows as fast, but has fewer elements.
+        """
         if node.op in VIEWS or not self.pairs:
             return False
-        products = [
-            p for m in of_expr(elements(self.values, node)) for p in itertools.permutations(map(free_vars, m), 2)
-        ]
-        return any(a & queries and b & keys for queries, keys in self.pairs for a, b in products)
+        count = elements(self.values, node)
+        products = [p for m in of_expr(count) for p in itertools.permutations(map(free_vars, m), 2)]
+        pairs = [(queries, keys) for queries, keys, least in self.pairs if self.values.hint(count) >= least]
+        return any(a & queries and b & keys for queries, keys in pairs for a, b in products)
 
 
 def elements(values: Values, node: Node) -> Expr:

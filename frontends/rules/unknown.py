@@ -19,6 +19,9 @@ from .registry import FACTORIES
 if TYPE_CHECKING:
     from ..tracer import Tracer
 
+_LIKE_INPUT = {  # the result has the sizes of the first argument; what is written depends on values
+    "scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy", "index_fill", "index_reduce",
+}  # fmt: skip
 _PRIMES = (3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73)
 
 
@@ -100,6 +103,8 @@ def _path(func: Any, name: str) -> str | None:
 def _result_sizes(t: Tracer, func: Any, name: str, args: Any, kwargs: Any, results: Any) -> list[list[Expr]]:
     """For each result dimension the size, constant or new symbol that explains it at two sets of sizes."""
     graph = t.graph
+    if name in _LIKE_INPUT and isinstance(args[0], Traced):
+        return [list(args[0].node.shape)]
     known: list[Expr] = []
     for x in leaves((list(args), kwargs)):
         if isinstance(x, Traced):

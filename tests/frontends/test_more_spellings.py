@@ -1,0 +1,67 @@
+"""Spellings of published systems that the matcher once read wrongly, or left to PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import attnc
+from attnc.ir.attn import AttendOp
+
+N, D = 22, 4
+
+
+def windowed_projection(x: Tensor, w_qkv: Tensor, w_out: Tensor) -> Tensor:
+    """The sizes of ``x`` are called x_0, x_1, x_2; a matrix follows the attention."""
+    q, k, v = (x @ w_qkv).unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4)
+    mask = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).tril().triu(-3)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return out.transpose(1, 2).flatten(2) @ w_out
+
+
+def normalised_in_turns(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Sinkhorn's iteration: the sum that the last round divides by is over scores that hold the others."""
+    s = q @ k.mT
+    for _ in range(5):
+        s = s - s.logsumexp(-2, keepdim=True)
+        s = s - s.logsumexp(-1, keepdim=True)
+    return s.exp() @ v
+
+
+def layout_of_blocks(q: Tensor, k: Tensor, v: Tensor, drawn: Tensor) -> Tensor:
+    """A layout written by index: it grows like queries x keys and is smaller by a constant."""
+    u = torch.arange(q.shape[-2] // 2)
+    layout = (u[:, None] == u[None, :]).scatter(1, drawn, True)
+    mask = layout.repeat_interleave(2, 0).repeat_interleave(2, 1)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def cases() -> dict[Callable[..., Tensor], tuple[Tensor, ...]]:
+    random = torch.Generator().manual_seed(0)
+
+    def tensor(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=random, dtype=torch.float64)
+
+    qkv = tensor(2, N, D), tensor(2, N, D), tensor(2, N, D)
+    drawn = torch.randint(N // 2, (N // 2, 2), generator=random)
+    return {
+        windowed_projection: (tensor(2, N, 8), tensor(8, 24), tensor(8, 8)),
+        normalised_in_turns: qkv,
+        layout_of_blocks: (*qkv, drawn),
+    }
+
+
+@pytest.mark.parametrize("fn", cases(), ids=lambda f: f.__name__)
+def test_fused_and_right(fn: Callable[..., Any]) -> None:
+    args = cases()[fn]
+    f = attnc.compile(fn, backend="reference", fallback="error")
+    torch.testing.assert_close(f(*args), fn(*args), rtol=1e-9, atol=1e-9)
+    lowered = f.lower(*args)
+    assert any(isinstance(op, AttendOp) for op in lowered.module("attn").walk())
+    assert lowered.explain().fused
+    assert attnc.validate(f, *args).ok
