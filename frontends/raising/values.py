@@ -6,6 +6,8 @@ else is a load of that node, to be looked into by the matcher or left to PyTorch
 
 from __future__ import annotations
 
+from itertools import count
+
 from ...ir.expr import FALSE, Const, Expr, Load, Var, const, free_vars, op
 from ...ir.simplify import Facts
 from ..graph import Graph, Node
@@ -38,7 +40,8 @@ class Values:
 
     def refresh(self) -> None:
         """Take up guards that were added to the graph."""
-        self.sizes = sorted(set(self.graph.hints))
+        self._sizes = set(self.graph.hints)
+        self.sizes = sorted(self._sizes)
         ranges = {name: (Const(1), None) for name in self.sizes}
         witness = {k: v for k, v in self.graph.hints.items() if isinstance(v, int)}
         self.facts = Facts(ranges, self.graph.guards, witness)
@@ -51,7 +54,8 @@ class Values:
 
     def fresh(self, prefix: str, extent: Expr) -> Var:
         """A new variable in ``[0, extent)``."""
-        name = f"{prefix}_{len(self.extents)}"
+        # sizes of an argument called x are x_0, x_1, ...
+        name = next(n for k in count(len(self.extents)) if (n := f"{prefix}_{k}") not in self._sizes)
         self.extents[name] = extent
         self._learn(name, extent)
         return Var(name)
