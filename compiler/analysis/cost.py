@@ -126,7 +126,7 @@ class Work:
     facts: tuple[Expr, ...] = ()
 
     def sizes(self, length: int) -> dict[str, int]:
-        return nominal_sizes(self.domain, self.sources, length)
+        return nominal_sizes(self.domain, self.sources, length, self.facts)
 
 
 @lru_cache(maxsize=1024)
