@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 
-from ...ir.expr import Expr, Var
+from ...ir.expr import Expr, Var, free_vars
 from ..graph import Graph, Input, Node
 from . import views
 from .elementwise import ELEMENTWISE
@@ -73,6 +74,10 @@ def partition(graph: Graph, values: Values, matcher: Matcher) -> Partition:
     covered = {p.node.name for p in chosen if isinstance(p, AttendPlan)}
     failures = [(n, e) for n, e in failures if not _combines(n, covered)]
     merged = {n.name for n in calls if _combines(n, covered) and _no_larger(values, n, graph, covered)}
+    grids = [
+        _powers(values, n) for p in chosen if isinstance(p, AttendPlan) for n in (p.node, p.query) if n is not None
+    ]
+    merged |= {n.name for n in calls if any(_powers(values, n) <= grid for grid in grids)}
     notes = _notes(values, graph, matcher, list(reversed(calls)), failures, merged)
     return Partition(_shared(list(reversed(chosen))), notes)
 
@@ -155,6 +160,11 @@ def _no_larger(values: Values, node: Node, graph: Graph, attentions: set[str]) -
     """Has ``node`` no more elements than the result of an attention?"""
     size = values.hint(elements(values, node))
     return any(values.hint(elements(values, n)) >= size for n in graph.nodes if n.name in attentions)
+
+
+def _powers(values: Values, node: Node) -> Counter[str]:
+    """How often each size occurs in a shape.  An image of rows and columns, both of which attend, is no square."""
+    return Counter(name for size in node.shape for name in free_vars(values.simplify(size)))
 
 
 def _notes(
