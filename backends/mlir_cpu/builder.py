@@ -66,7 +66,6 @@ class Builder:
         self._lines: list[str] = []
         self._constants: dict[tuple[str, str], tuple[Val, str]] = {}
         self._names: dict[str, int] = {}
-        self._taken: set[str] = set()
         self._numbers: dict[Val, int] = {}
         self._depth = 1
         self._known: list[dict[str, Val]] = [{}]  # for each open block, the pure operations in it
@@ -88,13 +87,8 @@ class Builder:
         if not hint.isidentifier():
             hint = re.sub(r"\W", "_", hint) or "v"
         count = self._names.get(hint, 0)
-        name = f"%{hint}" if count == 0 and hint != "v" else f"%{hint}_{count}"
-        while name in self._taken:  # by a hint that ends in a number: a size v_2, say
-            count += 1
-            name = f"%{hint}_{count}"
         self._names[hint] = count + 1
-        self._taken.add(name)
-        return name
+        return f"%{hint}" if count == 0 and hint != "v" else f"%{hint}_{count}"
 
     def op(self, text: str, type: str, hint: str = "") -> Val:
         """A line with one result."""

@@ -3,8 +3,8 @@
 Ma, Wu, Lian, Zhang, Song: Rethinking Remote Sensing Change Detection With A Mask View, 2024 (arXiv 2406.15320),
 section III; its axial form after scene-guided axial attention.
 
-Projections and positions are in the arguments. The masked form keeps keys by a predicted mask, and resets rows that
-it would leave empty.
+Projections and positions are in the arguments. The masked form hides keys by a predicted mask, except in rows that it
+would leave empty.
 """
 
 from __future__ import annotations
@@ -34,12 +34,11 @@ def axial(q_row: Tensor, q_col: Tensor, k_row: Tensor, k_col: Tensor, v: Tensor,
 
 
 @attnc.compile
-def masked(q: Tensor, k: Tensor, v: Tensor, logits: Tensor) -> Tensor:
-    """Queries (B, H, Nq, d), keys (B, H, N, d), and predicted masks (B, Nq, N)."""
-    hidden = logits.sigmoid() < 0.15
+def masked(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor) -> Tensor:
+    """Queries (B, H, Nq, d), keys (B, H, N, d), and the keys that the last layer's masks hide, (B, Nq, N)."""
     hidden = hidden & ~hidden.all(-1, keepdim=True)
     attn = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    return attn.masked_fill(hidden[:, None].detach(), float("-inf")).softmax(-1) @ v
+    return attn.masked_fill(hidden[:, None], float("-inf")).softmax(-1) @ v
 
 
 def example_inputs(small: bool = False) -> dict[str, tuple[Any, ...]]:
@@ -52,7 +51,7 @@ def example_inputs(small: bool = False) -> dict[str, tuple[Any, ...]]:
     logits[0, 0] = -9.0  # nothing found
     return {
         "axial": (*queries, *maps, torch.randn(b, h, d)),
-        "masked": (torch.randn(b, h, nq, d), keys, values, logits),
+        "masked": (torch.randn(b, h, nq, d), keys, values, logits.sigmoid() < 0.15),
     }
 
 

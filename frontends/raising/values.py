@@ -6,8 +6,6 @@ else is a load of that node, to be looked into by the matcher or left to PyTorch
 
 from __future__ import annotations
 
-from itertools import count
-
 from ...ir.expr import FALSE, Const, Expr, Load, Var, const, free_vars, op
 from ...ir.simplify import Facts
 from ..graph import Graph, Node
@@ -27,7 +25,8 @@ class Values:
         self.nodes: dict[str, Node] = {f"%{n.name}": n for n in graph.all_nodes()}
         self.scalars = {n.name: n for n in graph.inputs if n.rank == 0}
         self.extents: dict[str, Expr] = {}
-        self.cat_conditions: set[Expr] = set()  # "this key is in the first piece", as the rule of cat writes it
+        # "this position is in the first piece" of a cat, as its rule writes it and simplified: position and end
+        self.cat_conditions: dict[Expr, tuple[Expr, Expr]] = {}
         self.composites: dict[str, Node] = {}  # an op -> the last of the simpler ops that say the same
         self.rows: set[str] = set()
         self.keys: set[str] = set()
@@ -40,8 +39,7 @@ class Values:
 
     def refresh(self) -> None:
         """Take up guards that were added to the graph."""
-        self._sizes = set(self.graph.hints)
-        self.sizes = sorted(self._sizes)
+        self.sizes = sorted(set(self.graph.hints))
         ranges = {name: (Const(1), None) for name in self.sizes}
         witness = {k: v for k, v in self.graph.hints.items() if isinstance(v, int)}
         self.facts = Facts(ranges, self.graph.guards, witness)
@@ -54,8 +52,7 @@ class Values:
 
     def fresh(self, prefix: str, extent: Expr) -> Var:
         """A new variable in ``[0, extent)``."""
-        # sizes of an argument called x are x_0, x_1, ...
-        name = next(n for k in count(len(self.extents)) if (n := f"{prefix}_{k}") not in self._sizes)
+        name = f"{prefix}_{len(self.extents)}"
         self.extents[name] = extent
         self._learn(name, extent)
         return Var(name)
@@ -202,7 +199,7 @@ def _cat(values: Values, node: Node, index: tuple[Expr, ...]) -> Expr:
     result = pieces[-1][1]
     for end, term in reversed(pieces[:-1]):
         condition = op("<", index[dim], end)
-        values.cat_conditions.add(condition)
+        values.cat_conditions |= dict.fromkeys((condition, values.simplify(condition)), (index[dim], end))
         if kind_of_dtype(node.dtype) == "bool":
             result = op("or", op("and", condition, term), op("and", op("not", condition), result))
         else:
