@@ -66,6 +66,7 @@ class Builder:
         self._lines: list[str] = []
         self._constants: dict[tuple[str, str], tuple[Val, str]] = {}
         self._names: dict[str, int] = {}
+        self._taken = {"%args", "%again"}  # tensors are called as users call them: e, e_1, args
         self._numbers: dict[Val, int] = {}
         self._depth = 1
         self._known: list[dict[str, Val]] = [{}]  # for each open block, the pure operations in it
@@ -87,8 +88,11 @@ class Builder:
         if not hint.isidentifier():
             hint = re.sub(r"\W", "_", hint) or "v"
         count = self._names.get(hint, 0)
+        while (name := f"%{hint}" if count == 0 and hint != "v" else f"%{hint}_{count}") in self._taken:
+            count += 1
         self._names[hint] = count + 1
-        return f"%{hint}" if count == 0 and hint != "v" else f"%{hint}_{count}"
+        self._taken.add(name)
+        return name
 
     def op(self, text: str, type: str, hint: str = "") -> Val:
         """A line with one result."""
