@@ -26,7 +26,7 @@ from .views import VIEWS
 from .weights import SplitError, Weights, boundary, read_weights
 
 ROOTS = frozenset({"matmul", "einsum", "sum", "add", "div", "mul", "scaled_dot_product_attention", "logsumexp"})
-_WEIGHTY = frozenset({"softmax", "log_softmax", "exp", "exp2", "pow", "sdpa_score", "scaled_dot_product_attention"})
+_WEIGHTY = frozenset({"softmax", "log_softmax", "exp", "exp2", "pow", "sdpa_score"})
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Matcher:
     def __init__(self, values: Values, contractions: Contractions):
         self.values, self.contractions = values, contractions
         self._weighty: dict[str, bool] = {}
+        self._scored: dict[str, bool] = {}
         self._found: dict[str, AttendPlan | NoMatch] = {}
 
     def match(self, node: Node) -> AttendPlan:
@@ -185,15 +186,13 @@ class Matcher:
             )
         return self._weighty[node.name]
 
-    def _scores(self, node: Node, depth: int = 8) -> bool:
+    def _scores(self, node: Node) -> bool:
         """Does elementwise arithmetic on an inner product give this?"""
-        if node.op in ("matmul", "einsum", "scaled_dot_product_attention"):
-            return True
-        return (
-            depth > 0
-            and (_transparent(node) or node.op in _WEIGHTY)
-            and any(self._scores(x, depth - 1) for x in node.inputs)
-        )
+        if node.name not in self._scored:
+            self._scored[node.name] = node.op in ("matmul", "einsum", "scaled_dot_product_attention") or (
+                (_transparent(node) or node.op in _WEIGHTY) and any(self._scores(x) for x in node.inputs)
+            )
+        return self._scored[node.name]
 
     # ---- weights
 

@@ -53,6 +53,8 @@ class Values:
     def fresh(self, prefix: str, extent: Expr) -> Var:
         """A new variable in ``[0, extent)``."""
         name = f"{prefix}_{len(self.extents)}"
+        while name in self.graph.hints:  # the sizes of an argument x are called x_0, x_1, ...
+            name += "_"
         self.extents[name] = extent
         self._learn(name, extent)
         return Var(name)

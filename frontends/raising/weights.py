@@ -82,12 +82,14 @@ def _read_exponent(values: Values, f: Expr, x: Expr, found: Weights) -> Expr:
         raise NoMatch("the base of the weights' power is not positive")
     rest: list[tuple[int, Expr]] = []
     inside = False
-    for sign, term in addends(x):
-        node = values.node_of(term) if isinstance(term, Load) else None
+    nodes = [values.node_of(term) if isinstance(term, Load) else None for _, term in addends(x)]
+    # scores that were normalised before hold such sums as well: the last one is over all of the others
+    last = max((n.id for n in nodes if n is not None and n.op == "logsumexp"), default=-1)
+    for (sign, term), node in zip(addends(x), nodes, strict=True):
         if node is not None and sign > 0 and node.op == "log_softmax" and base == math.e:
             inside = True
             _set_softmax(found, term)  # type: ignore[arg-type]
-        elif node is not None and sign < 0 and node.op == "logsumexp" and base == math.e:
+        elif node is not None and sign < 0 and node.id == last and base == math.e:
             inside = True
             found.dens.append(op("exp", term))
         else:
