@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import conversions, creation, indexing, layout, pointwise, products, reductions
+from . import conversions, convolutions, creation, indexing, layout, pointwise, products, reductions
 from .indexing import put_back
 from .registry import EARLY, FACTORIES, PROBED, RENAMED, RULES, SAME
 from .unknown import copy_, in_place, unknown
@@ -21,6 +21,7 @@ __all__ = [
     "SAME",
     "TRANSPARENT",
     "conversions",
+    "convolutions",
     "copy_",
     "creation",
     "in_place",

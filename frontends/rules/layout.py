@@ -182,13 +182,20 @@ def repeat(t: Tracer, input: Traced, *repeats: Any, dims: Any = None) -> Traced:
     return t.emit("repeat", args, [a * n for a, n in zip(s, counts, strict=True)], "{input}.repeat({repeats})")
 
 
+_COUNTED = "torch.repeat_interleave({input}, {repeats}, {dim}, output_size={output_size})"
+
+
 @rule("repeat_interleave")
 def repeat_interleave(t: Tracer, input: Traced, repeats: Any, dim: Any = None, *, output_size: Any = None) -> Traced:
     if dim is None:
         input, dim = input.reshape(-1), 0
-    if isinstance(repeats, Traced):
-        input._needs_data("repeat_interleave with a tensor of counts", "use one count for all")
     d, s = shapes.dim(input.dim(), dim), list(input.node.shape)
+    if isinstance(repeats, Traced):
+        if output_size is None:
+            input._needs_data("repeat_interleave with a tensor of counts", "give output_size, or one count for all")
+        s[d] = as_expr(output_size)
+        args = {"input": input, "repeats": repeats, "dim": d, "output_size": s[d]}
+        return t.emit("repeat_interleave", args, s, _COUNTED)
     s[d] = s[d] * as_expr(repeats)
     args = {"input": input, "repeats": repeats, "dim": d}
     return t.emit("repeat_interleave", args, s, "torch.repeat_interleave({input}, {repeats}, {dim})")
