@@ -12,6 +12,7 @@ from ..ir.expr import Expr, Load, Op, Var, loads, rewrite
 from .graph import Node
 
 _HOLE = re.compile(r"\{(\w+)\}")
+_OPERATORS = frozenset("+-*/%<>=!&|^@")
 
 
 def call_text(template: str, args: Mapping[str, Any], inputs: Mapping[str, Node]) -> tuple[str, tuple[Node, ...]]:
@@ -41,7 +42,13 @@ def call_text(template: str, args: Mapping[str, Any], inputs: Mapping[str, Node]
                 return str(value)
         return repr(value)
 
-    return _HOLE.sub(lambda m: text(args[m[1]]), template), tuple(operands)
+    def filled(m: re.Match[str]) -> str:
+        value = args[m[1]]
+        # a size such as D // 2 next to an operator
+        joined = template[: m.start()].rstrip()[-1:] in _OPERATORS or template[m.end() :].lstrip()[:1] in _OPERATORS
+        return f"({text(value)})" if joined and isinstance(value, Op) else text(value)
+
+    return _HOLE.sub(filled, template), tuple(operands)
 
 
 _FUNCTIONS = {"pow": "({0}) ** ({1})", "min": "torch.sym_min({0}, {1})", "max": "torch.sym_max({0}, {1})",
