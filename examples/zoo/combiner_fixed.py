@@ -50,7 +50,7 @@ def bidirectional(q: Tensor, k: Tensor, v: Tensor, m: int) -> Tensor:
 
 def example_inputs(small: bool = False) -> dict[str, tuple[Any, ...]]:
     torch.manual_seed(0)
-    b, h, n, d, m = (1, 2, 35, 6, 7) if small else (1, 8, 4096, 64, 64)
+    b, h, n, d, m = (1, 2, 30, 8, 6) if small else (1, 8, 4096, 64, 64)
     args = torch.randn(b, h, n, d), torch.randn(b, h, n, d), torch.randn(b, h, n, d), m
     return {"fixed": args, "bidirectional": args}
 

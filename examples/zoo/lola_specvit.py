@@ -43,9 +43,9 @@ def example_inputs(small: bool = False) -> dict[str, tuple[Any, ...]]:
     b, size, c, heads, m, rank = (3, 2, 14, 2, 3, 2) if small else (64, 4, 192, 8, 7, 16)
     y, x = torch.meshgrid(torch.arange(m), torch.arange(m), indexing="ij")
     y, x = ((t.flatten()[:, None] - t.flatten()[None, :]) + m - 1 for t in (y, x))
-    weight, down = torch.randn(3 * c, c) / c**0.5, torch.randn(rank, c) / c**0.5
-    up, table = torch.randn(3 * c, rank) / rank**0.5, torch.randn((2 * m - 1) ** 2, heads)
-    args = torch.randn(b, size, size, c), weight, torch.randn(3 * c), down, up, table, y * (2 * m - 1) + x, m
+    weight, shift, down = 0.1 * torch.randn(3 * c, c), 0.1 * torch.randn(3 * c), torch.randn(rank, c) / c**0.5
+    up, table = 0.02 * torch.randn(3 * c, rank), torch.randn((2 * m - 1) ** 2, heads)
+    args = torch.randn(b, size, size, c), weight, shift, down, up, table, y * (2 * m - 1) + x, m
     return {"window": args}
 
 

@@ -17,7 +17,6 @@ from torch import Tensor
 import attnc
 
 PATTERN = "linear, dense"
-EAGER = "The early layer is a linear attention, whose sums over tokens are products of matrices: PyTorch computes them."
 
 
 @attnc.compile

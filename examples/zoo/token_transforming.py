@@ -18,7 +18,7 @@ from torch import Tensor
 import attnc
 
 PATTERN = "data-dependent, dense"
-EAGER = "The weights of the class token choose the tokens that are kept, by topk: both are PyTorch's."
+EAGER = "The class token's softmax ranks tokens, and topk keeps some: both stay with PyTorch, attention is fused."
 
 
 @attnc.compile
@@ -39,7 +39,7 @@ def example_inputs(small: bool = False) -> dict[str, tuple[Any, ...]]:
     # DeiT-S, where 0.7 of 197 tokens are kept
     b, h, n, d, keep = (2, 2, 17, 6, 11) if small else (8, 6, 197, 64, 137)
     projections = tuple(torch.randn(b, h, n, d) for _ in range(3))
-    return {"compress": (torch.randn(b, n, h * d), *projections, keep, 0.1)}
+    return {"compress": (torch.randn(b, n, h * d), *projections, keep, 0.25)}
 
 
 def main() -> None:
