@@ -50,7 +50,7 @@ def tree(q: Tensor, k: Tensor, v: Tensor, children: int) -> Tensor:
 
 def example_inputs(small: bool = False) -> dict[str, tuple[Any, ...]]:
     torch.manual_seed(0)
-    b, h, n, d, children = (1, 2, 27, 6, 3) if small else (1, 12, 4096, 64, 16)
+    b, h, n, d, children = (1, 2, 9, 6, 3) if small else (1, 12, 4096, 64, 16)
     q, k, v = (torch.randn(b, h, n, d) for _ in range(3))
     return {"tree": (q, k, v, children)}
 

@@ -60,7 +60,7 @@ def test_one_is_timed_and_drawn(attnc, zoo: Path, tmp_path: Path) -> None:
 
 def test_the_page(attnc, zoo: Path, tmp_path: Path) -> None:
     done = attnc("zoo", "--path", zoo, "--docs", tmp_path / "zoo.md")
-    assert (done.status, done.err) == (0, "")
+    assert (done.status, done.err.strip()) == (0, "")
     text = (tmp_path / "zoo.md").read_text()
     assert "| [The around system](#the-around-system) | around | yes | 2.95 % |" in text
     assert "2 systems, 2 of them fused forward and backward" in text
