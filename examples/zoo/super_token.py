@@ -18,9 +18,7 @@ from torch import Tensor
 import attnc
 
 PATTERN = "hierarchical, windowed, global"
-EAGER = (
-    "Each super token sums pixels whose weights are normalised over super tokens, not over pixels: PyTorch does that."
-)
+EAGER = "Super tokens sum pixels by weights normalised over super tokens, under no_grad: that, and gradients, are PyTorch's."
 
 
 def _around(x: Tensor) -> Tensor:
