@@ -43,7 +43,7 @@ def masked(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor) -> Tensor:
 
 def example_inputs(small: bool = False) -> dict[str, tuple[Any, ...]]:
     torch.manual_seed(0)
-    b, h, nq, height, width, d = (2, 2, 3, 5, 7, 6) if small else (2, 8, 10, 128, 128, 32)
+    b, h, nq, height, width, d = (1, 2, 3, 4, 5, 6) if small else (2, 8, 10, 128, 128, 32)
     queries = torch.randn(b, h, nq, d), torch.randn(b, h, nq, d)
     maps = [torch.randn(b, h, height, width, d) for _ in range(3)]
     keys, values = (torch.randn(b, h, height * width, d) for _ in range(2))

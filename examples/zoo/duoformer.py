@@ -37,7 +37,7 @@ def scales_then_patches(qkv: Tensor, cls: Tensor, weight: Tensor) -> tuple[Tenso
 def example_inputs(small: bool = False) -> dict[str, tuple[Any, ...]]:
     torch.manual_seed(0)
     # four stages of a convolutional network: 1 + 64 + 16 + 4 + 1 tokens for each of 7 x 7 regions
-    b, regions, s, h, d = (2, 5, 6, 2, 6) if small else (2, 49, 86, 6, 64)
+    b, regions, s, h, d = (1, 3, 6, 2, 6) if small else (2, 49, 86, 6, 64)
     qkv, cls = torch.randn(b, regions, s, 3, h, d), torch.randn(b, 1, h * d)
     return {"scales_then_patches": (qkv, cls, torch.randn(3 * h * d, h * d) / (h * d) ** 0.5)}
 

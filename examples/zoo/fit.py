@@ -57,7 +57,7 @@ def write(q: Tensor, latent_k: Tensor, latent_v: Tensor) -> Tensor:
 
 def example_inputs(small: bool = False) -> dict[str, tuple[Any, ...]]:
     torch.manual_seed(0)
-    b, groups, n, m, h, d = (1, 4, 13, 3, 2, 6) if small else (1, 32, 256, 32, 8, 64)
+    b, groups, n, m, h, d = (1, 3, 13, 3, 2, 6) if small else (1, 32, 256, 32, 8, 64)
     data = tuple(torch.randn(b, groups, n, h, d) for _ in range(3))
     latent = tuple(torch.randn(b, groups, m, h, d) for _ in range(3))
     return {"local": data, "read": (latent[0], *data[1:]), "exchange": latent, "write": (data[0], *latent[1:])}

@@ -40,7 +40,7 @@ def window(
 def example_inputs(small: bool = False) -> dict[str, tuple[Any, ...]]:
     torch.manual_seed(0)
     # second stage: 4 x 4 tokens of 192 channels, 8 heads, rank 16
-    b, size, c, heads, m, rank = (3, 2, 14, 2, 3, 2) if small else (64, 4, 192, 8, 7, 16)
+    b, size, c, heads, m, rank = (2, 2, 14, 2, 3, 2) if small else (64, 4, 192, 8, 7, 16)
     y, x = torch.meshgrid(torch.arange(m), torch.arange(m), indexing="ij")
     y, x = ((t.flatten()[:, None] - t.flatten()[None, :]) + m - 1 for t in (y, x))
     weight, shift, down = 0.1 * torch.randn(3 * c, c), 0.1 * torch.randn(3 * c), torch.randn(rank, c) / c**0.5

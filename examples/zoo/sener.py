@@ -53,7 +53,7 @@ def example_inputs(small: bool = False) -> dict[str, tuple[Any, ...]]:
     b, h, n, d, window, span, width, c = (1, 2, 37, 6, 5, 4, 7, 8) if small else (1, 16, 2048, 64, 128, 256, 257, 32)
     tokens = tuple(torch.randn(b, h, n, d) for _ in range(3))
     tables = tuple(torch.randn(h, 2 * span, d) for _ in range(2))
-    pairs = tuple(torch.randn(b, n, width, c) for _ in range(3))
+    pairs = tuple(torch.randn(b, 5 if small else n, width, c) for _ in range(3))
     return {"arrow": (*tokens, *tables, window, span), "spans": pairs}
 
 

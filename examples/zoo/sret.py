@@ -41,7 +41,7 @@ def second(qkv: Tensor, order: Tensor, inverse: Tensor, groups: int) -> Tensor:
 def example_inputs(small: bool = False) -> dict[str, tuple[Any, ...]]:
     torch.manual_seed(0)
     # SReT-S, first stage: 28 x 28 tokens, 3 heads of 42
-    b, n, heads, d, groups = (2, 42, 2, 6, (3, 2)) if small else (8, 784, 3, 42, (8, 2))
+    b, n, heads, d, groups = (1, 30, 2, 6, (3, 2)) if small else (8, 784, 3, 42, (8, 2))
     qkv, order = torch.randn(b, n, 3, heads, d), torch.randperm(n)
     return {"first": (qkv, groups[0]), "second": (qkv, order, order.argsort(), groups[1])}
 

@@ -18,7 +18,7 @@ from torch import Tensor
 import attnc
 
 PATTERN = "hierarchical, windowed, global"
-EAGER = "Super tokens sum pixels by weights normalised over super tokens, under no_grad: that, and gradients, are PyTorch's."
+EAGER = "Super tokens sum pixels by weights normalised over super tokens, without gradients: both are PyTorch's."
 
 
 def _around(x: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ def shifted(qkv: Tensor, table: Tensor, m: int) -> Tensor:
 
 def example_inputs(small: bool = False) -> dict[str, tuple[Any, ...]]:
     torch.manual_seed(0)
-    b, size, heads, d, m = (2, (9, 6), 2, 5, 3) if small else (4, (56, 56), 3, 32, 7)  # Swin-T, first stage
+    b, size, heads, d, m = (1, (9, 6), 2, 5, 3) if small else (4, (56, 56), 3, 32, 7)  # Swin-T, first stage
     args = torch.randn(b, *size, 3 * heads * d), torch.randn((2 * m - 1) ** 2, heads), m
     return {"regular": args, "shifted": args}
 

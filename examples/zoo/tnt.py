@@ -48,7 +48,7 @@ def block(
 def example_inputs(small: bool = False) -> dict[str, tuple[Any, ...]]:
     torch.manual_seed(0)
     # TNT-S at 224 pixels
-    b, p, w, c, wide, heads = (2, 7, 5, 12, 14, (2, 2)) if small else (4, 196, 16, 24, 384, (4, 6))
+    b, p, w, c, wide, heads = (1, 3, 5, 12, 14, (2, 2)) if small else (4, 196, 16, 24, 384, (4, 6))
 
     def weight(rows: int, columns: int) -> Tensor:
         return torch.randn(rows, columns) / columns**0.5
