@@ -393,8 +393,13 @@ def _powers(value: Any) -> Counter[str]:
 
 
 def _covered(value: Any, own: list[Counter[str]]) -> bool:
-    """Is a value no larger than what the attention reads or writes: a square image whose rows attend, say?"""
-    return any(_powers(value) <= powers for powers in own)
+    """Is a value no larger than what the attention reads or writes: a square image whose rows attend, say?
+
+    Sizes that no operand has are channels of its own: they are no tokens.
+    """
+    tokens = set().union(*own)
+    mine = Counter({name: count for name, count in _powers(value).items() if name in tokens})
+    return any(mine <= powers for powers in own)
 
 
 def _at(op: Any) -> str:

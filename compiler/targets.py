@@ -51,7 +51,7 @@ def load_target(text: str) -> Target:
             f"cannot read the target {text!r}: write path/file.py:function or package.module:function"
             + _callables_hint(text)
         )
-    module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
+    module = load_module(Path(place)) if place.endswith(".py") else _import_module(place)
     return Target(text, _find(module, name, place), module)
 
 
@@ -59,11 +59,12 @@ def _callables_hint(text: str) -> str:
     # A bare file is the likely mistake: say what it could have been.
     if not text.endswith(".py") or not Path(text).is_file():
         return ""
-    names = _callables(_import_file(Path(text)))
+    names = _callables(load_module(Path(text)))
     return f"\n{text} has: {', '.join(names)}" if names else f"\n{text} defines no function"
 
 
-def _import_file(path: Path) -> ModuleType:
+def load_module(path: Path) -> ModuleType:
+    """Import a file as ``python file.py`` would find it."""
     if not path.is_file():
         siblings = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
         close = difflib.get_close_matches(str(path), siblings, n=3)

@@ -128,7 +128,7 @@ def reshape(graph: Graph, shape: Shape, wanted: Sequence[Expr]) -> Shape:
     else:
         left = quotient(graph, shape, known)
         if left != ONE and graph.hint(product(shape)):
-            graph.assume(op("==", *_cancelled(graph, shape, known)))
+            graph.unify(*_cancelled(graph, shape, known))
     return tuple(graph.canon(e) for e in wanted)
 
 

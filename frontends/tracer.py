@@ -241,6 +241,8 @@ def _has_tensor(values: Any) -> bool:
 
 def op_name(func: Any) -> str:
     """One name for a function, a method, an operator or a property of PyTorch."""
+    if func is torch.nn.functional.unfold:
+        return "im2col"  # Tensor.unfold is another op
     name = getattr(func, "__name__", "")
     if name == "__get__":
         name = func.__self__.__name__

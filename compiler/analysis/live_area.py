@@ -6,7 +6,8 @@ counted exactly; where the mask decides within a range, it is evaluated for a sa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,8 @@ import numpy as np
 
 from ...ir.attn import Source
 from ...ir.attributes import Dim
-from ...ir.expr import TRUE, ZERO, Expr, ceildiv, evaluate, free_vars, maximum
+from ...ir.expr import TRUE, ZERO, Const, Expr, Op, Var, ceildiv, evaluate, free_vars, maximum
+from ...ir.poly import of_expr
 from ...ir.tile import Range
 from .index_sets import KeyRanges, key_ranges
 from .numeric import array_value, countable
@@ -191,9 +193,29 @@ def _live_fraction(points: Points, row: Dim, source: Source, ranges: Sequence[Ra
     return live / seen if seen else 1.0
 
 
-def nominal_sizes(domain: Sequence[Dim], sources: Sequence[Source], length: int) -> dict[str, int]:
-    """Sizes to weigh choices with when none are known: ``length`` rows and keys, few of everything else."""
-    long = free_vars(domain[-1].extent).union(*(free_vars(s.extent) for s in sources))
+def nominal_sizes(
+    domain: Sequence[Dim], sources: Sequence[Source], length: int, facts: Sequence[Expr] = ()
+) -> dict[str, int]:
+    """Sizes to weigh choices with when none are known: ``length`` rows and keys, few of everything else.
+
+    The rows and columns of an image are ``length`` together.  ``facts`` may say what some sizes are.
+    """
+    extents = [domain[-1].extent, *(s.extent for s in sources)]
+    long = set().union(*map(free_vars, extents))
     names = long.union(*(free_vars(d.extent) for d in domain), *(free_vars(s.mask) for s in sources))
+    known = dict(pinned for fact in facts for pinned in _pinned(fact))
+    found = {n: length if n in long else 4 for n in names} | known
+    for product in (m for e in extents for m in of_expr(e)):
+        grid = {x.name for x in product if isinstance(x, Var)}
+        if len(grid) > 1 and (free := grid - known.keys()):
+            rest = length / math.prod(known.get(n, 1) for n in grid)
+            found |= dict.fromkeys(free, max(round(rest ** (1 / len(free))), 1))
     inner = {d.name for d in domain} | {s.key for s in sources}
-    return {n: length if n in long else 4 for n in sorted(names - inner)}
+    return {n: found[n] for n in sorted(names - inner)}
+
+
+def _pinned(fact: Expr) -> Iterator[tuple[str, int]]:
+    """A size that a guard makes a number."""
+    match fact:
+        case Op("==", (Var(name), Const(int() as value))):
+            yield name, value

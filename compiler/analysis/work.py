@@ -22,4 +22,4 @@ class Work:
     facts: tuple[Expr, ...] = ()
 
     def sizes(self, length: int) -> dict[str, int]:
-        return nominal_sizes(self.domain, self.sources, length)
+        return nominal_sizes(self.domain, self.sources, length, self.facts)

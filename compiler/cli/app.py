@@ -20,7 +20,7 @@ import typer
 from ...ir.errors import AttncError
 from ..errors import OptionError, PipelineError, StageError
 from ..targets import UsageError
-from . import autotune, bench, doctor, dump, explain, inspect, opt, passes, validate
+from . import autotune, bench, doctor, dump, explain, inspect, opt, passes, validate, zoo
 
 app = typer.Typer(
     name="attnc",
@@ -30,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (dump, explain, inspect, validate, bench, autotune, opt, passes, doctor):
+for _module in (dump, explain, inspect, validate, bench, autotune, zoo, opt, passes, doctor):
     app.command()(getattr(_module, _module.__name__.rsplit(".", 1)[-1]))
 
 _WRONG_USAGE = (UsageError, StageError, PipelineError, OptionError)

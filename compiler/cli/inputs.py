@@ -1,5 +1,8 @@
 """Inputs for a target: from ``--shape`` and the names of the parameters, or from ``example_inputs()``.
 
+``example_inputs()`` returns arguments: a tuple, a dictionary by parameter, both, or one value.  In a file of several
+functions it may return a dictionary by the names of functions, with a tuple of arguments for each.
+
 ``--shape`` names sizes: ``B, H, N, D``, and ``N_k, H_k, D_v`` where keys or values differ.  A parameter called
 ``q``, ``k`` or ``v`` (or ``query``, ``key``, ``value``) gets a tensor ``(B, H, N, D)``; others are given with
 ``--arg``.
@@ -141,6 +144,8 @@ def _from_example(target: Target) -> Inputs:
             f"example_inputs() of {target.module.__name__} failed: {type(error).__name__}: {error}"
         ) from error
     match result:
+        case dict() if result and all(callable(getattr(target.module, n, None)) for n in result):
+            return _of_function(target, result), {}
         case (tuple() | list() as args, dict() as kwargs):
             return tuple(args), kwargs
         case dict() as kwargs:
@@ -148,6 +153,16 @@ def _from_example(target: Target) -> Inputs:
         case tuple() | list() as args:
             return tuple(args), {}
     return (result,), {}
+
+
+def _of_function(target: Target, inputs: Mapping[str, Sequence[Any]]) -> tuple[Any, ...]:
+    """The arguments of one function of a file whose ``example_inputs()`` names its functions."""
+    name = target.text.rpartition(":")[2]
+    if name not in inputs:
+        raise InputsError(
+            f"example_inputs() of {target.module.__name__} has arguments for {', '.join(inputs)}, and none for {name}"
+        )
+    return tuple(inputs[name])
 
 
 def _parameters(target: Target) -> Mapping[str, inspect.Parameter]:

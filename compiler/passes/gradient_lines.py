@@ -58,5 +58,5 @@ def _pairs(problem: Problem, n: int) -> int:
     key, source, row = problem.key(n), problem.sources[n], problem.row
     queries = attn.Source(row.name, row.extent, (), (), source.mask, source.score)
     domain = (*problem.batch, key)
-    rows, sizes = problem.sizes(key.name)[key.name], nominal_sizes(domain, [queries], NOMINAL_LENGTH)
+    rows, sizes = problem.sizes(key.name)[key.name], nominal_sizes(domain, [queries], NOMINAL_LENGTH, problem.facts)
     return computed_pairs(domain, queries, sizes, rows=rows, padded=[(rows, 1)], facts=problem.facts)[0]

@@ -12,7 +12,8 @@ A vector of integers has no instruction for division, so a number that is not kn
 itself; and one that is known often cancels.  A flattened table of positions is the usual reason.
 
 Legality: the guard.  Lengths, batches and heads are left alone, for they change from call to call; so are sizes that
-only index maps divide by: those divisions are one for each row.
+only index maps divide by: those divisions are one for each row.  The columns of an image are no length, for its tokens
+number rows times columns: a mask that divides by them is about rows and columns.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from xdsl.passes import ModulePass
 from ...ir import attn
 from ...ir.attributes import Dim
 from ...ir.expr import Const, Expr, Lambda, Op, Var, eq, free_vars, substitute, walk
-from .common import attends, facts_about
+from ...ir.poly import of_expr
+from .common import facts_about
 from .rewriting import replace
 
 
@@ -43,7 +45,8 @@ class PinSizes(ModulePass):
         sizes = dict(zip(self.names, self.values, strict=True))
         for func in [f for f in module.walk() if isinstance(f, attn.FuncOp)]:
             guards: list[Expr] = []
-            for attend, facts in attends(module):
+            facts = func.facts
+            for attend in [o for o in func.body.block.ops if isinstance(o, attn.AttendOp)]:
                 found = sorted((divisors(attend) & sizes.keys()) - lengths(attend))
                 if found:
                     known: dict[str, Expr] = {name: Const(sizes[name]) for name in found}
@@ -68,7 +71,24 @@ def divisors(attend: attn.AttendOp) -> set[str]:
 def lengths(attend: attn.AttendOp) -> set[str]:
     """Sizes of the tensors that are attended to, which no call repeats."""
     shapes = (attn.tensor_type(v).shape for v in (attend.query, *attend.keys, *attend.values))
-    return {name for shape in shapes for size in shape for name in free_vars(size)}
+    found = {name for shape in shapes for size in shape for name in free_vars(size)}
+    return found - axes(attend)
+
+
+def axes(attend: attn.AttendOp) -> set[str]:
+    """Sizes of a grid of tokens: factors of the number of rows and of keys, and of nothing else."""
+    tokens = [attend.domain[-1].extent, *(s.extent for s in attend.source_list)]
+    grids = [_factors(extent) for extent in tokens]
+    batch: set[str] = set().union(*(free_vars(d.extent) for d in attend.domain[:-1]))
+    return set.intersection(*grids) - batch
+
+
+def _factors(e: Expr) -> set[str]:
+    """The variables of a product of several."""
+    products = list(of_expr(e))
+    if len(products) != 1 or len(products[0]) < 2:
+        return set()
+    return {x.name for x in products[0] if isinstance(x, Var)}
 
 
 def pinned(attend: attn.AttendOp, known: dict[str, Expr], facts: tuple[Expr, ...]) -> list[attn.Source]:

@@ -265,7 +265,8 @@ class Matcher:
         for term in terms:
             for e in walk(self.values.simplify(term)):
                 match e:
-                    case Op("where", (Op("<", (x, end)) as cond, a, b)) if cond in self.values.cat_conditions:
+                    case Op("where", (cond, a, b)) if cond in self.values.cat_conditions:
+                        x, end = self.values.cat_conditions[cond]
                         if uses(x, piece.var.name) and any(self._has_product(y) for y in (a, b)):
                             raise SplitError(boundary(self.values, x, end, piece.var.name))
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 
-from ...ir.expr import Expr, Var
+from ...ir.expr import Expr, Var, free_vars
 from ..graph import Graph, Input, Node
 from . import views
 from .elementwise import ELEMENTWISE
@@ -76,6 +77,8 @@ def partition(graph: Graph, values: Values, matcher: Matcher) -> Partition:
     covered = {p.node.name for p in chosen if isinstance(p, AttendPlan)}
     failures = [(n, e) for n, e in failures if not _combines(n, covered)]
     merged = {n.name for n in calls if _combines(n, covered) and _no_larger(values, n, graph, covered)}
+    plans = [p for p in chosen if isinstance(p, AttendPlan)]
+    merged |= {n.name for n in calls if any(_in_grid(values, n, p) for p in plans)}
     notes = _notes(values, graph, matcher, list(reversed(calls)), failures, merged)
     return Partition(_shared(_once(list(reversed(chosen)))), notes)
 
@@ -163,6 +166,23 @@ def _no_larger(values: Values, node: Node, graph: Graph, attentions: set[str]) -
     """Has ``node`` no more elements than the result of an attention?"""
     size = values.hint(elements(values, node))
     return any(values.hint(elements(values, n)) >= size for n in graph.nodes if n.name in attentions)
+
+
+def _in_grid(values: Values, node: Node, plan: AttendPlan) -> bool:
+    """Has ``node`` no more of the attention's tokens than one of its operands: is it an image whose pixels attend?
+
+    Sizes that no operand has are channels.
+    """
+    operands = [plan.node, plan.query, *(x for s in plan.sources for x in (s.key, s.value))]
+    own = [_powers(values, x) for x in operands if x is not None]
+    tokens = set().union(*own)
+    mine = Counter({name: count for name, count in _powers(values, node).items() if name in tokens})
+    return any(mine <= powers for powers in own)
+
+
+def _powers(values: Values, node: Node) -> Counter[str]:
+    """How often each size occurs in a shape."""
+    return Counter(name for size in node.shape for name in free_vars(values.simplify(size)))
 
 
 def _notes(

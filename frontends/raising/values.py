@@ -35,7 +35,8 @@ class Values:
         self.nodes: dict[str, Node] = {f"%{n.name}": n for n in graph.all_nodes()}
         self.scalars = {n.name: n for n in graph.inputs if n.rank == 0}
         self.extents: dict[str, Expr] = {}
-        self.cat_conditions: set[Expr] = set()  # "this key is in the first piece", as the rule of cat writes it
+        # "this position is in the first piece" of a cat, as its rule writes it and simplified: position and end
+        self.cat_conditions: dict[Expr, tuple[Expr, Expr]] = {}
         self.composites: dict[str, Node] = {}  # an op -> the last of the simpler ops that say the same
         self.rows: set[str] = set()
         self.keys: set[str] = set()
@@ -248,7 +249,7 @@ def _cat(values: Values, node: Node, index: tuple[Expr, ...]) -> Expr:
     result = pieces[-1][1]
     for end, term in reversed(pieces[:-1]):
         condition = op("<", index[dim], end)
-        values.cat_conditions.add(condition)
+        values.cat_conditions |= dict.fromkeys((condition, values.simplify(condition)), (index[dim], end))
         if kind_of_dtype(node.dtype) == "bool":
             result = op("or", op("and", condition, term), op("and", op("not", condition), result))
         else:

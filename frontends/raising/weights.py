@@ -193,8 +193,9 @@ def _set_softmax(found: Weights, f: Load) -> None:
 def _piecewise_out(values: Values, key: str) -> Callable[[Expr], Expr | None]:
     def check(e: Expr) -> Expr | None:
         match e:
-            case Op("where", (Op("<", (x, end)) as cond, a, b)) if cond in values.cat_conditions and uses(x, key):
-                if _weighty(values, a) or _weighty(values, b):
+            case Op("where", (cond, a, b)) if cond in values.cat_conditions:
+                x, end = values.cat_conditions[cond]
+                if uses(x, key) and (_weighty(values, a) or _weighty(values, b)):
                     raise SplitError(boundary(values, x, end, key))
         return None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import conversions, convolutions, creation, indexing, layout, pointwise, products, reductions
+from . import conversions, convolutions, creation, images, indexing, layout, pointwise, products, reductions
 from .indexing import put_back
 from .registry import EARLY, FACTORIES, PROBED, RENAMED, RULES, SAME
 from .unknown import copy_, in_place, unknown
@@ -24,6 +24,7 @@ __all__ = [
     "convolutions",
     "copy_",
     "creation",
+    "images",
     "in_place",
     "indexing",
     "layout",

@@ -46,6 +46,16 @@ def test_example_inputs(attnc, window_py: Path) -> None:
     assert "attn.attend" in attnc("dump", f"{window_py}:dilated", "--stage", "attn").out
 
 
+def test_example_inputs_by_function(attnc, window_py: Path) -> None:
+    inputs = "{'dilated': (torch.zeros(1, 2, 8, 4),) * 3, 'window': (torch.zeros(1, 2, 8, 2),) * 3}"
+    text = f"def example_inputs():\n    return {inputs}"
+    window_py.write_text(f"{window_py.read_text()}\n{text}\n")
+    assert "width 4" in attnc("dump", f"{window_py}:dilated", "--stage", "attn").out
+    assert "width 2" in attnc("dump", f"{window_py}:window", "--stage", "attn").out
+    done = attnc("dump", f"{window_py}:biased", "--stage", "attn")
+    assert (done.status, "arguments for dilated, window, and none for biased" in done.err) == (2, True)
+
+
 def test_explain_a_million_tokens_looks_at_few_rows(attnc, window_py: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluated: list[int] = []
     at = live_area._Points._at

@@ -1,0 +1,1 @@
+"""The zoo: published attention systems as plain PyTorch, found, judged, timed and drawn."""
