@@ -113,6 +113,7 @@ def cases(quick: bool) -> list[Case]:
 def worker(chosen: Sequence[Case], seconds: float) -> None:
     """Time every candidate of each case; a line of JSON for each case."""
     torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # subnormal numbers take ten times as long, and data decide how many there are
     for case in chosen:
         try:
             times = _times(case, seconds)
