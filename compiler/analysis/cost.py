@@ -15,7 +15,7 @@ from functools import lru_cache
 from ...ir.attn import Source
 from ...ir.attributes import Dim
 from ...ir.errors import AttncError
-from ...ir.expr import Expr, free_vars, loads
+from ...ir.expr import Const, Expr, free_vars, loads
 from .live_area import computed_pairs, nominal_sizes
 
 NOMINAL_LENGTH = 8192  # rows and keys assumed when weighing choices: sizes are symbols when a kernel is compiled
@@ -291,7 +291,8 @@ def choose_gradient_tiles(work: Work, target: str, other: Sequence[Work] = ()) -
         return rows, step
     widest = max(work.width, work.value_width)
     if work.dtype in ("f16", "bf16") and widest <= 128:
-        return _HALF_GRADIENT[on.name][widest > 64]
+        rows, step = _HALF_GRADIENT[on.name][widest > 64]
+        return min(rows, _largest_group(work)), step
     rows, step = 32, 32
     widths = sum(_padded(w) for w in (work.width, work.value_width))
     size = _BYTES[work.dtype]
@@ -301,6 +302,13 @@ def choose_gradient_tiles(work: Work, target: str, other: Sequence[Work] = ()) -
         if (shared <= on.fast and accumulators <= on.registers) or (rows, step) == (16, 16):
             return rows, step
         rows, step = (rows, step // 2) if step > 16 else (rows // 2, step)
+
+
+def _largest_group(work: Work) -> int:
+    """Rows of a tile that holds all queries, or all keys, of a group of constant size; no limit where it grows."""
+    extents = [work.domain[-1].extent, *(s.extent for s in work.sources)]
+    sizes = [_padded(e.value) if isinstance(e, Const) else 1 << 30 for e in extents]
+    return max(sizes)
 
 
 def _padded(width: int) -> int:
