@@ -6,6 +6,8 @@ import math
 import textwrap
 from typing import TYPE_CHECKING
 
+from .analysis.cost import device
+
 if TYPE_CHECKING:
     from .explain import EagerOp, Explanation, KernelInfo
     from .explain_backward import Backward
@@ -76,7 +78,9 @@ def compiled_text(k: CompiledKernel) -> list[str]:
         parts = [f"{loop.matrix} matrix", f"{loop.on_chip} shared memory", f"{loop.memory} memory"]
         parts += [f"{loop.special} special"] + ([f"{loop.spill} SPILLS"] if loop.spill else [])
         lines += _row("main loop", f"{loop.instructions} instructions a turn: {', '.join(parts)}")
-    rounds = f"{k.tasks:,} tasks in {times.rounds:,} round{'s' * (times.rounds != 1)}"
+    processors = device(code.target).processors
+    share = f"{k.tasks / processors:.1f} for each of {processors} multiprocessors"
+    rounds = f"{k.tasks:,} tasks, {share}, in {times.rounds:,} round{'s' * (times.rounds != 1)}"
     parts = [f"arithmetic {unit(times.arithmetic, 1000, 's')}", f"memory {unit(times.memory, 1000, 's')}"]
     return lines + _row("expected", f"{unit(times.seconds, 1000, 's')} on the whole GPU, {rounds}; {', '.join(parts)}")
 

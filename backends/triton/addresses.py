@@ -141,6 +141,7 @@ class Addresses:
             linear = self.linear(op) if isinstance(op, LoadOp) else None
             if not isinstance(op, LoadOp) or linear is None:
                 continue
+            described = emitter.descriptors.enter(loop, op, linear)
             rest, name = linear[1], emitter.memory[op.memory]
             tile = [
                 m if m != Const(0) else r if not self.is_fixed(r) else Const(0) for m, r in zip(*linear, strict=True)
@@ -148,7 +149,8 @@ class Addresses:
             code = " + ".join([self.base(op.memory, rest), *self.offsets(op.memory, tile, emitter.shape(op.result))])
             if code not in self.first:
                 self.first[code] = emitter.names.fresh(f"{name}_at")
-                emitter.line(f"{self.first[code]} = {code}")
+                with emitter.unless_described(described):
+                    emitter.line(f"{self.first[code]} = {code}")
             self.walks[op] = self.first[code]
         if saved is None:
             del emitter.axes[axis]

@@ -46,7 +46,7 @@ def _signature(module: Module) -> tuple[dict[str, str], dict[tuple[int, ...], in
     constants: dict[tuple[int, ...], int] = {}
     attributes: dict[tuple[int, ...], list[Any]] = {}
     for n, (name, kind) in enumerate(module.parameters):
-        if kind == "unit":
+        if kind in ("unit", "flag"):
             signature[name] = "constexpr"
             constants[(n,)] = 1
             continue

@@ -1,7 +1,7 @@
 """Reading assembly: the instructions of a kernel, which kinds they are of, and the loops that they lie in.
 
-A loop is what lies between a label and the last jump back to it.  The ones that matter are the innermost among those
-with matrix instructions: a wait for a barrier is a loop as well, of two instructions.
+A loop is what lies between a label and the last jump that closes it (:mod:`.flow`).  The ones that matter are the
+innermost among those with matrix instructions: a wait for a barrier is a loop as well, of two instructions.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
+
+from .flow import Flow
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Syntax:
     label: str
     instruction: str  # its groups are the name and the operands
     jump: str  # found in name and operands; its group is the label
+    final: str  # matches a line behind which the next one is not reached, unless something jumps there
     kinds: dict[str, str]  # matched against the name
 
 
@@ -29,6 +32,7 @@ _SASS = Syntax(
     label=r"\.?(L_\w+):",
     instruction=r"/\*[0-9a-f]+\*/\s+(?:\{\s*)?(?:@!?U?P\w+\s+)?([A-Z][\w.]+)\s*(.*)",
     jump=r"^BRA\b.*\(\.?(L_\w+)\)",
+    final=r"/\*[0-9a-f]+\*/\s+(BRA\s+`|EXIT|RET)",
     kinds={
         "matrix": r"(H|I|D|Q|O|B)MMA|[A-Z]GMMA|UTC\w*MMA",
         "on_chip": r"U?LDS|U?STS|LDSM|STSM|LDTM|STTM|ATOMS",
@@ -41,6 +45,7 @@ _PTX = Syntax(
     label=r"(\$\w+):",
     instruction=r"(?:@!?%p\d+\s+)?([a-z][\w.:]+)\s*(.*);",
     jump=r"^bra[\w.]*\s+(\$\w+)",
+    final=r"(bra|ret|exit)\b",
     kinds={
         "matrix": r"mma\.sync|wgmma\.mma_async|tcgen05\.mma",
         "on_chip": r"(ld|st)\.shared|ldmatrix|stmatrix|tcgen05\.(ld|st)",
@@ -53,6 +58,7 @@ _AMDGCN = Syntax(
     label=r"(\.?LBB\w+):",
     instruction=r"([vs]_\w+|ds_\w+|global_\w+|buffer_\w+|flat_\w+|scratch_\w+)\s*(.*)",
     jump=r"^s_c?branch\w*\s+(\.?LBB\w+)",
+    final=r"s_(branch|endpgm|setpc)",
     kinds={
         "matrix": r"v_s?mfma",
         "on_chip": r"ds_",
@@ -66,11 +72,12 @@ SYNTAX = {"sass": _SASS, "ptx": _PTX, "amdgcn": _AMDGCN}
 
 @dataclass(frozen=True)
 class Listing:
-    """A kernel's instructions in order: name and operands; where labels stand, and which jumps go where."""
+    """A kernel's instructions in order: name and operands; where labels stand, and what ends a way through it."""
 
     syntax: Syntax
     instructions: tuple[tuple[str, str], ...]
     labels: dict[str, int]
+    final: frozenset[int]
 
     def count(self, first: int = 0, last: int | None = None) -> Counter[str]:
         """How many instructions of each kind lie in a range; ``all`` counts every one."""
@@ -86,11 +93,13 @@ class Listing:
 
     def main_loops(self) -> list[tuple[int, int]]:
         """First and last instruction of each innermost loop with matrix instructions."""
-        ends: dict[int, int] = {}
+        jumps: dict[int, int] = {}
         for n, (name, operands) in enumerate(self.instructions):
             jump = re.search(self.syntax.jump, f"{name} {operands}")
-            if jump and (start := self.labels.get(jump[1], n + 1)) <= n:
-                ends[start] = n
+            if jump and jump[1] in self.labels:
+                jumps[n] = self.labels[jump[1]]
+        flow = Flow(len(self.instructions), jumps, self.final)
+        ends = {start: n for n, start in jumps.items() if start <= n and flow.closes(n, start)}
         loops = [x for x in sorted(ends.items()) if self.count(x[0], x[1] + 1)["matrix"]]
         return [x for x in loops if not any(x != y and x[0] <= y[0] and y[1] <= x[1] for y in loops)]
 
@@ -101,12 +110,15 @@ def read(text: str, language: str) -> Listing:
     label, instruction = re.compile(r"\s*" + syntax.label), re.compile(r"\s*" + syntax.instruction)
     instructions: list[tuple[str, str]] = []
     labels: dict[str, int] = {}
+    final: set[int] = set()
     for line in text.splitlines():
         if found := label.match(line):
             labels[found[1]] = len(instructions)
         elif found := instruction.match(line):
+            if re.match(r"\s*" + syntax.final, line):
+                final.add(len(instructions))
             instructions.append((found[1], found[2]))
-    return Listing(syntax, tuple(instructions), labels)
+    return Listing(syntax, tuple(instructions), labels, frozenset(final))
 
 
 def _bytes(name: str) -> int:

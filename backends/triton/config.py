@@ -11,8 +11,10 @@ from ...ir.expr import walk
 from ...ir.tile import DotOp, ForOp, KernelOp, LoadOp, MaskOp, StoreOp, TileType, tile_type
 from .layout import padded
 from .targets import Target
+from .tasks import order_of
 
 LONG_MASK = 16
+WARP_SPECIALIZED = (100,)  # architectures on which Triton gives the parts of a loop to warps of their own
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,32 @@ class Config:
     target: str
     num_warps: int
     num_stages: int
+    descriptors: bool = False  # tiles of loops are fetched by tensor descriptors, where the call allows it
+    warp_specialize: bool = False  # loads, products and the rest of a loop by warps of their own
+    persistent: int = 0  # programs of each processor, which stay and walk the tasks; 0 is a program for each task
+
+
+def candidates(kernel: KernelOp, target: Target) -> tuple[Config, ...]:
+    """Configurations of a kernel that a search may time, the default first; a program is the same in all of them.
+
+    Each can be put on the kernel as attributes: the fields' names, integers.  Some may not fit the device: compiling
+    says so.  Half and double the warps, a stage less and more, and each option that the target has the other way round.
+    """
+    default = choose(kernel, target)
+    found = [replace(default, num_warps=n) for n in (default.num_warps // 2, default.num_warps * 2) if 2 <= n <= 8]
+    found += [replace(default, num_stages=n) for n in (default.num_stages - 1, default.num_stages + 1) if 1 <= n <= 4]
+    if default.descriptors or has_descriptors(target):
+        found.append(replace(default, descriptors=not default.descriptors))
+    if target.backend == "cuda" and int(target.arch) in WARP_SPECIALIZED:
+        found.append(replace(default, warp_specialize=not default.warp_specialize))
+    if order_of(kernel) is not None:
+        found += [replace(default, persistent=n) for n in (1, 2)]
+    return tuple(dict.fromkeys([default, *found]))
+
+
+def has_descriptors(target: Target) -> bool:
+    """Does the target's copy engine know tensor descriptors?"""
+    return target.backend == "cuda" and int(target.arch) >= 90
 
 
 def candidates(kernel: KernelOp, target: Target) -> tuple[Config, ...]:
@@ -43,7 +71,7 @@ def choose(kernel: KernelOp, target: Target) -> Config:
     So do kernels of gradients but on Hopper, whose rows of 64 belong to groups of four warps, and on Blackwell kernels
     with long masks, whose terms are in registers beside scores and the operands made of them.  Four waves of 64 lanes
     are enough for the largest tiles: eight repeat products of each other, and have half the registers.
-    The kernel's own attributes ``num_warps`` and ``num_stages``, an autotuner's choice, come first.
+    The kernel's own attributes, named as the fields here, come first: they are an autotuner's choice.
     """
     rows = padded(kernel.rows.data.size)
     widest = max((padded(n) for op in kernel.body.walk() for r in op.results if isinstance(r.type, TileType)
@@ -62,7 +90,14 @@ def choose(kernel: KernelOp, target: Target) -> Config:
         stages, fixed = 2, fixed - stage
     while stages > 1 and fixed + stages * stage > target.shared:
         stages -= 1
-    return Config(target.name, _attribute(kernel, "num_warps") or warps, _attribute(kernel, "num_stages") or stages)
+    return Config(
+        target.name,
+        _asked(kernel, "num_warps", warps),
+        _asked(kernel, "num_stages", stages),
+        bool(_asked(kernel, "descriptors", has_descriptors(target))),
+        bool(_asked(kernel, "warp_specialize", False)),
+        _asked(kernel, "persistent", 0),
+    )
 
 
 def _heavy(kernel: KernelOp) -> bool:
@@ -90,6 +125,6 @@ def _bytes(type: object) -> int:
     return count
 
 
-def _attribute(kernel: KernelOp, name: str) -> int | None:
+def _asked(kernel: KernelOp, name: str, otherwise: int) -> int:
     value = kernel.attributes.get(name)
-    return value.value.data if isinstance(value, IntegerAttr) else None
+    return value.value.data if isinstance(value, IntegerAttr) else otherwise

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from xdsl.dialects.builtin import StringAttr
 from xdsl.ir import Operation, SSAValue
@@ -13,6 +14,8 @@ from ...ir.expr import Const, Expr, Load, free_vars, loads
 from ...ir.tile import memory_type, tile_type
 from .addresses import Addresses, scaled
 from .common import common
+from .config import Config
+from .descriptors import FLAG, Descriptors
 from .errors import UnsupportedKernelError
 from .facts import Fill, fill_of, nonnegative
 from .layout import AxisCode, axis_order, axis_sizes, dtype, padded, padded_shape, rows_always_live
@@ -33,8 +36,9 @@ class Emitter:
         arguments: Sequence[str],
         scalars: Mapping[str, str],
         source: Source,
+        config: Config,
     ):
-        self.kernel, self.names, self.source = kernel, names, source
+        self.kernel, self.names, self.source, self.config = kernel, names, source, config
         self.scalars = {name: Text(code) for name, code in scalars.items()}  # sizes and grid dimensions
         self.named: dict[Expr, Text] = {}  # what occurs often, by name
         self.memory = dict(zip(kernel.args, arguments, strict=True))  # memory -> pointer argument
@@ -45,11 +49,12 @@ class Emitter:
         self.axes: dict[str, AxisCode] = {}
         self.values: dict[SSAValue, str] = {}
         self.fills: dict[SSAValue, dict[str, Fill]] = {}
-        self.addresses = Addresses(self)
+        self.addresses, self.descriptors = Addresses(self), Descriptors(self)
         self.helpers: set[str] = set()
         self.guarded: set[tuple[str, int]] = set()  # sizes of captured tensors that the kernel compares with
         self.wanted: dict[SSAValue, str] = {}  # a name that a value's definition must use
         self.rests: dict[Operation | None, list[tuple[str, str]]] = {}  # loop -> ranges that another leaves to it
+        self.bounds: dict[tile.ForOp, list[tuple[str, str]]] = {}  # loop to come -> its ranges, by name
         self.origin = ""
 
     # ---- statements -----------------------------------------------------------------------------------
@@ -135,6 +140,35 @@ class Emitter:
                 raise UnsupportedKernelError(f"the triton backend has no rule for {op.name}")
             emit(self, op)
         return ()
+
+    @contextmanager
+    def unless_described(self, descriptor: str | None) -> Iterator[None]:
+        """Lines for tensors that the descriptor, if there is one, cannot say."""
+        if descriptor is None:
+            yield
+            return
+        self.line(f"if not {FLAG}:")
+        with self.source.indented():
+            yield
+
+    def ranges(self, op: tile.ForOp) -> list[tuple[str, str]]:
+        """The ends of a loop's ranges, as names or numbers."""
+        if op not in self.bounds:
+            place = [""] if len(op.range_list) == 1 else [str(n) for n in range(len(op.range_list))]
+            self.bounds[op] = [
+                (self.short(r.lo, f"lo{n}"), self.short(r.hi, f"hi{n}"))
+                for n, r in zip(place, op.range_list, strict=True)
+            ]
+        return self.bounds[op]
+
+    def short(self, e: Expr, wanted: str) -> str:
+        """A scalar's code, by name if it is long."""
+        text = self.scalar(e)
+        if text.strength == 20 and "(" not in text.code:
+            return text.code
+        name = self.names.fresh(wanted)
+        self.line(f"{name} = {text.code}")
+        return name
 
     def comment(self, op: Operation) -> None:
         """The user's lines, where they change."""
@@ -226,8 +260,20 @@ class Emitter:
     def load(self, op: tile.LoadOp) -> None:
         shape = self.shape(op.result)
         address, live = self.addresses.of_load(op, shape), self.live(list(shape))
-        self.define(op.result, f"tl.load({address}{f', mask={live}, other=0.0' if live else ''})",
-                    dict.fromkeys(shape, 0.0))  # fmt: skip
+        code, fills = f"tl.load({address}{f', mask={live}, other=0.0' if live else ''})", dict.fromkeys(shape, 0.0)
+        descriptor = self.descriptors.used.get(op)
+        if descriptor is None:
+            self.define(op.result, code, fills)
+            return
+        start = f"tl.cast({self.addresses.start}, tl.int32)"
+        self.line(f"if {FLAG}:")
+        with self.source.indented():
+            self.define(op.result, f"{descriptor}.load([{start}, 0])")
+        self.line("else:")
+        with self.source.indented():
+            self.line(f"{self.values[op.result]} = {code}")
+        # behind the end there may be rows of later steps, which other pairs use: numbers, but no zeros
+        self.fills[op.result] = fills if self.descriptors.zero_after(op) else dict.fromkeys(shape, "finite")
 
     def store(self, op: tile.StoreOp) -> None:
         emit_store(self, op)
@@ -330,9 +376,9 @@ class Emitter:
         finite = [f == "finite" or (isinstance(f, float) and abs(f) < float("inf")) for f in fills]
         if (fills[0] == 0.0 and finite[1]) or (fills[1] == 0.0 and finite[0]):
             return
-        for value, other_finite in ((lhs, finite[1]), (rhs, finite[0])):
-            if not (other_finite and value is rhs and self.fills[lhs].get(axis) == 0.0):
-                self.fill_dead(value, axis, 0.0)
+        self.fill_dead(lhs, axis, 0.0)
+        if not finite[1]:
+            self.fill_dead(rhs, axis, 0.0)
 
     def loop(self, op: tile.ForOp) -> None:
         emit_loop(self, op)

@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING
 
 from xdsl.ir import Operation, SSAValue
 
-from ...ir.expr import Expr
-from ...ir.tile import ForOp
+from ...ir.tile import DotOp, ForOp
 from .facts import divisible
 from .layout import AxisCode, padded
 
@@ -39,17 +38,19 @@ def emit_loop(emitter: Emitter, op: ForOp) -> None:
     saved = emitter.axes.get(op.axis.data)
     start = names.fresh("start")
     emitter.addresses.enter(op)
+    named = emitter.ranges(op)
+    del emitter.bounds[op]
     if len(ranges) == 1 and not rest:
-        lo, hi = _named(emitter, ranges[0].lo, "lo"), _named(emitter, ranges[0].hi, "hi")
+        lo, hi = named[0]
         whole = padded(step) == step and divisible(ranges[0].lo, step) and divisible(ranges[0].hi, step)
         if op.kind.data == "partial" or padded(step) != step or whole:
-            emitter.line(f"for {start} in range({lo}, {hi}, {step}):")
+            emitter.line(f"for {start} in {_range(emitter, op, f'{lo}, {hi}, {step}')}:")
             _body(emitter, op, carried, start, None if whole else hi)
         else:
             end = names.fresh("whole")
             plus, minus = ("", "") if lo == "0" else (f"{lo} + ", f" - {lo}")
             emitter.line(f"{end} = {plus}tl.maximum({hi}{minus}, 0) // {step} * {step}")
-            emitter.line(f"for {start} in range({lo}, {end}, {step}):  # whole steps")
+            emitter.line(f"for {start} in {_range(emitter, op, f'{lo}, {end}, {step}')}:  # whole steps")
             _body(emitter, op, carried, start, None)
             if _continues(op):
                 emitter.rests[op.next_op] = [(end, hi)]
@@ -57,7 +58,7 @@ def emit_loop(emitter: Emitter, op: ForOp) -> None:
                 emitter.line(f"if {end} < {hi}:  # the rest")
                 _body(emitter, op, carried, end, hi)
     elif ranges or rest:
-        _concatenated(emitter, op, carried, start, rest)
+        _concatenated(emitter, op, carried, start, [*named, *rest])
     for value, name in zip(op.results_, carried, strict=True):
         emitter.values[value] = name
         emitter.fills[value] = {}
@@ -78,12 +79,11 @@ def _continues(op: ForOp) -> bool:
     )
 
 
-def _concatenated(emitter: Emitter, op: ForOp, carried: list[str], start: str, rest: list[tuple[str, str]]) -> None:
+def _concatenated(emitter: Emitter, op: ForOp, carried: list[str], start: str, named: list[tuple[str, str]]) -> None:
     step = op.step.data
     los, his, ends = [], [], []
     total = ""
-    named = [(_named(emitter, r.lo, f"lo{n}"), _named(emitter, r.hi, f"hi{n}")) for n, r in enumerate(op.range_list)]
-    for n, (lo, hi) in enumerate([*named, *rest]):
+    for n, (lo, hi) in enumerate(named):
         los.append(lo)
         his.append(hi)
         steps = f"(tl.maximum({his[-1]} - {los[-1]}, 0) + {step - 1}) // {step}"
@@ -92,7 +92,8 @@ def _concatenated(emitter: Emitter, op: ForOp, carried: list[str], start: str, r
         total = end
         ends.append(end)
     turn = emitter.names.fresh("turn")
-    emitter.line(f"for {turn} in range(0, {ends[-1]}):  # {len(ends)} ranges, one after the other")
+    walk = _range(emitter, op, f"0, {ends[-1]}")
+    emitter.line(f"for {turn} in {walk}:  # {len(ends)} ranges, one after the other")
     limit = emitter.names.fresh("hi")
     with emitter.source.indented():
         last = len(ends) - 1
@@ -165,10 +166,8 @@ def _carried_name(emitter: Emitter, op: ForOp, n: int) -> str:
     return name
 
 
-def _named(emitter: Emitter, e: Expr, name: str) -> str:
-    text = emitter.scalar(e)
-    if text.strength == 20 and "(" not in text.code:
-        return text.code
-    name = emitter.names.fresh(name)
-    emitter.line(f"{name} = {text.code}")
-    return name
+def _range(emitter: Emitter, op: ForOp, ends: str) -> str:
+    """What a loop runs over; its loads, products and the rest may be given to warps of their own."""
+    if emitter.config.warp_specialize and any(isinstance(x, DotOp) for x in op.body.block.ops):
+        return f"tl.range({ends}, warp_specialize=True)"
+    return f"range({ends})"

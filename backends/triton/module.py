@@ -10,12 +10,15 @@ from ...ir.dtypes import name_of
 from ...ir.expr import Const, Expr, Op, Var, rewrite
 from ...ir.tile import ForOp, KernelOp, memory_type
 from .config import Config
+from .descriptors import DESCRIBE, FLAG, guards
 from .emit import Emitter
 from .footer import footer
 from .helpers import HELPERS
 from .layout import DTYPES, dtype, padded
 from .scalars import Text
 from .source import Names, Source
+from .targets import target_named
+from .tasks import PROCESSORS, Numbering, streamed, tasks_of
 
 
 @dataclass(frozen=True)
@@ -43,34 +46,52 @@ def print_module(kernel: KernelOp, config: Config) -> Module:
     dims = {d.name: names.fresh(d.name) for d in kernel.grid.data}
 
     body = Source()
-    emitter = Emitter(kernel, names, pointers, {**sizes, **dims}, body)
+    emitter = Emitter(kernel, names, pointers, {**sizes, **dims}, body, config)
+    numbering = Numbering(kernel)
     with body.indented():
         for name, arg in zip(pointers, kernel.args, strict=True):
             type = dtype(memory_type(arg).element)
             if type != "tl.int1":
                 body.line(f'tl.static_assert({name}.dtype.element_ty == {type}, "{name} must be {type}")')
         emitter.name_common()
-        _decode_grid(emitter, kernel, names)
-        emitter.run()
+        if not config.persistent:
+            if numbering.dims:
+                body.line("pid = tl.program_id(0)")
+            numbering.emit(emitter)
+            emitter.run()
+        else:
+            body.line("for pid in range(tl.program_id(0), tasks, tl.num_programs(0)):")
+            with body.indented():
+                numbering.emit(emitter)
+                emitter.run()
 
     axes = [(p, n) for p, rank in enumerate(ranks) for n in range(rank)]
     guarded = [lengths[p][n] for p, n in axes if (pointers[p], n) in emitter.guarded]
-    parameters = _parameters(kernel, pointers, strides, guarded, list(sizes.values()))
+    told = [numbering.together] if numbering.together else []
+    told += ["tasks"] if config.persistent else []
+    parameters = _parameters(kernel, pointers, strides, guarded, [*sizes.values(), *told])
+    described = list(emitter.descriptors.axes)
+    if described:
+        parameters += ((FLAG, "flag"),)
 
     out = Source()
-    for line in _header(kernel, config, pointers, list(sizes), emitter.named):
+    ordered = numbering.order is not None
+    for line in _header(kernel, config, pointers, list(sizes), emitter.named, bool(described), ordered):
         out.line(line)
     for helper in sorted(emitter.helpers):
         for line in HELPERS[helper].splitlines():
             out.line(line)
         out.line()
         out.line()
-    unspecialised = ", ".join(f'"{n}"' for n in [*guarded, *sizes.values()])
+    for helper in [*([DESCRIBE] if described else []), *([PROCESSORS] if config.persistent else [])]:
+        for line in [*helper.splitlines(), "", ""]:
+            out.line(line)
+    unspecialised = ", ".join(f'"{n}"' for n in [*guarded, *sizes.values(), *told])
     out.line(f"@triton.jit(do_not_specialize=[{unspecialised}])" if unspecialised else "@triton.jit")
-    _wrapped(out, f"def {function}(", [n for n, _ in parameters], "):")
+    _wrapped(out, f"def {function}(", [f"{n}: tl.constexpr" if k == "flag" else n for n, k in parameters], "):")
     text = out.text() + body.text()
     out = Source()
-    _launch(out, kernel, function, pointers, ranks, emitter.guarded, sizes)
+    _launch(out, kernel, function, pointers, ranks, emitter.guarded, sizes, numbering, described, config)
     return Module(text + out.text(), footer(kernel, pointers, sizes), function, parameters)
 
 
@@ -83,37 +104,14 @@ def _parameters(
     return tuple(result + [(n, "size") for n in [*guarded, *sizes]])
 
 
-def _decode_grid(emitter: Emitter, kernel: KernelOp, names: Names) -> None:
-    """Program id -> grid dimensions that are tasks, the last one fastest."""
-    rest = "pid"
-    tasks = _tasks(kernel)
-    if tasks:
-        emitter.line("pid = tl.program_id(0)")
-    for n, dim in reversed(list(enumerate(tasks))):
-        name = emitter.scalars[dim.name].code
-        if n == 0:
-            emitter.line(f"{name} = {rest}")
-            break
-        extent = emitter.scalar(dim.extent)
-        count = extent.code
-        if extent.strength < 20 or "(" in extent.code:
-            count = names.fresh(f"{dim.name}_count")
-            emitter.line(f"{count} = {extent.code}")
-        emitter.line(f"{name} = {rest} % {count}")
-        if n > 0:
-            following = names.fresh("rest")
-            emitter.line(f"{following} = {rest} // {count}")
-            rest = following
-
-
-def _tasks(kernel: KernelOp) -> tuple[Dim, ...]:
-    """The grid dimensions that are not sequential."""
-    dims = kernel.grid.data
-    return dims[: len(dims) - kernel.sequential.data]
-
-
 def _header(
-    kernel: KernelOp, config: Config, pointers: list[str], sizes: Sequence[str], named: Mapping[Expr, Text]
+    kernel: KernelOp,
+    config: Config,
+    pointers: list[str],
+    sizes: Sequence[str],
+    named: Mapping[Expr, Text],
+    described: bool,
+    ordered: bool,
 ) -> list[str]:
     def show(e: Expr) -> Expr:
         for whole, text in reversed([*named.items()]):  # the longest first
@@ -134,9 +132,9 @@ def _header(
         f"  writes   {', '.join(f'{p}: {types[p]}' for p in outputs)}",
         f"  sizes    {', '.join(sizes) or 'none'}",
         *(f"  {text.code:<8} {e}" for e, text in named.items()),
-        f"  grid     {', '.join(str(Dim(d.name, show(d.extent))) for d in _tasks(kernel)) or 'one task'}, "
-        "folded into one program id, last one fastest",
-        *(f"  in order {d}, within one program" for d in kernel.grid.data[len(_tasks(kernel)) :]),
+        f"  grid     {', '.join(str(Dim(d.name, show(d.extent))) for d in tasks_of(kernel)) or 'one task'}, "
+        f"folded into one program id, {'long tasks first' if ordered else 'last one fastest'}",
+        *(f"  in order {d}, within one program" for d in kernel.grid.data[len(tasks_of(kernel)) :]),
         f"  {rows.name:<8} rows {rows.base} .. {rows.base} + {rows.size}, ending at {show(rows.bound)}"
         + (f"; a tile holds {padded(rows.size)}" if padded(rows.size) != rows.size else ""),
     ]
@@ -149,6 +147,8 @@ def _header(
         "  x_s0     stride of axis 0 of x, in elements; x_n0 its length",
         '"""',
         "",
+        *(["import contextvars", ""] if described else []),
+        *(["import torch"] if described or config.persistent else []),
         "import triton",
         "import triton.language as tl",
         "",
@@ -182,13 +182,20 @@ def _launch(
     ranks: list[int],
     guarded: set[tuple[str, int]],
     sizes: Mapping[str, str],
+    numbering: Numbering,
+    described: Sequence[tuple[str, int]],
+    config: Config,
 ) -> None:
-    tasks = " * ".join(_host(d.extent, sizes, 11) for d in _tasks(kernel)) or "1"
+    tasks = " * ".join(_host(d.extent, sizes, 11) for d in tasks_of(kernel)) or "1"
     arguments = list(pointers)
     arguments += [f"*{p}.stride()" for p, rank in zip(pointers, ranks, strict=True) if rank]
     arguments += [f"{p}.shape[{n}]" for p, rank in zip(pointers, ranks, strict=True) for n in range(rank)
                   if (p, n) in guarded]  # fmt: skip
-    arguments += [*sizes.values(), "num_warps=NUM_WARPS", "num_stages=NUM_STAGES", "enable_fp_fusion=True"]
+    arguments += list(sizes.values())
+    arguments += [numbering.together] if numbering.together else []
+    arguments += ["tasks"] if config.persistent else []
+    arguments += [FLAG] if described else []
+    arguments += ["num_warps=NUM_WARPS", "num_stages=NUM_STAGES", "enable_fp_fusion=True"]
     for line in ("", "", f"def launch({', '.join([*pointers, *sizes.values()])}):"):
         out.line(line)
     with out.indented():
@@ -200,7 +207,28 @@ def _launch(
             out.line('raise OverflowError(f"{tasks} tasks do not fit one launch; split the batch")')
         out.line("if tasks > 0:")
         with out.indented():
-            _wrapped(out, f"{function}[(tasks,)](", arguments, ")")
+            if numbering.together:
+                heads = " * ".join(_host(d.extent, sizes, 11) for d in numbering.others)
+                out.line(f"{numbering.heads} = {heads}")
+                of = dict(zip(kernel.args, pointers, strict=True))
+                keys = " + ".join(f"{of[m]}.numel() * {of[m]}.element_size()" for m in streamed(kernel))
+                share = f"{target_named(config.target).cache // 2} * {numbering.heads} // max(1, {keys})"
+                out.line(f"{numbering.together} = max(1, min({numbering.heads}, {share}))")
+                sections = f"-(-{numbering.heads} // {numbering.together})"
+                out.line(f"{numbering.together} = -(-{numbering.heads} // ({sections}))  # sections alike")
+            grid = f"min(tasks, {config.persistent} * processors({pointers[0]}))" if config.persistent else "tasks"
+            if described:
+                out.line(f"{FLAG} = {guards(described)}")
+            call = f"{function}[({grid},)]("
+            if not described:
+                _wrapped(out, call, arguments, ")")
+                return
+            out.line()
+            out.line("def launch_kernel():")
+            with out.indented():
+                _wrapped(out, call, arguments, ")")
+            out.line()
+            out.line(f"with_scratch({pointers[0]}.device, launch_kernel) if {FLAG} else launch_kernel()")
 
 
 def _host(e: Expr, sizes: Mapping[str, str], strength: int = 0) -> str:

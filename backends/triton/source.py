@@ -12,6 +12,7 @@ from itertools import pairwise
 _RESERVED = frozenset(keyword.kwlist) | {
     "tl", "triton", "torch", "math", "pid", "range", "float", "int", "bool", "min", "max", "abs", "sum", "len",
     "print", "tasks", "launch", "floor_div", "floor_mod", "tanh", "NUM_WARPS", "NUM_STAGES",
+    "ROWS", "contextvars", "plain_rows", "with_scratch", "processors", "launch_kernel",
 }  # fmt: skip
 
 

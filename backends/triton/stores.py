@@ -3,7 +3,9 @@
 No two tasks add to the same element, and one task's steps run in order.  So where the elements of a tile have
 addresses of their own, adding is a load, a sum and a store.  An axis that the address does not use is summed first.
 What is left are tiles whose elements may meet in one address, such as a table of relative biases.  Atomics would add
-them in no certain order; instead each address that occurs takes its turn::
+them in no certain order.  Where the address depends on the distance of row and key, diagonals are summed first
+(:mod:`.diagonals`), and the sums are stored.  Else, or where these share addresses too, each address that occurs takes
+its turn::
 
     at = ...                                          offsets of the elements
     turn = tl.min(at)
@@ -15,15 +17,16 @@ them in no certain order; instead each address that occurs takes its turn::
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from xdsl.ir import Attribute
 
 from ...ir.dtypes import accumulator, name_of
-from ...ir.expr import free_vars, loads
+from ...ir.expr import Expr, free_vars, loads
 from ...ir.tile import ForOp, StoreOp, memory_type, tile_type
-from .collisions import collides, unused_axes
+from .collisions import collides, injective, unused_axes
+from .diagonals import DISTANCE, by_distance, sums
 from .layout import dtype
 
 if TYPE_CHECKING:
@@ -43,10 +46,21 @@ def emit_store(emitter: Emitter, op: StoreOp) -> None:
         return
     value, shape = _summed(emitter, op)
     if collides(op):
-        _by_turns(emitter, op, value, shape)
+        index = by_distance(op, shape, emitter.kernel.rows.data.name)
+        if index is None:
+            _by_turns(emitter, op, op.index.data, value, shape)
+            return
+        for total, diagonals in sums(emitter, value, shape, emitter.memory[op.memory]):
+            if not injective(index, diagonals):
+                _by_turns(emitter, op, index, total, diagonals)
+                continue
+            at = emitter.names.fresh(f"{emitter.memory[op.memory]}_at")
+            emitter.line(f"{at} = {emitter.addresses.of(op.memory, index, diagonals)}")
+            _add(emitter, op, at, total, _mask(_live(emitter, op, index, diagonals)))
+            emitter.barrier()
         return
     address = emitter.addresses.of(op.memory, op.index.data, shape)
-    live = _live(emitter, op, shape)
+    live = _live(emitter, op, op.index.data, shape)
     name = emitter.memory[op.memory]
     at = emitter.names.fresh(f"{name}_at")
     emitter.line(f"{at} = {address}")
@@ -66,12 +80,12 @@ def _add(emitter: Emitter, op: StoreOp, at: str, value: str, mask: str) -> None:
     emitter.line(f"tl.store({at}, {total if element == wide else _converted(f'({total})', wide, element)}{mask})")
 
 
-def _by_turns(emitter: Emitter, op: StoreOp, value: str, shape: Mapping[str, int]) -> None:
+def _by_turns(emitter: Emitter, op: StoreOp, index: Sequence[Expr], value: str, shape: Mapping[str, int]) -> None:
     """Add one address after the other."""
     name = emitter.memory[op.memory]
-    base = emitter.addresses.base(op.memory, op.index.data)
-    offsets = " + ".join(emitter.addresses.offsets(op.memory, op.index.data, shape))
-    live = _live(emitter, op, shape)
+    base = emitter.addresses.base(op.memory, index)
+    offsets = " + ".join(emitter.addresses.offsets(op.memory, index, shape))
+    live = _live(emitter, op, index, shape)
     at, turn, part = (emitter.names.fresh(f"{name}_{x}") for x in ("at", "turn", "part"))
     some = f"{live} & ({value} != 0.0)" if live else f"{value} != 0.0"  # adding nothing needs no turn
     emitter.line(f"{at} = tl.where({some}, {offsets}, {_END})")
@@ -84,13 +98,14 @@ def _by_turns(emitter: Emitter, op: StoreOp, value: str, shape: Mapping[str, int
     emitter.barrier()
 
 
-def _live(emitter: Emitter, op: StoreOp, shape: Mapping[str, int]) -> str:
+def _live(emitter: Emitter, op: StoreOp, index: Sequence[Expr], shape: Mapping[str, int]) -> str:
     """The condition that an element is added: pairs that a mask excludes may point outside the memory."""
     name, axes = emitter.memory[op.memory], list(shape)
     scalars = emitter.printer(axes, "tl.float32")
     guards = []
-    for n, e in enumerate(op.index.data):
-        if len(free_vars(e) & set(axes)) > 1 or loads(e):
+    for n, e in enumerate(index):
+        used = free_vars(e) & set(axes)
+        if len(used) > 1 or DISTANCE in used or loads(e):
             guards += emitter.inside(name, n, e, scalars.text(e))
     return emitter.live(axes, *guards)
 

@@ -11,7 +11,7 @@ from .errors import UnknownTargetError
 class Target:
     """A GPU architecture: how Triton calls it, and the bytes of shared memory that a kernel may use.
 
-    ``threads`` are those that one multiprocessor holds at a time.
+    ``threads`` are those that one multiprocessor holds at a time, ``cache`` is the last level that all of them share.
     """
 
     name: str
@@ -20,19 +20,20 @@ class Target:
     warp: int
     shared: int
     threads: int = 2048
+    cache: int = 40 << 20
 
 
 TARGETS = {
     t.name: t
     for t in (
         Target("sm_80", "cuda", 80, 32, 163 << 10),
-        Target("sm_86", "cuda", 86, 32, 99 << 10, 1536),
-        Target("sm_89", "cuda", 89, 32, 99 << 10, 1536),
-        Target("sm_90", "cuda", 90, 32, 227 << 10),
-        Target("sm_100", "cuda", 100, 32, 227 << 10),
-        Target("sm_120", "cuda", 120, 32, 99 << 10, 1536),
-        Target("gfx942", "hip", "gfx942", 64, 64 << 10),
-        Target("gfx950", "hip", "gfx950", 64, 160 << 10),
+        Target("sm_86", "cuda", 86, 32, 99 << 10, 1536, 6 << 20),
+        Target("sm_89", "cuda", 89, 32, 99 << 10, 1536, 72 << 20),
+        Target("sm_90", "cuda", 90, 32, 227 << 10, cache=50 << 20),
+        Target("sm_100", "cuda", 100, 32, 227 << 10, cache=126 << 20),
+        Target("sm_120", "cuda", 120, 32, 99 << 10, 1536, 96 << 20),
+        Target("gfx942", "hip", "gfx942", 64, 64 << 10, cache=256 << 20),
+        Target("gfx950", "hip", "gfx950", 64, 160 << 10, cache=256 << 20),
     )
 }
 DEFAULT_TARGET = "sm_90"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ...ir.attn import Source
 from ...ir.errors import AttncError
-from ...ir.expr import free_vars, loads
+from ...ir.expr import Const, free_vars, loads
 from .devices import ELEMENT_BYTES, Device
 from .work import Work
 
@@ -192,7 +192,8 @@ def largest_gradient_tile(work: Work, on: Device) -> tuple[int, int]:
     """The largest tile for gradients on a GPU: rows of a task, step of its loop."""
     widest = max(work.width, work.value_width)
     if work.dtype in ("f16", "bf16") and widest <= 128:
-        return _HALF_GRADIENT[on.name][widest > 64]
+        rows, step = _HALF_GRADIENT[on.name][widest > 64]
+        return min(rows, _largest_group(work)), step
     rows, step = 32, 32
     widths = sum(padded(w) for w in (work.width, work.value_width))
     size = ELEMENT_BYTES[work.dtype]
@@ -202,3 +203,9 @@ def largest_gradient_tile(work: Work, on: Device) -> tuple[int, int]:
         if (shared <= on.fast and accumulators <= on.registers) or (rows, step) == (16, 16):
             return rows, step
         rows, step = (rows, step // 2) if step > 16 else (rows // 2, step)
+
+
+def _largest_group(work: Work) -> int:
+    """Rows of a tile that holds all queries, or all keys, of a group of constant size; no limit where it grows."""
+    extents = [work.domain[-1].extent, *(s.extent for s in work.sources)]
+    return max(padded(int(e.value)) if isinstance(e, Const) else 1 << 30 for e in extents)

@@ -45,6 +45,23 @@ AMDGCN = """
 """
 
 
+# a wait for a copy that is late stands behind the end of the kernel, and jumps back into the loop
+LATE = """
+.L_x_1:
+        /*0000*/                   SYNCS.PHASECHK.TRANS64.TRYWAIT P1, [R3], R6 ;
+        /*0010*/              @!P1 BRA `(.L_x_4) ;
+.L_x_2:
+        /*0020*/                   HGMMA.64x128x16.F32.BF16 R24, gdesc[UR8], RZ, !UPT ;
+        /*0030*/               @P0 BRA `(.L_x_1) ;
+        /*0040*/                   HGMMA.64x128x16.F32.BF16 R24, gdesc[UR8], RZ, !UPT ;
+        /*0050*/                   EXIT ;
+.L_x_4:
+        /*0060*/                   SYNCS.PHASECHK.TRANS64.TRYWAIT P1, [R3], R6 ;
+        /*0070*/              @!P1 BRA `(.L_x_4) ;
+        /*0080*/                   BRA `(.L_x_2) ;
+"""
+
+
 def only_loop(text: str, language: str) -> dict[str, int]:
     listing = read(text, language)
     ((first, last),) = listing.main_loops()
@@ -55,6 +72,10 @@ def test_a_wait_is_no_main_loop_and_what_is_outside_does_not_count() -> None:
     assert only_loop(SASS, "sass") == {"all": 7, "memory": 1, "matrix": 1, "special": 1, "spill": 1}
     assert read(SASS, "sass").count()["matrix"] == 2
     assert read(SASS, "sass").spilled() == 16 + 4
+
+
+def test_a_wait_behind_the_kernel_makes_no_loop() -> None:
+    assert only_loop(LATE, "sass") == {"all": 4, "matrix": 1}
 
 
 def test_ptx() -> None:

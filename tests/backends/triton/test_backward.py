@@ -19,7 +19,7 @@ from .helpers import DTYPES
 TOLERANCE = {"f64": 1e-14, "f32": 3e-6, "bf16": 2e-2, "f16": 3e-3}
 SIZES = [(65, 130), (1, 1), (7, 13), (64, 63), (5, 0), (0, 5)]
 SHARED = "b < B, t < (M + {0} - 1) // {0}, h < H"  # heads in order: all have the same keys
-TABLE = "h < H, b < B, t < (N + 15) // 16"  # batch and tiles in order: all have the same table
+TABLE = "h < H, b < B, t < (N + {0} - 1) // {0}"  # batch and tiles in order: all have the same table
 
 
 def kernel_of(case: Backward) -> KernelOp:
@@ -138,22 +138,27 @@ TABLES = {
     "diagonal": ("h, i - j + M", lambda n, m: (3, n + m)),
     "clamped": ("h, min(max(i - j, -4), 4) + 4", lambda n, m: (3, 9)),
     "outside": ("h, i - j + 9", lambda n, m: (3, 19)),  # where the mask excludes the pair
+    "twice": ("h, 2 * j + M - 2 * i + N", lambda n, m: (3, 2 * n + 3 * m)),
+    "coarse": ("h, i // 6 - j // 6 + M", lambda n, m: (3, n + m)),
     "column": ("h, j", lambda n, m: (3, m)),
     "row": ("h, i", lambda n, m: (3, n)),
     "one": ("h", lambda n, m: (3,)),
 }
 
 
+@pytest.mark.parametrize("rows, step", [(16, 32), (32, 16)])
 @pytest.mark.parametrize("name", TABLES)
-def test_tables(name):
+def test_tables(name, rows, step):
     index, shape = TABLES[name]
     rank = index.count(",") + 1 if "(" not in index else 2
     case = QueryBackward(
-        rows=16, step=32, mask="abs(i - j) <= 9", grid=TABLE, sequential=2, outputs=(f"%db: !tile.mem<{rank}, f32>",),
+        rows=rows, step=step, mask="abs(i - j) <= 9", grid=TABLE.format(rows), sequential=2,
+        outputs=(f"%db: !tile.mem<{rank}, f32>",),
         extra=f'\n    tile.store %ds, %db at "{index}" add : {{ij}} -> !tile.mem<{rank}, f32>',
     )  # fmt: skip
     check(case, [(33, 70), (1, 5)], extra=lambda n, m: [torch.zeros(shape(n, m))])
-    assert ("while" in source(case)) == (name in ("diagonal", "clamped", "outside"))
+    assert ("tl.gather" in source(case)) == (name in ("diagonal", "clamped", "outside", "twice"))
+    assert ("while" in source(case)) == (name in ("clamped", "coarse"))
     assert "atomic" not in source(case)
 
 

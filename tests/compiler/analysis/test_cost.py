@@ -28,6 +28,14 @@ def work(mask: str, width: int = 64, dtype: str = "f32", domain: str = "b < B, h
     return Work(DimsAttr.read(domain), (source,), width, width, dtype)
 
 
+def test_a_gradient_of_small_groups_has_no_more_rows_than_hold_one() -> None:
+    windows = work("True", 64, "bf16", "b < B, h < H, w < W, i < 49", "49")
+    assert choose_gradient_tiles(windows, "sm_90") == (64, 32)
+    few_keys = work("True", 64, "bf16", "b < B, h < H, i < N", "49")
+    assert choose_gradient_tiles(few_keys, "sm_90") == (128, 32)
+    assert choose_gradient_tiles(work("True", 64, "bf16", "b < B, i < 7", "7"), "sm_80") == (16, 32)
+
+
 def test_reads_of_a_pair_take_registers() -> None:
     def tile(score: str, target: str = "sm_90", width: int = 64) -> tuple[int, int]:
         plain = work("True", width, "bf16")

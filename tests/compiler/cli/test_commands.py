@@ -109,6 +109,7 @@ def test_explain_for_a_gpu_says_what_the_machine_code_needs(attnc, window_py: Pa
         "GMMA instructions",
         "main loop",
         "on the whole GPU",
+        "for each of 132 multiprocessors",
     ):
         assert part in done.out
     assert "registers" not in attnc("explain", f"{window_py}:window", "--target", "cpu", *SHAPE).out
