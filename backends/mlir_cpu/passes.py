@@ -114,6 +114,8 @@ class PassEmitter:
         self.row_reduces = [op for op in step.ops if isinstance(op, ReduceOp) and op.axis == frame.rows]
         wide, self.height = frame.target.block(frame.vectors)
         self.narrow = NarrowStores(frame)
+        if self.axis is None:
+            wide = 1  # one number for each row: the loop is short, and vectors do not wait for one another
         if step.dot is None:
             # rows that share a pair; nothing else to gain from blocks, not even in sums: each lane has its own
             self.height = 2 if frame.tiles.dots else 1
@@ -365,8 +367,9 @@ class PassEmitter:
                 continue
             ahead = AHEAD * height if view is current else 0
             with b.when(b.cmpi("ne", view.stride, b.integer(view.width))):
-                for r in range(height):
-                    start = b.at(view.pointer, b.mul(b.add(row, r + ahead), view.stride), view.element)
+                first = b.add(row, ahead)
+                with b.loop(first, b.add(first, height), hint="row") as later:
+                    start = b.at(view.pointer, b.mul(later.iv, view.stride), view.element)
                     for n in range(0, view.width, line):
                         b.prefetch(b.at(start, n, view.element))
 
