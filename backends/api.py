@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
@@ -115,4 +115,19 @@ class Backend(Protocol):
 
     def load(self, artifact: Artifact) -> Launch:
         """A function that runs the kernel."""
+        ...
+
+
+@runtime_checkable
+class BackgroundBackend(Backend, Protocol):
+    """A backend whose compiler does not hold Python's lock: it works beside what Python does meanwhile."""
+
+    def wake(self) -> None:
+        """Something is about to be compiled: begin to load the compiler."""
+        ...
+
+    def begin(
+        self, kernel: KernelOp, *, stages: Collection[str] = (), target: str | None = None
+    ) -> Callable[[], Artifact]:
+        """Begin what ``compile`` does; the result waits for the end."""
         ...

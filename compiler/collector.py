@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+_MANY = 30  # modules; fewer are a small part of what a compilation makes
 
 
 class _State:
@@ -49,8 +52,13 @@ os.register_at_fork(after_in_child=_state.after_fork)
 def resting() -> Iterator[None]:
     """No collections inside, unless the collector was switched on by hand; outside it is as it was."""
     mine = _state.rest()
+    modules = len(sys.modules)
     try:
         yield
     finally:
         if mine:
+            if len(sys.modules) > modules + _MANY and not gc.get_freeze_count():
+                # Modules stay, so there is no point in looking at all that is new: it counts as old at once.
+                gc.freeze()
+                gc.unfreeze()
             _state.wake()

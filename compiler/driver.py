@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ..backends.api import BackgroundBackend
 from ..ir.errors import AttncError
 from .cache import DiskCache, Entry, digest, source_hash
 from .collector import resting
@@ -216,6 +217,9 @@ def _build(
             plan = _from_disk(disk, name, request, hints)
         if plan is None:
             start = time.perf_counter()
+            backend = load_backend(request.backend)
+            if isinstance(backend, BackgroundBackend):
+                backend.wake()
             with resting():
                 plan = compile_plan()
             plan.prepare()
@@ -312,4 +316,4 @@ def _plan(module: ModuleOp, request: Request) -> Plan:
         return interpret_plan(module, saving)
     request.run_passes(module)
     backend = load_backend(request.backend)
-    return kernel_plan(module, backend, request.device.type, request.compile_kernel, saving)
+    return kernel_plan(module, backend, request.device.type, request.begin_kernel, saving)

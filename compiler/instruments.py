@@ -145,7 +145,7 @@ def instruments(settings: Settings) -> list[Instrument]:
         from .verify_each import VerifyMeaning
 
         chosen.append(VerifyMeaning())
-    if settings.verify != "off":
+    if settings.verify in ("structure", "each"):
         chosen.append(VerifyStructure())
     if settings.debug >= 2:
         chosen.append(Time())

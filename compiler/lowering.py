@@ -6,14 +6,15 @@ import dataclasses
 import logging
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, cast
 
-from ..backends.api import Artifact, Backend
-from .errors import BackendError, OptionError, nearest
+from ..backends.api import Artifact, Backend, BackgroundBackend
+from .errors import BackendError, InternalError, OptionError, nearest
 from .figures import measured_target
 from .settings import SETTING_OPTIONS, Settings
 
@@ -194,31 +195,61 @@ class Request:
         from .pass_manager import PassManager, pipeline_text
 
         show_log(self.settings.debug)
-        before = print_module(module)
-        with reproducer("lowering", lambda: before, f"-p '{pipeline_text(passes)}'", crash_folder(self.settings)):
-            return PassManager(passes, [*instruments(self.settings), *extra]).run(module)
+        before = module.clone()  # printing takes much longer, and only a crash needs the text
+        command = f"-p '{pipeline_text(passes)}'"
+        with reproducer("lowering", lambda: print_module(before), command, crash_folder(self.settings)):
+            PassManager(passes, [*instruments(self.settings), *extra]).run(module)
+            if self.settings.verify == "end":
+                verify_result(module)
+        return module
 
     def compile_kernel(self, kernel: KernelOp, stages: Collection[str] = ()) -> Artifact:
         """One kernel through the backend."""
+        return self.begin_kernel(kernel, stages)()
+
+    def begin_kernel(self, kernel: KernelOp, stages: Collection[str] = ()) -> Callable[[], Artifact]:
+        """Begin to compile a kernel, where the backend can do that beside Python; the result waits for it."""
+        need_package(self.backend)
+        kernel = self._launched(kernel)
+        backend = load_backend(self.backend)
+        begin = backend.begin if isinstance(backend, BackgroundBackend) else partial(partial, backend.compile)
+        with self._reproducer(kernel):
+            compiled = begin(kernel, stages=stages, target=self.target)
+
+        def finish() -> Artifact:
+            with self._reproducer(kernel):
+                artifact = compiled()
+            if self.settings.debug >= 3:
+                for stage, text in artifact.stages.items():
+                    log.info("%s of %s:\n%s", stage, artifact.kernel, text)
+            return artifact
+
+        return finish
+
+    def _reproducer(self, kernel: KernelOp) -> AbstractContextManager[None]:
         from xdsl.dialects.builtin import ModuleOp
 
         from ..ir.text import print_module
         from .crash import reproducer
 
-        need_package(self.backend)
-        kernel = self._launched(kernel)
-        arguments = f"--backend {self.backend}" + (f" --target {self.target}" if self.target else "")
-        with reproducer(
+        return reproducer(
             f"compiling the kernel {kernel.sym_name.data} for {self.backend}",
             lambda: print_module(ModuleOp([kernel.clone()])),
-            arguments,
+            f"--backend {self.backend}" + (f" --target {self.target}" if self.target else ""),
             crash_folder(self.settings),
-        ):
-            artifact = load_backend(self.backend).compile(kernel, stages=stages, target=self.target)
-        if self.settings.debug >= 3:
-            for stage, text in artifact.stages.items():
-                log.info("%s of %s:\n%s", stage, artifact.kernel, text)
-        return artifact
+        )
+
+
+def verify_result(module: ModuleOp) -> None:
+    from ..ir.errors import IRVerifyError
+    from ..ir.text import verify
+
+    try:
+        verify(module)
+    except IRVerifyError as error:
+        raise InternalError(
+            f"the passes made IR that is not valid; with ATTNC_VERIFY=structure you see which of them did: {error}"
+        ) from error
 
 
 def _fields(passes: Iterable[ModulePass]) -> set[str]:

@@ -48,7 +48,7 @@ def kernel_plan(
     module: ModuleOp,
     backend: Backend,
     device_type: str,
-    compile_kernel: Callable[[tile.KernelOp], Artifact],
+    begin_kernel: Callable[[tile.KernelOp], Callable[[], Artifact]],
     saving: bool = False,
 ) -> Plan:
     """A plan that launches the module's kernels; equal kernels are compiled once.
@@ -61,7 +61,7 @@ def kernel_plan(
     for arg, name in zip(func.args, func.names, strict=True):
         names.of(arg, name)
     steps: list[Step] = []
-    artifacts: dict[str, Artifact] = {}
+    begun: dict[str, Callable[[], Artifact]] = {}  # compiled beside one another
     results: tuple[str, ...] = ()
     saved: list[str] = []
     for op in func.needed():
@@ -101,8 +101,8 @@ def kernel_plan(
             case tile.LaunchOp():
                 kernel = kernels[op.kernel.root_reference.data]
                 artifact = kernel_id(kernel)
-                if artifact not in artifacts:
-                    artifacts[artifact] = compile_kernel(kernel)
+                if artifact not in begun:
+                    begun[artifact] = begin_kernel(kernel)
                 outputs = names.specs(op.outputs)
                 zeroed = tuple(outputs[n - len(inputs)].name for n in kernel.zeroed)
                 sizes = tuple(kernel.size_names)
@@ -110,6 +110,7 @@ def kernel_plan(
                 saved += [o.name for o in outputs] if saving and "part" not in op.attributes else []
             case _:
                 raise InternalError(f"the pipeline left {op.name} in {func.sym_name.data}; a plan cannot run it")
+    artifacts = {name: finish() for name, finish in begun.items()}
     return _plan(func, names, backend.name, tuple(steps), results, tuple(saved), device_type, artifacts, backend.load)
 
 

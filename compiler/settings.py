@@ -14,7 +14,7 @@ from typing import Any
 
 from .errors import OptionError, nearest
 
-VERIFY_LEVELS = ("off", "structure", "each")
+VERIFY_LEVELS = ("off", "end", "structure", "each")
 CACHE_MODES = ("on", "off", "refresh")
 AUTOTUNE_MODES = ("use", "on", "off")
 
@@ -65,8 +65,8 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("ATTNC_CACHE", _choice(*CACHE_MODES), "on, off, or refresh: rebuild and overwrite what is there"),
     Variable("ATTNC_AUTOTUNE", _mode, "use: results of `attnc autotune` are used (the default); on: also tune at the "
              "first call where there is none; off: do without"),
-    Variable("ATTNC_VERIFY", _choice(*VERIFY_LEVELS), "off, structure (the verifier after each pass; the default), or "
-             "each: also interpret the program before and after each pass and compare"),
+    Variable("ATTNC_VERIFY", _choice(*VERIFY_LEVELS), "off, end (the verifier after the last pass; the default), "
+             "structure (after each pass), or each: also interpret the program before and after each pass and compare"),
     Variable("ATTNC_DUMP", _path, "folder that receives the IR before and after each pass"),
     Variable("ATTNC_SKIP", _names, "names of optional passes to leave out, with commas", changes_code=True),
     Variable("ATTNC_OPT_BISECT_LIMIT", _count, "run only this many optional passes", changes_code=True),
@@ -82,7 +82,7 @@ class Settings:
     cache_dir: Path | None = None
     cache: str = "on"
     autotune: str = "use"
-    verify: str = "structure"
+    verify: str = "end"
     dump: Path | None = None
     skip: tuple[str, ...] = ()
     opt_bisect_limit: int | None = None

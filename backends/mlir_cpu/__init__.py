@@ -1,13 +1,14 @@
 """CPU backend: generated MLIR, compiled by torch-mlir, run on PyTorch's threads.
 
 Data flow: ``plan`` (fusion) and ``buffers`` (scratch) decide, ``lower`` with ``passes``, ``row_dot``, ``transfers`` and
-``expressions`` writes MLIR, ``jit`` compiles, ``object_file`` and ``launcher`` run without the compiler.
+``expressions`` writes MLIR, ``jit`` compiles on threads of ``background``, ``object_file`` and ``launcher`` run without
+the compiler.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ DTYPES = {"f64": "float64", "f32": "float32", "bf16": "bfloat16", "f16": "float1
 
 
 class CpuBackend:
-    """See :class:`~attnc.backends.api.Backend`."""
+    """See :class:`~attnc.backends.api.BackgroundBackend`."""
 
     name = "cpu"
 
@@ -43,15 +44,25 @@ class CpuBackend:
         narrow = dtype == "bf16" and host_target().tiles
         return {"target": f"cpu-{host_target().name}", "narrow": narrow, "fused": True}
 
+    def wake(self) -> None:
+        from .background import begin
+        from .jit import warm_up
+
+        begin(warm_up)
+
     def compile(self, kernel: KernelOp, *, stages: Collection[str] = (), target: str | None = None) -> Artifact:
+        return self.begin(kernel, stages=stages, target=target)()
+
+    def begin(
+        self, kernel: KernelOp, *, stages: Collection[str] = (), target: str | None = None
+    ) -> Callable[[], Artifact]:
+        from .background import begin
         from .jit import compile_object
         from .lower import lower, memory_element
 
         on = target_named(target)
         lowered = lower(kernel, on)
         name = kernel.sym_name.data
-        payload, llvm = compile_object(lowered.text, name, want_llvm="llvm" in stages, native=on.runs_here)
-        texts = {"mlir": lowered.text} | ({"llvm": llvm} if llvm else {})
         meta = {
             "name": name,
             "arguments": kernel.names,
@@ -63,7 +74,14 @@ class CpuBackend:
             "needs": [f"kernel {name} for cpu-{on.name}", on.machine, list(on.requires)],
             "flat": True,  # launched with numbers in place of tensors
         }
-        return Artifact("cpu", name, texts, payload, meta)
+        compiled = begin(lambda: compile_object(lowered.text, name, want_llvm="llvm" in stages, native=on.runs_here))
+
+        def finish() -> Artifact:
+            payload, llvm = compiled()
+            texts = {"mlir": lowered.text} | ({"llvm": llvm} if llvm else {})
+            return Artifact("cpu", name, texts, payload, meta)
+
+        return finish
 
     def launches(self, kernel: KernelOp, target: str | None = None) -> Sequence[Mapping[str, int]]:
         return [{}]

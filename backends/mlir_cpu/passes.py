@@ -133,6 +133,8 @@ class PassEmitter:
         """Choose register blocks for tiles ``vectors`` wide."""
         f, dot = self.f, self.step.dot
         wide, self.height = f.target.block(vectors)
+        if self.axis is None:
+            wide = 1  # one number for each row: the loop is short, and vectors do not wait for one another
         self.offsets = [n * f.lanes for n in range(wide)]
         if dot is None:
             # rows that share a pair; nothing else to gain from blocks, not even in sums: each lane has its own
@@ -411,8 +413,9 @@ class PassEmitter:
             if self.part is not None:
                 ask = b.binary("andi", ask, b.less(self.part.known, b.add(row, height)))
             with b.when(ask):
-                for r in range(height):
-                    start = b.at(view.pointer, b.mul(b.add(row, r + ahead), view.stride), view.element)
+                first = b.add(row, ahead)
+                with b.loop(first, b.add(first, height), hint="row") as later:
+                    start = b.at(view.pointer, b.mul(later.iv, view.stride), view.element)
                     for n in range(0, view.width, line):
                         b.prefetch(b.at(start, n, view.element))
 

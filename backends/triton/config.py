@@ -52,18 +52,6 @@ def has_descriptors(target: Target) -> bool:
     return target.backend == "cuda" and int(target.arch) >= 90
 
 
-def candidates(kernel: KernelOp, target: Target) -> tuple[Config, ...]:
-    """Configurations of a kernel that a search may time, the default first; a program is the same in all of them.
-
-    Each can be put on the kernel as attributes: the fields' names, integers.  Some may not fit the device: compiling
-    says so.  Half and double the warps, a stage less and more.
-    """
-    default = choose(kernel, target)
-    found = [replace(default, num_warps=n) for n in (default.num_warps // 2, default.num_warps * 2) if 2 <= n <= 8]
-    found += [replace(default, num_stages=n) for n in (default.num_stages - 1, default.num_stages + 1) if 1 <= n <= 4]
-    return tuple(dict.fromkeys([default, *found]))
-
-
 def choose(kernel: KernelOp, target: Target) -> Config:
     """Four warps for tiles up to 64 rows, eight beyond; two to three stages as they fit in shared memory.
 

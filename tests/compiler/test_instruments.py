@@ -13,6 +13,7 @@ from xdsl.passes import ModulePass
 
 from attnc.compiler.errors import InternalError, OptionError, PassVerifyError, PipelineError
 from attnc.compiler.instruments import Dump, Limit, Skip, Time, VerifyStructure, instruments
+from attnc.compiler.lowering import verify_result
 from attnc.compiler.pass_manager import PassManager
 from attnc.compiler.passes import load_pass
 from attnc.compiler.settings import SETTING_OPTIONS, VARIABLES, Settings, check_environment
@@ -196,7 +197,7 @@ def test_options_win_over_the_environment():
 @pytest.mark.parametrize(
     "options, environ, message",
     [
-        ({"verify": "often"}, {}, "option 'verify' is 'often'; expected one of off, structure, each"),
+        ({"verify": "often"}, {}, "option 'verify' is 'often'; expected one of off, end, structure, each"),
         ({}, {"ATTNC_DEBUG": "-1"}, "ATTNC_DEBUG is '-1'; expected a number from 0 up"),
     ],
 )
@@ -220,7 +221,15 @@ def test_code_key_holds_what_changes_code():
 
 
 def test_instruments_follow_the_settings(tmp_path):
-    assert [type(i) for i in instruments(Settings())] == [VerifyStructure]
+    assert instruments(Settings()) == []
+    assert [type(i) for i in instruments(Settings(verify="structure"))] == [VerifyStructure]
     chosen = instruments(Settings(verify="each", dump=tmp_path, skip=("dilation",), opt_bisect_limit=1, debug=2))
     assert [type(i) for i in chosen] == [Skip, Limit, Dump, VerifyMeaning, VerifyStructure, Time]
     assert "options" not in SETTING_OPTIONS
+
+
+def test_the_default_verifies_what_all_passes_made():
+    broken = parse_module(MODULE)
+    Break().apply(None, broken)
+    with pytest.raises(InternalError, match=r"ATTNC_VERIFY=structure .*4 arguments but 1 names"):
+        verify_result(broken)

@@ -1,0 +1,42 @@
+"""Work on threads of its own, at most as many at a time as there are cores."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_free = threading.Semaphore(_cores())
+
+
+def _after_fork() -> None:
+    global _free
+    _free = threading.Semaphore(_cores())  # the parent's threads, which held some, are not here
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def begin(work: Callable[[], T]) -> Callable[[], T]:
+    """Start ``work``; what it returns or raises comes from the function returned, which waits for it."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        with _free:
+            try:
+                future.set_result(work())
+            except BaseException as error:
+                future.set_exception(error)
+
+    # Not a daemon: a process that ends in the middle of a foreign call may crash.
+    threading.Thread(target=run, name="attnc").start()
+    return future.result
