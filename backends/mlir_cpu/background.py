@@ -19,7 +19,7 @@ _free = threading.Semaphore(_cores())
 
 
 def _after_fork() -> None:
-    global _free
+    global _free  # noqa: PLW0603 - there is one for each process
     _free = threading.Semaphore(_cores())  # the parent's threads, which held some, are not here
 
 
