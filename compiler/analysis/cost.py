@@ -307,7 +307,7 @@ def choose_gradient_tiles(work: Work, target: str, other: Sequence[Work] = ()) -
 def _largest_group(work: Work) -> int:
     """Rows of a tile that holds all queries, or all keys, of a group of constant size; no limit where it grows."""
     extents = [work.domain[-1].extent, *(s.extent for s in work.sources)]
-    sizes = [_padded(e.value) if isinstance(e, Const) else 1 << 30 for e in extents]
+    sizes = [_padded(int(e.value)) if isinstance(e, Const) else 1 << 30 for e in extents]
     return max(sizes)
 
 
