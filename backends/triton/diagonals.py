@@ -32,9 +32,9 @@ def by_distance(op: StoreOp, shape: Mapping[str, int], row: str) -> tuple[Expr, 
         return None
     if any(loads(e) for e in op.index.data):
         return None
-    pair = {row, loop.axis.data}
-    found = tuple(rewrite(e, lambda x: _distance(x, row, loop.axis.data)) for e in op.index.data)
-    return None if any(free_vars(e) & pair for e in found) else found
+    key = loop.axis.data
+    found = tuple(rewrite(e, lambda x: _distance(x, row, key)) for e in op.index.data)
+    return None if any(free_vars(e) & {row, key} for e in found) else found
 
 
 def _distance(e: Expr, row: str, key: str) -> Expr | None:

@@ -260,10 +260,12 @@ class Emitter:
     def load(self, op: tile.LoadOp) -> None:
         shape = self.shape(op.result)
         address, live = self.addresses.of_load(op, shape), self.live(list(shape))
-        code, fills = f"tl.load({address}{f', mask={live}, other=0.0' if live else ''})", dict.fromkeys(shape, 0.0)
+        code = f"tl.load({address}{f', mask={live}, other=0.0' if live else ''})"
+        zeros: dict[str, Fill] = dict.fromkeys(shape, 0.0)
+        numbers: dict[str, Fill] = dict.fromkeys(shape, "finite")
         descriptor = self.descriptors.used.get(op)
         if descriptor is None:
-            self.define(op.result, code, fills)
+            self.define(op.result, code, zeros)
             return
         start = f"tl.cast({self.addresses.start}, tl.int32)"
         self.line(f"if {FLAG}:")
@@ -273,7 +275,7 @@ class Emitter:
         with self.source.indented():
             self.line(f"{self.values[op.result]} = {code}")
         # behind the end there may be rows of later steps, which other pairs use: numbers, but no zeros
-        self.fills[op.result] = fills if self.descriptors.zero_after(op) else dict.fromkeys(shape, "finite")
+        self.fills[op.result] = zeros if self.descriptors.zero_after(op) else numbers
 
     def store(self, op: tile.StoreOp) -> None:
         emit_store(self, op)
