@@ -295,8 +295,13 @@ def choose_gradient_tiles(work: Work, target: str, other: Sequence[Work] = ()) -
         if _converts(on, work.dtype):  # as many as the forward kernel likes to have between conversions
             return max(rows, choose_tiles(work, target)[0]), min(step, 64) // (8 * on.height) * (8 * on.height)
 
+        # strips leave out what halves would, unless sums over pairs are wanted, or keys have the form of image rows
+        striped = not other and not any(loads(s.score.body) for s in work.sources)
+        most = strip(on, False) if striped else rows
+
         def area(rows: int) -> int:
-            return min(_areas(form, rows, [(rows, 1)], NOMINAL_LENGTH)[0] for form in (work, *other))
+            height = min(rows, most)
+            return min(_areas(form, height, [(height, 1)], NOMINAL_LENGTH)[0] for form in (work, *other))
 
         for worth in (WORTH_HALVING, WORTH_HALVING_AGAIN):
             if rows % (2 * _lanes(on, work.dtype)) or area(rows // 2) >= worth * area(rows):
