@@ -252,7 +252,7 @@ class PassEmitter:
             return accumulators
         if self._may_repeat_rows():
             return self._rows(first, count, height, accumulators, lanes, known, last=self.b.sub(count, 1))
-        left = self.b.sub(count, first) if first else count
+        left = self.b.sub(count, first)
         whole_rows = self.b.mul(self.b.binary("divsi", left, self.b.integer(height)), height)
         whole_rows = self.b.add(whole_rows, first)
         accumulators = self._rows(first, whole_rows, height, accumulators, lanes, known)

@@ -45,20 +45,23 @@ class RowDotEmitter:
             for vector in range(0, vectors, wide):
                 self._block(rows, last, range(vector, min(vector + wide, vectors)))
 
-    def _strips(self) -> list[tuple[int, Val, Val]]:
-        """First lane of each strip, and the rows that are live there."""
+    def _strips(self) -> list[tuple[int, int, Val, Val]]:
+        """First lane and end of each strip, and the rows that are live there."""
         f = self.f
-        lanes = range(0, f.row_width, f.strips.height) if f.strips else ()
-        found = [(lane, f.live_part(self.axis, f.b.integer(lane))) for lane in lanes]
-        return [(lane, *live) for lane, live in found if live is not None]
+        if f.strips is None:
+            return []
+        height = f.strips.height
+        found = [(n, n + height, f.live_part(self.axis, f.b.integer(n))) for n in range(0, f.row_width, height)]
+        return [(lane, end, *live) for lane, end, live in found if live is not None]
 
     def _clear_dead(self) -> None:
         """Write zeros where no row of a strip sees anything and nothing was computed."""
         f, b, zero = self.f, self.b, self.b.real(0.0, self.f.vector)
-        for lane, low, high in self._strips():
-            for first, end in ((0, low), (high, f.spans[self.axis].count)):
+        for lane, stop, low, high in self._strips():
+            dead: list[tuple[Val | int, Val | int]] = [(0, low), (high, f.spans[self.axis].count)]
+            for first, end in dead:
                 with b.loop(first, end, hint=self.axis) as row:
-                    for n in range(lane, lane + f.strips.height, f.lanes):
+                    for n in range(lane, min(stop, f.row_width), f.lanes):
                         b.store(zero, f.row_pointer(self.source, row.iv, b.integer(n)), f.align)
 
     def _lanes(self, first: Val, height: int) -> tuple[Val | int, Val | int]:
@@ -66,11 +69,12 @@ class RowDotEmitter:
         b, strips, count = self.b, self._strips(), self.f.spans[self.f.rows].count
         if not strips:
             return 0, count
+        assert isinstance(count, Val)
         low, high = count, b.integer(0)
-        for lane, start, end in strips:
+        for lane, stop, start, end in strips:
             seen = b.binary("andi", b.less(start, b.add(first, height)), b.less(first, end))
             low = b.select(seen, b.least(low, lane), low)
-            high = b.select(seen, b.integer(lane + self.f.strips.height), high)
+            high = b.select(seen, b.integer(stop), high)
         return low, b.least(high, count)
 
     def _block(self, rows: list[Val], last: Val, vectors: range) -> None:

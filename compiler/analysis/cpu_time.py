@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from ...ir.expr import Expr, Load, Op, free_vars
+from ...ir.expr import Expr, Load, Op, free_vars, loads
 from ...ir.expr import walk as nodes
 from .devices import ELEMENT_BYTES, Device
 from .space import SIDE, Choice, converts, lanes_of, on_matrix
@@ -109,6 +109,8 @@ class _Source:
     def _computed(self, w: Walk) -> Walked:
         """What is computed of the ranges: all, unless a device leaves out the lane vectors that a mask takes away."""
         if not self.on.skips or not w.partial.blocks or self.vectors == 1:
+            return w.both
+        if self.gradient and any(loads(self.source.score.body)):  # sums over pairs take tiles as they are
             return w.both
         low = self.walk(self.lanes, self.step, self._high(8)).both.blocks / self.vectors
         return w.full + w.partial.only(min(1.0, max(0.0, low - w.full.blocks) / w.partial.blocks))

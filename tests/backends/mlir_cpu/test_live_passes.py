@@ -36,7 +36,9 @@ def test_strips_are_right_at_any_size(pattern: Callable[..., torch.Tensor], targ
     for n, m, width, value_width in SIZES:
         if pattern is patterns.window_2d:
             n = m = max(n, m) // 12 * 12 or 12
+        torch.manual_seed(n * 1000 + m)
         inputs = [torch.randn(1, 2, *s) for s in ((n, width), (m, width), (m, value_width))]
+        inputs[0] *= width**-0.5  # not every mask's function scales: scores of 30 lose digits in any order
         assert_matches(pattern, compiled(*inputs), inputs)
         leaves = [x.clone().requires_grad_() for x in inputs]
         out = compiled(*leaves)
