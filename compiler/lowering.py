@@ -143,9 +143,12 @@ class Request:
         """Begin to compile a kernel, where the backend can do that beside Python; the result waits for it."""
         need_package(self.backend)
         backend = load_backend(self.backend)
-        begin = backend.begin if isinstance(backend, BackgroundBackend) else partial(partial, backend.compile)
         with self._reproducer(kernel):
-            compiled = begin(kernel, stages=stages, target=self.target)
+            compiled: Callable[[], Artifact]
+            if isinstance(backend, BackgroundBackend):
+                compiled = backend.begin(kernel, stages=stages, target=self.target)
+            else:
+                compiled = partial(backend.compile, kernel, stages=stages, target=self.target)
 
         def finish() -> Artifact:
             with self._reproducer(kernel):
