@@ -212,9 +212,12 @@ class Request:
         need_package(self.backend)
         kernel = self._launched(kernel)
         backend = load_backend(self.backend)
-        begin = backend.begin if isinstance(backend, BackgroundBackend) else partial(partial, backend.compile)
         with self._reproducer(kernel):
-            compiled = begin(kernel, stages=stages, target=self.target)
+            compiled: Callable[[], Artifact]
+            if isinstance(backend, BackgroundBackend):
+                compiled = backend.begin(kernel, stages=stages, target=self.target)
+            else:
+                compiled = partial(backend.compile, kernel, stages=stages, target=self.target)
 
         def finish() -> Artifact:
             with self._reproducer(kernel):

@@ -15,15 +15,18 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-_free = threading.Semaphore(_cores())
+class _Limit:
+    """How many threads may work."""
+
+    def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        self.free = threading.Semaphore(_cores())
 
 
-def _after_fork() -> None:
-    global _free  # noqa: PLW0603 - there is one for each process
-    _free = threading.Semaphore(_cores())  # the parent's threads, which held some, are not here
-
-
-os.register_at_fork(after_in_child=_after_fork)
+_limit = _Limit()
+os.register_at_fork(after_in_child=_limit.renew)  # the parent's threads, which held some, are not in the child
 
 
 def begin(work: Callable[[], T]) -> Callable[[], T]:
@@ -31,7 +34,7 @@ def begin(work: Callable[[], T]) -> Callable[[], T]:
     future: Future[T] = Future()
 
     def run() -> None:
-        with _free:
+        with _limit.free:
             try:
                 future.set_result(work())
             except BaseException as error:

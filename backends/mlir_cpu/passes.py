@@ -188,7 +188,8 @@ class PassEmitter:
             yield self.b.integer(0)
         else:
             # blocks without a live row are left as they are: nothing reads them, but products of whole blocks
-            rows = self.f.row_width if self.f.tiles.dots else self.f.spans[self.f.rows].count
+            whole = self.f.tiles.dots or self.axis is None  # vectors of other passes' blocks, live or not
+            rows = self.f.row_width if whole else self.f.spans[self.f.rows].count
             with self.b.loop(0, rows, width, hint="lane") as loop:
                 yield loop.iv
 

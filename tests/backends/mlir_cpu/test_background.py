@@ -21,12 +21,12 @@ def test_results_and_errors_come_where_they_are_waited_for() -> None:
     with pytest.raises(CpuCompileError, match=r"kernel broken: MLIR rejected the generated code: .*:1:"):
         waiting()
     no_function = _SAMPLE.replace("math.fma", "math.oops")
-    with pytest.raises(CpuCompileError, match=r"custom op 'math\.oops' is unknown"):
+    with pytest.raises(CpuCompileError, match=r"custom op 'math.oops' is unknown"):
         begin(lambda: compile_object(no_function, "sample"))()
 
 
 def test_no_more_at_a_time_than_there_are_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "_free", threading.Semaphore(2))
+    monkeypatch.setattr(background._limit, "free", threading.Semaphore(2))
     lock, at_work, most = threading.Lock(), 0, 0
     gate = threading.Barrier(2)
 
