@@ -52,7 +52,13 @@ def kept(lengths: list[int], setup: dict[str, Any]) -> list[dict[str, Any]]:
 
 def main() -> None:
     summary = (__doc__ or "").split("\n", 1)[0]
-    options = {"lengths": "1024,2048,3072,4096,8192,16384", "rounds": 5, "threads": 2, "memory": 8, "models": ""}
+    options: dict[str, int | str] = {
+        "lengths": "1024,2048,3072,4096,8192,16384",
+        "rounds": 5,
+        "threads": 2,
+        "memory": 8,
+        "models": "",
+    }
     args = arguments(summary, left_out="lengths above 2,048", **options)
     torch.set_num_threads(args.threads)
     lengths = [n for n in map(int, args.lengths.split(",")) if n <= 2048 or not args.quick]

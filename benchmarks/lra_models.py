@@ -45,7 +45,8 @@ class Model:
         def tensor(*shape: int) -> Tensor:
             return torch.randn(*shape, generator=generator)
 
-        made = self.inputs(*(tensor(1, HEADS, length, WIDTH) for _ in range(3)), tensor)
+        q, k, v = (tensor(1, HEADS, length, WIDTH) for _ in range(3))
+        made = self.inputs(q, k, v, tensor)
         return tuple(x.requires_grad_() if _floating(x) else x for x in made)
 
     def eager_bytes(self, length: int) -> int:
