@@ -62,17 +62,20 @@ class ChooseTiles(ModulePass):
             rows, keys = self.rows, self.keys
             if not (rows and keys):
                 rows, keys = choose(work_of(op, facts), self.target)
-                rows = rows if device(self.target).is_gpu else _fitting(rows, op)
+                if not device(self.target).is_gpu:
+                    rows, keys = _fitting(rows, keys, op)
             replace(op, op.rebuilt(tiles=(self.rows or rows, self.keys or keys)))
 
 
-def _fitting(rows: int, op: attn.AttendOp | AttendGradientOp) -> int:
-    """Fewer rows where a tile of very wide ones, as in attention between channels, would outgrow a task's stack."""
-    tiles = 3 if isinstance(op, attn.AttendOp) else 6  # as wide as the features, that a kernel holds at once
-    row = tiles * max(op.width.data, op.value_width.data) * 8
-    while rows > LEAST_ROWS and rows * row > STACK:
+def _fitting(rows: int, keys: int, op: attn.AttendOp | AttendGradientOp) -> tuple[int, int]:
+    """A smaller tile where very wide rows, as in attention between channels, would outgrow a task's stack."""
+    copies = 3 if isinstance(op, attn.AttendOp) else 6  # tiles as wide as the features, that a kernel holds at once
+    width = max(op.width.data, op.value_width.data) * 8
+    while rows > LEAST_ROWS and (copies * rows + keys) * width > STACK:
         rows = max(LEAST_ROWS, rows // 2 // LEAST_ROWS * LEAST_ROWS)
-    return rows
+    while keys > LEAST_ROWS and (copies * rows + keys) * width > STACK:
+        keys = max(LEAST_ROWS, keys // 2 // LEAST_ROWS * LEAST_ROWS)
+    return rows, keys
 
 
 def _for_gradient(op: AttendGradientOp, work: Work, target: str) -> tuple[int, int]:
