@@ -32,7 +32,6 @@ from .common import attends, work_of
 from .image_rows import in_lines
 from .rewriting import replace
 
-
 STACK = 2 << 20  # bytes of a task
 LEAST_ROWS = 16  # a vector of the widest machine
 
