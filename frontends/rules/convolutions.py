@@ -34,7 +34,7 @@ def convolution(
     shape[-rank - 1] = outputs
     steps, spreads = each(stride), each(dilation)
     for n, width in enumerate(widths):
-        reach = (width - 1) * spreads[n]
+        reach = (const(t.graph.specialise(width)) - 1) * spreads[n]  # of a weight: the same in every call
         if padding == "same":
             continue
         pad = const(0) if padding == "valid" else each(padding)[n]
