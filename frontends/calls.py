@@ -46,8 +46,7 @@ def call_text(template: str, args: Mapping[str, Any], inputs: Mapping[str, Node]
         value = args[m[1]]
         # a size such as D // 2 next to an operator
         joined = template[: m.start()].rstrip()[-1:] in _OPERATORS or template[m.end() :].lstrip()[:1] in _OPERATORS
-        wrapped = not isinstance(value, Op) or value.name in _FUNCTIONS
-        return text(value) if wrapped or not joined else f"({text(value)})"
+        return f"({text(value)})" if joined and isinstance(value, Op) else text(value)
 
     return _HOLE.sub(filled, template), tuple(operands)
 

@@ -106,12 +106,14 @@ def _for_gradient(op: AttendGradientOp, target: str) -> tuple[int, int]:
 
 
 def _fitting(tiles: tuple[int, int], op: attn.AttendOp | AttendGradientOp, target: str) -> tuple[int, int]:
-    """Fewer rows where a tile of very wide ones, as in attention between channels, would outgrow a task's stack."""
+    """A smaller tile where very wide rows, as in attention between channels, would outgrow a task's stack."""
     rows, keys = tiles
     if device(target).is_gpu:
         return tiles
-    held = 3 if isinstance(op, attn.AttendOp) else 6  # tiles as wide as the features, that a kernel holds at once
-    row = held * max(op.width.data, op.value_width.data) * 8
-    while rows > LEAST_ROWS and rows * row > STACK:
+    copies = 3 if isinstance(op, attn.AttendOp) else 6  # tiles as wide as the features, that a kernel holds at once
+    width = max(op.width.data, op.value_width.data) * 8
+    while rows > LEAST_ROWS and (copies * rows + keys) * width > STACK:
         rows = max(LEAST_ROWS, rows // 2 // LEAST_ROWS * LEAST_ROWS)
+    while keys > LEAST_ROWS and (copies * rows + keys) * width > STACK:
+        keys = max(LEAST_ROWS, keys // 2 // LEAST_ROWS * LEAST_ROWS)
     return rows, keys

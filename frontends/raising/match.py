@@ -29,8 +29,6 @@ from .weights import SplitError, Weights, boundary, plain_weights, read_weights
 ROOTS = frozenset({"matmul", "einsum", "sum", "add", "div", "mul", "scaled_dot_product_attention", "logsumexp"})
 _WEIGHTY = frozenset({"softmax", "log_softmax", "exp", "exp2", "pow", "sdpa_score"})
 
-_NOT_NORMALISED = "the weights are not normalised by a softmax"
-
 
 @dataclass(frozen=True)
 class _Piece:
@@ -109,7 +107,8 @@ class Matcher:
         read = [x for s in plan.sources for x in walk(s.score) if isinstance(x, Load)]
         unread = [x for x in read if {"i", "j"} <= free_vars(x) and not isinstance(self.values.node_of(x), Input)]
         if plan.query is None or unread or (valued & batch) - keyed or not asked & keyed & batch:
-            raise NoMatch(_NOT_NORMALISED, node.location, attention=True)  # the layers of a perceptron, say
+            # the layers of a perceptron, say
+            raise NoMatch("the weights are not normalised by a softmax", node.location, attention=True)
         return replace(plan, normaliser="none")
 
     def _ungated(

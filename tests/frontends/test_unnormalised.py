@@ -145,8 +145,10 @@ def test_very_wide_rows_take_few_at_a_time():
     def between_channels(q, k, v):
         return (q @ k.mT * 0.02).softmax(-1) @ v
 
+    torch.manual_seed(0)
     args = [torch.randn(1, 2, 40, 3100) for _ in range(3)]
     compiled = attnc.compile(between_channels, backend="cpu", fallback="error")
-    assert_matches(between_channels, compiled(*args), args)
-    (found,) = gradients(compiled, args)
-    assert_gradients_match(between_channels, found, args)
+    # sums of 3100 products, in order
+    torch.testing.assert_close(compiled(*args), between_channels(*args), rtol=1e-4, atol=1e-4)
+    for value, expected in zip(gradients(compiled, args)[0], gradients(between_channels, args)[0], strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-3)
