@@ -15,7 +15,7 @@ import numpy as np
 
 from ...ir.attn import Source
 from ...ir.attributes import Dim
-from ...ir.expr import TRUE, ZERO, Const, Expr, Op, Var, ceildiv, evaluate, free_vars, maximum
+from ...ir.expr import TRUE, ZERO, Const, Expr, Op, Var, ceildiv, evaluate, free_vars, maximum, walk
 from ...ir.poly import of_expr
 from ...ir.tile import Range
 from .index_sets import KeyRanges, key_ranges
@@ -205,7 +205,7 @@ def nominal_sizes(
     names = long.union(*(free_vars(d.extent) for d in domain), *(free_vars(s.mask) for s in sources))
     known = dict(pinned for fact in facts for pinned in _pinned(fact))
     found = {n: length if n in long else 4 for n in names} | known
-    for product in (m for e in extents for m in of_expr(e)):
+    for product in (m for e in extents for part in walk(e) for m in of_expr(part)):
         grid = {x.name for x in product if isinstance(x, Var)}
         if len(grid) > 1 and (free := grid - known.keys()):
             rest = length / math.prod(known.get(n, 1) for n in grid)

@@ -52,7 +52,8 @@ def zoo(
         raise UsageError("--picture draws one system: name it, as in attnc zoo swin --picture swin.png")
     paths = [find(name, path)] if name is not None else files(folder(path))
     if docs is not None:
-        return _write_docs([load(p) for p in paths], Path(docs))
+        _write_docs([load(p) for p in paths], Path(docs))
+        return
     judged = []
     for p in track(paths, "systems") if len(paths) > 1 else paths:
         judged.append(rows.judge(load(p), backend, None if fast else rounds))
@@ -72,7 +73,6 @@ def zoo(
         write(json.dumps(data, indent=1), output)
     if not all(j.right for j in judged):
         raise typer.Exit(1)
-    return None
 
 
 def _write_docs(systems: list[System], page: Path) -> None:
