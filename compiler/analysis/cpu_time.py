@@ -16,7 +16,7 @@ from ...ir.expr import Expr, Load, Op, free_vars, loads
 from ...ir.expr import walk as nodes
 from .devices import ELEMENT_BYTES, Device
 from .space import SIDE, Choice, converts, lanes_of, on_matrix
-from .walked import Walk, Walked, longest, rows_of, swapped, walk
+from .walked import Walk, Walked, rows_of, swapped, walk
 from .work import Work
 
 BLOCK = 10.0  # cycles in which a register block starts, and its loop ends: a mispredicted branch, and latencies
@@ -163,14 +163,14 @@ class _Source:
         wide = 2.0 if self.work.dtype == "f64" else 1.0
         return keys * self.vectors * (self.on.exponential * wide + moved)
 
-    def _streamed(self, counted: Walk, keys: float, each: float, whole: float) -> float:
-        """Seconds in which what is walked arrives: ``each`` bytes of a key, of ``whole`` bytes of all keys."""
-        bandwidth = self.on.near if whole <= self.on.second * 0.75 else self.on.far
-        return keys * each / bandwidth
+    def _streamed(self, w: Walk, each: float) -> float:
+        """Seconds in which what is walked arrives, ``each`` bytes of a key.
 
-    def _extent(self) -> float:
-        """Keys of one point of the batch."""
-        return longest(self.domain, self.walked.extent, self.sizes)
+        Neighbours walk much the same keys, which are still near if all that a task walks fits the second-level cache.
+        """
+        keys = w.both.keys
+        bandwidth = self.on.near if keys * each <= self.on.second * 0.75 * w.tasks else self.on.far
+        return keys * each / bandwidth
 
     def _in_lanes(self) -> tuple[Walk, Parts]:
         high = self._high(8)
@@ -185,7 +185,7 @@ class _Source:
         moved = self.vectors * (self.d + self.e) * (TRANSPOSED + MOVED) * c
         task = w.tasks * (self.on.task + moved) if self.first else 0.0  # sources share tasks
         arithmetic = products * c + self._exponentials(loop.keys)
-        streamed = self._streamed(w, loop.keys, (self.d + self.e) * size, self._extent() * (self.d + self.e) * size)
+        streamed = self._streamed(w, (self.d + self.e) * size)
         return w, Parts(
             products=products * c,
             exponentials=self._exponentials(loop.keys),
@@ -218,7 +218,7 @@ class _Source:
         exponentials = self._exponentials(loop.keys) + loop.keys * self.vectors * 3 * c
         task = w.tasks * (on.task + 2 * self.vectors * (self.d + self.e) * (TRANSPOSED + MOVED) * c)
         each = (self.d + self.e) * size + 2 * self.d * self.element
-        streamed = self._streamed(w, loop.keys, each, self._extent() * each)
+        streamed = self._streamed(w, each)
         return w, Parts(
             products=products * c,
             exponentials=exponentials,
@@ -268,7 +268,7 @@ class _Source:
         moved = strips * vectors * ((self.d / 2 + self.e) * (TRANSPOSED + MOVED) * c + far)
         task = w.tasks * on.task + moved if self.first else 0.0
         size = ELEMENT_BYTES[self.work.dtype]
-        streamed = self._streamed(w, w.both.keys, (self.d + self.e) * size, self._extent() * (self.d + self.e) * size)
+        streamed = self._streamed(w, (self.d + self.e) * size)
         return w, Parts(
             products=(scores + sums) * c,
             exponentials=both.blocks * vectors * on.coarse,
@@ -300,7 +300,7 @@ class _Source:
             exponentials += loop.blocks * vectors * 3 * self._line * c
         size = ELEMENT_BYTES[self.work.dtype]
         each = (self.d + self.e) * size + 2 * self.d * 4
-        streamed = self._streamed(w, loop.keys, each, self._extent() * each)
+        streamed = self._streamed(w, each)
         return w, Parts(
             products=products * c,
             exponentials=exponentials,

@@ -110,17 +110,6 @@ def rows_of(domain: tuple[Dim, ...], sizes: Mapping[str, int]) -> float:
     return float(np.sum(np.broadcast_to(extents, points.count))) * points.copies
 
 
-def longest(domain: tuple[Dim, ...], extent: Expr, sizes: Mapping[str, int]) -> float:
-    """The most keys that a point of the batch has."""
-    return _longest(tuple(domain), extent, _known(domain, [extent], sizes))
-
-
-@lru_cache(maxsize=2048)
-def _longest(domain: tuple[Dim, ...], extent: Expr, sizes: tuple[tuple[str, int], ...]) -> float:
-    points = Points(domain, [extent], dict(sizes))
-    return float(np.max(array_value(extent, points.env), initial=0))
-
-
 def swapped(work: Work, n: int) -> tuple[tuple[Dim, ...], Source]:
     """Source ``n`` of an attention as its gradient walks it: rows are keys, and the loop is over queries."""
     *batch, row = work.domain

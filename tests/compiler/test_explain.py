@@ -148,13 +148,12 @@ def test_tiles_are_costed_once(monkeypatch: pytest.MonkeyPatch) -> None:
             super().__init__(domain, exprs, sizes)
 
     monkeypatch.setattr(walked, "Points", Counting)
-    for cached in (cost.timings, walked._lengths, walked._longest):
+    for cached in (cost.timings, walked._lengths):
         cached.cache_clear()
     page = lowered("abs(i - j) <= 160 and (i - j) % 8 == 0").explain()
     assert "best of 11 sizes" in page.kernels[0].why
-    # with the residues and without, for two lengths: three heights of tiles, and the longest line of keys; then at
-    # the sizes at hand
-    assert len(counted) == len(set(counted)) == 2 * 2 * (3 + 1) + 2
+    # with the residues and without, for two lengths and three heights of tiles; then at the sizes at hand
+    assert len(counted) == len(set(counted)) == 2 * 2 * 3 + 1
 
 
 # ---- gradients -------------------------------------------------------------------------------------------

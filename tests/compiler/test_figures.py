@@ -9,10 +9,16 @@ import pytest
 import torch
 
 import attnc
-from attnc.compiler import driver, figures
+from attnc.compiler import calibration, driver, figures
+from attnc.compiler.analysis.cpu_time import cpu_time
 from attnc.compiler.analysis.devices import DEVICES, UnknownTargetError, device
+from attnc.compiler.analysis.space import Choice
+from attnc.compiler.analysis.work import Work
 from attnc.compiler.figures import Figures
 from attnc.compiler.lowering import Request, load_backend
+from attnc.ir.attn import Source
+from attnc.ir.attributes import DimsAttr
+from attnc.ir.expr import parse
 
 from ..patterns import BY_NAME
 
@@ -92,3 +98,22 @@ def test_figures_of_another_machine() -> None:
         device("cpu-avx2@00000000")
     with pytest.raises(UnknownTargetError, match="there is no target"):
         device("tpu@00000000")
+
+
+@pytest.mark.parametrize("name", ["call", "exponential", "load", "step", "task"])
+def test_a_price_is_what_the_model_lacks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a machine that the model describes exactly, the figure is found again."""
+    plain = DEVICES["cpu-avx512"]
+    truth = replace(plain, **{name: 1.7 * getattr(plain, name)})
+    source = Source("j", parse("M"), (), (), parse("True"))
+
+    def run(sizes: tuple[int, int, int], choice: str, dtype: str) -> tuple[float, Work, dict[str, int]]:
+        rows, keys, width = sizes
+        work = Work(DimsAttr.read("i < N"), (source,), width, width, dtype)
+        named = {"N": rows, "M": keys}
+        return truth.call + cpu_time(work, truth, Choice.read(choice), named)[0].total, work, named
+
+    monkeypatch.setattr(calibration, "_run", run)
+    taking = calibration._Taking(plain)
+    taking._price(name, (512, 96, 8), "rows=16,keys=24", "f32")
+    assert getattr(taking.on, name) == pytest.approx(getattr(truth, name))

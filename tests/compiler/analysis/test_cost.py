@@ -111,7 +111,8 @@ def test_tiles_of_gradients(target: str, dtype: str, width: int, tiles: tuple[in
 def test_gradients_of_narrow_bands_get_fewer_rows() -> None:
     assert choose_gradient_tiles(work("j <= i"), "cpu-avx512") == (64, 96)
     assert choose_gradient_tiles(work("abs(i - j) <= 2048"), "cpu-avx512") == (64, 96)
-    assert choose_gradient_tiles(work("abs(i - j) <= 32"), "cpu-avx512") == (32, 96)
+    assert choose_gradient_tiles(work("abs(i - j) <= 128"), "cpu-avx512") == (32, 96)
+    assert choose_gradient_tiles(work("abs(i - j) <= 8"), "cpu-avx512") == (16, 96)
 
 
 @pytest.mark.parametrize("target", GPUS)
