@@ -29,8 +29,9 @@ class Pattern:
 
     def lengths(self, values: Mapping[str, Any]) -> Lengths | None:
         """The class of a call with these sizes, or None if one is not known."""
-        found = [values.get(name) for name in self.sizes]
-        return None if None in found else tuple(map(length_class, found))
+        if not values.keys() >= set(self.sizes):
+            return None
+        return tuple(length_class(values[name]) for name in self.sizes)
 
 
 _WORDS = frozenset(("query", "key", "value", "source", "mask", "score", "out"))  # of the syntax, and of users

@@ -62,7 +62,7 @@ def write(folder: Path, name: str, value: Any) -> Path:
                 storage = x.untyped_storage()
                 if storage.data_ptr() not in storages or not storage.nbytes():
                     data = torch.empty(0, dtype=torch.uint8).set_(storage.cpu())  # type: ignore[call-overload]
-                    file.write(data.numpy())
+                    file.write(data.numpy().tobytes())
                     storages[storage.data_ptr()] = offset
                     offset += storage.nbytes()
                 place = [storages[storage.data_ptr()], storage.nbytes(), x.storage_offset()]

@@ -44,7 +44,7 @@ def bar(minutes: float) -> Iterator[Watch]:
             shown.update(waiting, visible=False)
             best = f"{p.best:.2f}x ({p.choice})" if p.choice else "the default"
             note = f"tried{f', {p.failed} failed' if p.failed else ''}, best {best}"
-            fields = {"note": note, "end": time.monotonic() + (p.seconds_left or 0.0)}
+            fields: dict[str, Any] = {"note": note, "end": time.monotonic() + (p.seconds_left or 0.0)}
             if p.direction not in tasks:
                 tasks[p.direction] = shown.add_task(p.direction, total=p.total, **fields)
             shown.update(tasks[p.direction], completed=p.tried, **fields)
