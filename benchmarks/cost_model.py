@@ -37,7 +37,7 @@ from attnc.compiler.cli.timing import machine
 from attnc.compiler.spaces import Space, space_of
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-import patterns
+import patterns  # type: ignore[import-not-found]
 
 HEADS = 1, 4  # forward and backward: a run takes milliseconds, so that the least of many is undisturbed
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}

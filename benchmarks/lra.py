@@ -19,7 +19,7 @@ from lra_models import HEADS, MODELS, WIDTH, Model
 from lra_picture import draw
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-from _common import peak_bytes
+from _common import peak_bytes  # type: ignore[import-not-found]
 
 FILE = "lra"
 

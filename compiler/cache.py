@@ -106,7 +106,7 @@ class DiskCache:
         except OSError:
             return
         for path in paths:
-            if not path.name.startswith(".") and (data := _read(path)) and (body := checked(key, data)):
+            if not path.name.startswith(".") and (data := read_own(path)) and (body := checked(key, data)):
                 if entry := _decode(body):
                     yield entry
 
@@ -162,7 +162,7 @@ def checked(key: str, data: bytes) -> bytes | None:
     return body if newline and data == with_checksum(key, body) else None
 
 
-def _read(path: Path) -> bytes | None:
+def read_own(path: Path) -> bytes | None:
     """The bytes of a file that only this user, or root, can have written; None if there is no such file."""
     try:
         # a pipe with nobody at its other end would block

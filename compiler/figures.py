@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from .analysis.devices import DEVICES, Device, add_measured
-from .cache import checked, default_dir, with_checksum, write_atomically
+from .cache import checked, default_dir, read_own, with_checksum, write_atomically
 
 FORMAT = 1
 FOLDER = "figures"
@@ -70,7 +70,7 @@ def figures_path(root: Path | None) -> Path:
 def save(figures: Figures, root: Path | None) -> Path | None:
     """Keep figures, in the place of older ones; None where the folder cannot be written."""
     path = figures_path(root)
-    return path if write_atomically(path, with_checksum(figures.text().encode())) else None
+    return path if write_atomically(path, with_checksum(path.name, figures.text().encode())) else None
 
 
 def load(root: Path | None) -> Figures | None:
@@ -97,7 +97,8 @@ def measured_target(target: str, root: Path | None) -> str:
 
 @lru_cache(maxsize=16)
 def _read(path: str, changed: int) -> Figures | None:
-    body = checked(Path(path).read_bytes())
+    data = read_own(Path(path))
+    body = None if data is None else checked(Path(path).name, data)
     return None if body is None else Figures.read(body.decode())
 
 

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ..cache import checked, digest, source_hash, tuned_results, with_checksum, write_atomically
+from ..cache import checked, digest, read_own, source_hash, tuned_results, with_checksum, write_atomically
 from .errors import TunedFileError
 from .pattern import Pattern
 from .records import Record, dumps
@@ -43,7 +43,7 @@ class Store:
 
     def put(self, record: Record) -> bool:
         """Keep a result in the place of an older one; returns whether that worked."""
-        return write_atomically(self.results / record.pattern / record.name, _body(record.to_json()))
+        return _write(self.results / record.pattern / record.name, record.to_json())
 
     def remove(self, records: Iterable[Record]) -> int:
         """Forget results; returns how many."""
@@ -72,7 +72,7 @@ class Store:
     def note(self, graph: str, pattern: Pattern) -> None:
         """Note the pattern of a graph."""
         value = {"digest": pattern.digest, "sizes": pattern.sizes}
-        write_atomically(self.programs / digest(source_hash(), graph), _body(value))
+        _write(self.programs / digest(source_hash(), graph), value)
 
 
 def _records(folder: Path) -> Iterator[Record]:
@@ -88,14 +88,15 @@ def _records(folder: Path) -> Iterator[Record]:
                     yield record
 
 
-def _body(value: object) -> bytes:
-    return with_checksum(dumps(value).encode())
+def _write(path: Path, value: object) -> bool:
+    return write_atomically(path, with_checksum(path.name, dumps(value).encode()))
 
 
 def _read(path: Path) -> dict | None:
     try:
-        body = checked(path.read_bytes())
+        data = read_own(path)
+        body = None if data is None else checked(path.name, data)
         value = None if body is None else json.loads(body)
-    except (OSError, ValueError):
+    except ValueError:
         return None
     return value if isinstance(value, dict) else None

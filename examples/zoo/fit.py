@@ -44,7 +44,8 @@ def exchange(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """All latents look at those of their own and of earlier groups."""
     b, groups, m, h, d = q.shape
     mask = torch.ones(groups, groups).tril().repeat_interleave(m, 0).repeat_interleave(m, 1)
-    out = _attend(*(x.reshape(b, groups * m, h, d) for x in (q, k, v)), mask)
+    q, k, v = (x.reshape(b, groups * m, h, d) for x in (q, k, v))
+    out = _attend(q, k, v, mask)
     return out.reshape(b, groups, m, h, d)
 
 

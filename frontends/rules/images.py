@@ -56,7 +56,7 @@ def average(
     count_include_pad: bool = True, divisor_override: Any = None,
 ) -> Traced:  # fmt: skip
     shape, rank = _pooled(t, input, kernel_size, stride, padding, 1, ceil_mode), int(t.op[-2])
-    more = {} if divisor_override is None else {"divisor_override": as_expr(divisor_override)}
+    more: dict[str, Any] = {} if divisor_override is None else {"divisor_override": as_expr(divisor_override)}
     return _call(
         t, input, shape, kernel_size=_plain(kernel_size, rank), stride=_plain(stride or kernel_size, rank),
         padding=_plain(padding, rank), count_include_pad=count_include_pad, **more,
