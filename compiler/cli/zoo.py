@@ -81,6 +81,7 @@ def _write_docs(systems: list[System], page: Path) -> None:
 
     from ..targets import UsageError
     from ..zoo import judge
+    from ..zoo.page import TARGET
     from ..zoo.page import page as text
     from .console import track, write
 
@@ -94,7 +95,7 @@ def _write_docs(systems: list[System], page: Path) -> None:
     pictures.mkdir(exist_ok=True)
     found = []
     for system in track(systems, "systems"):
-        found.append((system, judge.facts(system)))
+        found.append((system, judge.facts(system, target=TARGET)))
         _draw(system, pictures / f"{system.name}.png")
     write(text(found, measured), str(page))
 

@@ -43,9 +43,9 @@ class Check:
         return self.error / self.limit if self.limit else float(self.error > 0)
 
 
-def facts(system: System, backend: str = "auto") -> list[Facts]:
-    """What attnc makes of every function of a system."""
-    return [_facts(_compiled(system, name, backend), name, args) for name, args in system.inputs().items()]
+def facts(system: System, backend: str = "auto", target: str | None = None) -> list[Facts]:
+    """What attnc makes of every function of a system, for this device or for ``target``."""
+    return [_facts(_compiled(system, name, backend), name, args, target) for name, args in system.inputs().items()]
 
 
 def check(system: System, backend: str = "auto") -> list[Check]:
@@ -82,10 +82,10 @@ def _compiled(system: System, name: str, backend: str) -> Any:
     return package.compile(function.eager, backend=backend, fallback="warn")
 
 
-def _facts(function: Any, name: str, args: Sequence[Any]) -> Facts:
+def _facts(function: Any, name: str, args: Sequence[Any], target: str | None) -> Facts:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what stays eager is told below
-        page = function.lower(*args).explain()
+        page = function.lower(*args, target=target).explain()
     live = [k.live_pairs for k in page.kernels]
     backward = page.backward
     stays = [f"{op.call or 'an operation'} at {op.at}: {op.reason}" for op in page.eager_ops if op.quadratic]

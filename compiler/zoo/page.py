@@ -12,6 +12,8 @@ from typing import Any
 from .judge import Facts, computed_fraction, live_fraction
 from .systems import System
 
+TARGET = "cpu-avx512"  # whose tiles the page tells of, wherever it is written
+
 INTRODUCTION = """\
 # The zoo
 
@@ -21,7 +23,7 @@ compiled without knowing its name. `attnc zoo` judges them all; `attnc zoo swin`
 
 A picture shows which keys (to the right) the queries (down) of a small input see, in the order in which tokens lie in
 memory; colours tell the sources of one softmax apart, and grey pairs depend on data. *Live* and *computed* are shares
-of all pairs of the published sizes.
+of all pairs of the published sizes, with the tiles that an AVX-512 processor gets.
 """
 
 

@@ -86,7 +86,8 @@ def _source(
     ranges = [range(int(evaluate(d.extent, sizes))) for d in op.domain[:-1] if d.name in shown]
     names = [d.name for d in op.domain[:-1] if d.name in shown]
     for _, point in zip(range(MOST_POINTS), product(*ranges), strict=False):
-        env = {**sizes, **{d.name: 0 for d in op.domain}, **dict(zip(names, point, strict=True)), row.name: i, key: j}
+        fixed = dict.fromkeys(("d", "e", *(d.name for d in op.domain)), 0)  # the first feature, and the first head
+        env = {**sizes, **fixed, **dict(zip(names, point, strict=True)), row.name: i, key: j}
         live = np.broadcast_to(array_value(source.mask, env), (i.size, j.size)) if known else np.ones((i.size, j.size))
         at = [_positions(e, env, i.shape) for e in asks]
         to = [_positions(e, env, j.shape) for e in seen]

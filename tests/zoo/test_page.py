@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from attnc.compiler.zoo import judge
-from attnc.compiler.zoo.page import section, table_row
+from attnc.compiler.zoo.page import TARGET, section, table_row
 from attnc.compiler.zoo.pictures import png
 from attnc.compiler.zoo.systems import BESIDE_PACKAGE, ZooError, files, folder, load, read_docstring
 
@@ -32,7 +32,7 @@ def test_it_names_every_system(page: str) -> None:
 @pytest.mark.parametrize("path", PATHS, ids=lambda p: p.stem)
 def test_a_system_is_up_to_date(path: Path, page: str) -> None:
     system = load(path)
-    found = judge.facts(system, "cpu")
+    found = judge.facts(system, target=TARGET)
     row = table_row(system, found, {}).rstrip(" |")
     assert f"\n{row} |" in page, f"{WRITE_ANEW}\nit should say: {row}"
     assert section(system, found) in page, WRITE_ANEW
