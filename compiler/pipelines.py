@@ -72,6 +72,8 @@ def _strip(target: str, narrow: bool) -> int:
     from .analysis.devices import device
     from .analysis.space import SIDE
 
+    if not target.startswith("cpu"):
+        return 0
     on = device(target)
     return SIDE if on.matrix and narrow else on.lanes if on.skips else 0
 

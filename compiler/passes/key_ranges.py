@@ -69,7 +69,7 @@ class KeyRanges(ModulePass):
         ranges = tile_ranges(pairs, self.min_full or step, math.gcd(rows.size, step))
         if not implies(TRUE, op("<", rows.base, rows.bound), grid, facts):
             ranges = _only_where_rows_are(ranges, op("<", rows.base, rows.bound))
-        if ranges.partial and 0 < self.strip < rows.size:
+        if ranges.partial and 0 < self.strip < rows.size and not rows.size % self.strip:
             loop.attributes["strips"], loop.attributes["strip"] = _strips(pairs, self.strip), IntAttr(self.strip)
         state: list[SSAValue] = list(loop.initial)
         for kind, chosen in (("full", ranges.full), ("partial", ranges.partial)):

@@ -85,11 +85,10 @@ def test_the_same_figures_make_the_same_code(tmp_path: Path) -> None:
         )
 
     plain = lowered().ir("tile")
-    figures.save(taken(task=1.0), tmp_path)  # the fewer tasks, the better
+    figures.save(taken(task=0.0, step=0.0), tmp_path)  # low tiles cost nothing
     texts = [lowered().ir("tile") for _ in range(2)]
     assert texts[0] == texts[1]
-    assert "i:64" in texts[0]
-    assert "i:64" not in plain
+    assert texts[0] != plain
     assert "@" in str(lowered().explain())
 
 

@@ -54,5 +54,5 @@ def test_dead_pieces_of_a_tile_are_not_computed() -> None:
     assert out[0, 0, :13].isinf().all()
     assert out[0, 0, 16:].isfinite().all()  # rows of the same tile, none of which sees the first key
     text = attnc.compile(near, options={"target": "cpu-avx512"}).lower(q, k, v).ir("tile")
-    assert 'rows "i, t * 32, 32, N"' in text
+    assert 'rows "i, t * 64, 64, N"' in text
     assert "strip = #builtin.int<16>" in text
