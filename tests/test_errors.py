@@ -25,6 +25,7 @@ from xdsl.dialects.builtin import ArrayAttr
 import attnc
 from attnc.backends import UnknownBackendError, get_backend
 from attnc.backends.mlir_cpu import errors as cpu_errors
+from attnc.backends.mlir_cpu import mlir_c
 from attnc.backends.mlir_cpu.jit import compile_object
 from attnc.backends.mlir_cpu.object_file import load_object
 from attnc.backends.mlir_cpu.target import target_named
@@ -33,13 +34,15 @@ from attnc.backends.triton import launch as triton_launch
 from attnc.backends.triton import static
 from attnc.backends.triton.targets import target_named as gpu_target
 from attnc.compiler import driver, errors, explain, oracle, pictures, rivals, targets, validation
-from attnc.compiler.analysis import bounds, cost
+from attnc.compiler.analysis import bounds, cost, space
+from attnc.compiler.autotune import errors as tuning_errors
 from attnc.compiler.cli import inputs as cli_inputs
 from attnc.compiler.pass_manager import parse_passes
 from attnc.compiler.passes import UnknownPassError, differentiate, load_pass
 from attnc.compiler.passes.simplify_masks import SimplifyMasks
 from attnc.compiler.plan import Plan
 from attnc.compiler.settings import Settings
+from attnc.compiler.zoo import systems as zoo
 from attnc.frontends.programs import program
 from attnc.ir import attn, interpret_tile
 from attnc.ir.attributes import Dim
@@ -141,8 +144,13 @@ def without_triton() -> None:
 
 
 def without_torch_mlir() -> None:
-    with mock.patch.dict("sys.modules", {"torch_mlir.ir": None}):
+    mlir_c.library.cache_clear()  # what was found before
+    with mock.patch.dict("sys.modules", {"torch_mlir": None}):
         compile_object("", "k")
+
+
+def tune_into(storage: str) -> None:
+    attnc.autotune(attention, *qkv(), trials=1, storage=storage)
 
 
 def missing_size() -> None:
@@ -253,6 +261,15 @@ MISTAKES = [
     Mistake(gpu_errors.UnknownTargetError, lambda: gpu_target("sm_1"), "no GPU target 'sm_1'; choose one of"),
     Mistake(gpu_errors.TritonMissingError, without_triton, "pip install 'triton"),
     Mistake(cpu_errors.CpuCompileError, without_torch_mlir, "needs the package torch-mlir"),
+    Mistake(space.ChoiceError, lambda: space.Choice.read("64x96"), "cannot read the choice '64x96'; write it as"),
+    # tuning
+    Mistake(
+        attnc.TuningError,
+        lambda: attnc.autotune(attnc.compile(attention, backend="reference"), *qkv()),
+        "attention leaves nothing to tune: the reference backend interprets it",
+    ),
+    Mistake(tuning_errors.StorageError, lambda: tune_into("nosuch://here"), "nosuch://here fails.*sqlite:///"),
+    Mistake(attnc.TunedFileError, lambda: attnc.load_tuned("nowhere.json"), "cannot read nowhere.json: No such file"),
     # a question
     Mistake(
         validation.ValidationError, lambda: attnc.validate(attention, *[torch.ones(3).int()] * 3), "none of the arg"
@@ -265,6 +282,7 @@ MISTAKES = [
     Mistake(targets.TargetError, lambda: targets.load_target("nowhere.py:f"), "no such file: nowhere.py"),
     Mistake(targets.UsageError, lambda: targets.load_target("nowhere.py:f"), "no such file: nowhere.py"),
     Mistake(cli_inputs.InputsError, lambda: cli_inputs.parse_sizes("B=1,H"), "cannot read 'H' in --shape 'B=1,H'"),
+    Mistake(zoo.ZooError, lambda: zoo.folder("nowhere"), "there is no zoo in nowhere: .* --path"),
     # IR by hand
     Mistake(IRSyntaxError, lambda: parse_module("attn.func @f("), r"<input>:1:14"),
     Mistake(IRVerifyError, lambda: parse_module(DOUBLING.replace('<"i">', '<"i, i">', 1)), "tile.load"),
@@ -320,7 +338,12 @@ def test_the_class_the_words_and_the_place(mistake: Mistake, tmp_path: Path, mon
 
 
 # Base classes, and what a caller inside catches.
-NOT_RAISED = {attnc.AttncError, cpu_errors.UnsupportedKernelError, gpu_errors.UnsupportedKernelError}
+NOT_RAISED = {
+    attnc.AttncError,
+    cpu_errors.UnsupportedKernelError,
+    gpu_errors.UnsupportedKernelError,
+    tuning_errors.WrongResultError,  # the tuner's worker catches it: the candidate failed, and this is the reason
+}
 
 
 def test_every_class_has_a_row() -> None:

@@ -1,6 +1,6 @@
 """Reading assembly: the instructions of a kernel, which kinds they are of, and the loops that they lie in.
 
-A loop is what lies between a label and the last jump that closes it (:mod:`.flow`).  The ones that matter are the
+A loop is what lies between its beginning and the last way back to it (:mod:`.flow`).  The ones that matter are the
 innermost among those with matrix instructions: a wait for a barrier is a loop as well, of two instructions.
 """
 
@@ -98,9 +98,8 @@ class Listing:
             jump = re.search(self.syntax.jump, f"{name} {operands}")
             if jump and jump[1] in self.labels:
                 jumps[n] = self.labels[jump[1]]
-        flow = Flow(len(self.instructions), jumps, self.final)
-        ends = {start: n for n, start in jumps.items() if start <= n and flow.closes(n, start)}
-        loops = [x for x in sorted(ends.items()) if self.count(x[0], x[1] + 1)["matrix"]]
+        found = Flow(len(self.instructions), jumps, self.final).loops()
+        loops = [x for x in found if self.count(x[0], x[1] + 1)["matrix"]]
         return [x for x in loops if not any(x != y and x[0] <= y[0] and y[1] <= x[1] for y in loops)]
 
 

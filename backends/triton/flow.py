@@ -1,8 +1,9 @@
-"""The flow of control in a listing: which jumps back really close a loop.
+"""The flow of control in a listing: where loops begin and end.
 
 Assemblers put what is rarely run at the end, such as waiting for a copy that is late: a jump to there, and one back.
-That jump back closes no loop, for what it goes back to need not have been run before.  So a loop is a jump to an
-instruction that lies on every way to the jump: one that *dominates* it.
+That jump back closes no loop, for what it goes back to need not have been run before.  So a loop is a way to an
+instruction that lies on every way to where it comes from: one that *dominates* it.  Assemblers also put the end of a
+loop before its beginning, to go on there without a jump: the way back is then one to the next instruction.
 """
 
 from __future__ import annotations
@@ -24,12 +25,35 @@ class Flow:
                 before[self.of[jumps[last]]].append(b)
             if last not in ends and b + 1 < len(self.starts):
                 before[b + 1].append(b)
+        self.before = before
         self.dominators = _dominators(before)
 
-    def closes(self, jump: int, target: int) -> bool:
-        """Is the jump at the end of a loop that begins at ``target``?"""
-        block = next(b for b, last in enumerate(self.lasts) if last == jump)
-        return self.of[target] in self.dominators[block]
+    def loops(self) -> list[tuple[int, int]]:
+        """First and last instruction of each loop, as far as it lies in one piece."""
+        found: dict[int, tuple[int, int]] = {}
+        for b, sources in enumerate(self.before):
+            back = [s for s in sources if b in self.dominators[s]]
+            if not back:
+                continue
+            first, last = b, max(back)
+            if last < b:  # turned round: its end stands before its beginning
+                body = self._body(b, back)
+                last = b
+                while first - 1 in body:
+                    first -= 1
+                while last + 1 in body:
+                    last += 1
+            found[b] = self.starts[first], self.lasts[last]
+        return [found[b] for b in sorted(found)]
+
+    def _body(self, header: int, back: Collection[int]) -> set[int]:
+        """The blocks on the ways from the header to itself: what leads to the edges back."""
+        body, waiting = {header}, list(back)
+        while waiting:
+            if (b := waiting.pop()) not in body:
+                body.add(b)
+                waiting += self.before[b]
+        return body
 
 
 def _dominators(before: list[list[int]]) -> list[set[int]]:

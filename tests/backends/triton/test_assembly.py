@@ -62,6 +62,25 @@ LATE = """
 """
 
 
+# the end of a loop stands before its beginning, and goes on there without a jump
+TURNED = """
+\ts_cbranch_scc1 .LBB0_23
+\ts_branch .LBB0_15
+.LBB0_14:                               ;   in Loop: Header=BB0_15 Depth=1
+\tv_mfma_f32_32x32x8_bf16 v[16:31], v[54:55], v[130:131], 0
+\ts_cbranch_scc0 .LBB0_24
+.LBB0_15:                               ; =>This Inner Loop Header: Depth=1
+\tds_read_b128 v[0:3], v4
+\ts_cbranch_execz .LBB0_14
+\tv_exp_f32_e32 v1, v1
+\ts_branch .LBB0_14
+.LBB0_23:
+\tv_mfma_f32_32x32x8_bf16 v[16:31], v[54:55], v[130:131], 0
+.LBB0_24:
+\ts_endpgm
+"""
+
+
 def only_loop(text: str, language: str) -> dict[str, int]:
     listing = read(text, language)
     ((first, last),) = listing.main_loops()
@@ -85,6 +104,10 @@ def test_ptx() -> None:
 def test_the_innermost_loop_with_a_product_counts() -> None:
     assert only_loop(AMDGCN, "amdgcn") == {"all": 4, "on_chip": 1, "matrix": 1, "spill": 1}
     assert read(AMDGCN, "amdgcn").spilled() == 8
+
+
+def test_a_loop_may_end_where_it_begins_without_a_jump() -> None:
+    assert only_loop(TURNED, "amdgcn") == {"all": 6, "on_chip": 1, "matrix": 1, "special": 1}
 
 
 def test_a_kernel_without_loops() -> None:

@@ -33,9 +33,19 @@ def test_candidates_compile_and_differ_from_the_default(name: str, backward: boo
     assert all(name in ("choice", "gradient_choice") for c in space.candidates for name, _ in c.options)
 
 
-def test_a_gpu_also_chooses_how_to_launch():
-    space = space_of(lowered("dense", "triton", "sm_90"))
-    assert {"rows", "keys", "num_warps", "num_stages"} == set(space.choices)
+@pytest.mark.parametrize(
+    "name, target, more",
+    [
+        ("dense", "sm_80", set()),
+        ("causal", "sm_80", {"persistent"}),  # whose tasks differ in length
+        ("dense", "sm_90", {"descriptors"}),
+        ("dense", "sm_100", {"descriptors", "warp_specialize"}),
+        ("dense", "gfx942", set()),
+    ],
+)
+def test_a_gpu_also_chooses_how_to_launch(name: str, target: str, more: set[str]):
+    space = space_of(lowered(name, "triton", target))
+    assert {"rows", "keys", "num_warps", "num_stages"} | more == set(space.choices)
     assert any(not dict(c.options).get("launch") for c in space.candidates)
 
 
@@ -43,6 +53,25 @@ def test_a_launch_reaches_the_kernel():
     low = lowered("dense", "triton", "sm_90", {"launch": "num_warps=8,num_stages=1"})
     (artifact,) = low.artifacts("triton")
     assert (artifact.meta["num_warps"], artifact.meta["num_stages"]) == (8, 1)
+
+
+@pytest.mark.parametrize(
+    "name, target, launch, default, changed",
+    [
+        ("dense", "sm_90", "descriptors=0", "make_tensor_descriptor", ""),
+        ("dense", "sm_100", "warp_specialize=1", "", "warp_specialize=True"),
+        ("causal", "sm_90", "persistent=2", "", "num_programs"),
+    ],
+)
+def test_a_launch_reaches_the_printed_kernel(name: str, target: str, launch: str, default: str, changed: str):
+    inputs = [x.bfloat16() for x in BY_NAME[name].inputs(*SIZES)]
+    texts = []
+    for options in ({}, {"launch": launch}):
+        compiled = attnc.compile(BY_NAME[name].fn, backend="triton", fallback="silent", options=options)
+        (artifact,) = compiled.lower(*inputs, target=target).artifacts("triton")
+        texts.append(artifact.payload.decode())  # the module without the IR that is quoted in its check
+    for word, (there, not_there) in ((default, texts), (changed, texts[::-1])):
+        assert not word or (word in there and word not in not_there)
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from attnc.compiler.analysis import live_area
+from attnc.compiler.analysis import live_area, walked
 from attnc.compiler.passes import PASSES
 
 SHAPE = ["--shape", "B=1,H=2,N=100,D=16"]
@@ -57,16 +58,18 @@ def test_example_inputs_by_function(attnc, window_py: Path) -> None:
 
 
 def test_explain_a_million_tokens_looks_at_few_rows(attnc, window_py: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    evaluated: list[int] = []
-    at = live_area._Points._at
+    evaluated: Counter[int] = Counter()  # tiles, by their height
+    rows = live_area.Points.rows
 
-    def counted(points, rows, ends):
-        evaluated.append(len(rows))
-        return at(points, rows, ends)
+    def counted(points, size, most=None):
+        for env in rows(points, size, most):
+            evaluated[size] += len(env["t"])
+            yield env
 
-    monkeypatch.setattr(live_area._Points, "_at", counted)
+    monkeypatch.setattr(live_area.Points, "rows", counted)
     done = attnc("explain", f"{window_py}:dilated", "--shape", "B=1,H=8,N=1048576,D=64")
-    assert sum(evaluated) <= 1 << 13
+    assert evaluated[1] <= 1 << 13  # of 8 Mi rows
+    assert evaluated.total() <= 2 * walked.MOST_TILES  # the cost model's: of tiles, and of vectors of rows
     assert done.status == 0
     assert "dilated: fused, 1 kernel" in done.out
     assert "every 8th key" in done.out
