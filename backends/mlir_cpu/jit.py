@@ -63,6 +63,8 @@ def compile_object(text: str, name: str, *, want_llvm: bool = False, native: boo
             llvm = _llvm_ir(mlir.mlirModuleGetOperation(module)) if want_llvm else ""
             path = Path(folder, "kernel.o")
             if native:
+                if f"@{name}(" not in text:  # looking it up would end the process
+                    raise CpuCompileError(f"kernel {name}: the generated code has no function of this name")
                 _generate(module, name, path)
             return path.read_bytes() if native else b"", llvm
         finally:

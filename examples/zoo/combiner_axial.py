@@ -45,7 +45,7 @@ def example_inputs(small: bool = False) -> dict[str, tuple[Any, ...]]:
     torch.manual_seed(0)
     b, rows, columns, heads, d = (1, 3, 4, 2, 6) if small else (1, 64, 64, 8, 64)  # an image of 64 x 64
     c = heads * d
-    x, qkv = torch.randn(b, rows, columns, c), torch.randn(3, b, rows, columns, heads, d)
+    x, qkv = torch.randn(b, rows, columns, c), torch.randn(3, b, rows, columns, heads, d) / 2
     return {"rowmajor": (x, qkv, torch.randn(c, c) / c**0.5, torch.randn(c, c) / c**0.5)}
 
 

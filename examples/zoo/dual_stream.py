@@ -41,7 +41,7 @@ def dual_stream(
 def example_inputs(small: bool = False) -> dict[str, tuple[Any, ...]]:
     torch.manual_seed(0)
     b, h, n, d = (2, 3, 35, 8) if small else (4, 8, 512, 64)
-    tokens, context = torch.randn(2, b, n, h * d)
+    tokens, context = torch.randn(2, b, n, h * d) / 2
     w_q, w_k = torch.randn(2, h * d, h * d) / (h * d) ** 0.5
     mix_v, mix_o = torch.randn(2, h, h) / h**0.5
     return {"dual_stream": (tokens, context, w_q, w_k, mix_v, mix_o, 4.0)}

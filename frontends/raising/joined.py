@@ -5,7 +5,7 @@ PyTorch concatenates the features of queries and of keys, which takes memory for
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ...ir.expr import Const, Expr, Load, Op, Var, free_vars, rewrite, walk
 from .contract import Contraction, Element
@@ -52,16 +52,16 @@ def join(values: Values, score: Expr, found: dict[Load, Contraction], dot: Var) 
 
 
 def _holder(e: Expr, found: set[Load]) -> Expr:
-    """The smallest part of ``e`` that holds all inner products."""
-    while isinstance(e, Op):
-        inner = [c for c in e.children if found <= set(walk(c))]
-        if len(inner) != 1 or sum(bool(found & set(walk(c))) for c in e.children) > 1:
-            break
-        e = inner[0]
+    """The smallest part of ``e`` that holds all inner products, wherever they stand."""
+    parts = [x for x in dict.fromkeys(walk(e)) if isinstance(x, Op) and found <= set(walk(x))]
+    for part in sorted(parts, key=lambda x: sum(1 for _ in walk(x))):
+        without = rewrite(e, lambda x, part=part: Const(0.0) if x == part else None)  # type: ignore[misc]
+        if not _holds(without, found):
+            return part
     return e
 
 
-def _holds(e: Expr, found: dict[Load, Contraction]) -> bool:
+def _holds(e: Expr, found: Collection[Load]) -> bool:
     return any(x in found for x in walk(e))
 
 

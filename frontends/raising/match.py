@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ...ir.expr import FALSE, Const, Expr, Load, Op, Var, free_vars, substitute, walk
+from ...ir.expr import FALSE, TRUE, Const, Expr, Load, Op, Var, free_vars, substitute, walk
 from ..graph import Input, Node
 from .contract import Contraction, Contractions, Element
 from .elementwise import ELEMENTWISE
@@ -20,7 +20,7 @@ from .normaliser import Part, cover
 from .peel import Peeled, joint, peel
 from .plan import AttendPlan, Gate
 from .roles import weighs
-from .score import Score, drop_common_shift, fold_scale, read_score
+from .score import DOT, Score, drop_common_shift, fold_scale, read_score
 from .terms import NoMatch, addends, factors, load, uses
 from .values import Values
 from .views import VIEWS
@@ -97,7 +97,13 @@ class Matcher:
 
     def _unnormalised(self, node: Node, index: tuple[Var, ...], pieces: list[_Piece]) -> AttendPlan:
         """The scores are the weights, as in a ReLU of inner products: there is no softmax."""
+        if any(p.dens for p in pieces):
+            # the product by itself may be one; what divides it, each row of it or each feature, is not read here
+            raise NoMatch("the weights are divided by what is not their sum", node.location)
         plan = self._attention(node, index, pieces, shifts=False, plain=True)
+        if all(s.mask == TRUE and _is_linear(s.score) for s in plan.sources):
+            # PyTorch multiplies in the order in which it is written: q @ (k.mT @ v), say, which attends to features
+            raise NoMatch("the weights are inner products that nothing is done to", node.location)
         keyed = {n for s in plan.sources for e in s.key_map for n in free_vars(e)}
         valued = {n for s in plan.sources for e in s.value_map for n in free_vars(e)}
         asked = {n for e in plan.query_map for n in free_vars(e)}
@@ -376,6 +382,13 @@ class Matcher:
             if all(p.values and n in _index_vars(p.values) and n not in _index_vars(p.weights) for p, _ in parts)
         ]
         return found[-1] if found else None
+
+
+def _is_linear(score: Expr) -> bool:
+    """Is this an inner product times numbers that are the same for all pairs?"""
+    num, den = factors(score)
+    rest = [x for x in (*num, *den) if x != DOT]
+    return DOT in num and not any(free_vars(x) & {DOT.name, "i", "j"} for x in rest)
 
 
 _PIECED = ("cat", "pad", "nan_to_num", "slice_scatter", "select_scatter")

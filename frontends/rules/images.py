@@ -50,19 +50,6 @@ def _plain(x: Any, rank: int) -> tuple[Expr, ...]:
     return tuple(_each(x, rank))
 
 
-@rule("avg_pool1d", "avg_pool2d", "avg_pool3d")
-def average(
-    t: Tracer, input: Traced, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
-    count_include_pad: bool = True, divisor_override: Any = None,
-) -> Traced:  # fmt: skip
-    shape, rank = _pooled(t, input, kernel_size, stride, padding, 1, ceil_mode), int(t.op[-2])
-    more: dict[str, Any] = {} if divisor_override is None else {"divisor_override": as_expr(divisor_override)}
-    return _call(
-        t, input, shape, kernel_size=_plain(kernel_size, rank), stride=_plain(stride or kernel_size, rank),
-        padding=_plain(padding, rank), count_include_pad=count_include_pad, **more,
-    )  # fmt: skip
-
-
 @rule("max_pool1d", "max_pool2d", "max_pool3d")
 def maximum(
     t: Tracer, input: Traced, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,

@@ -67,6 +67,24 @@ def test_triton(fn):
     assert_gradients_match(fn, found, args)
 
 
+def disentangled(q, k, v, of_queries, of_keys):
+    """What queries and keys find in small tables at their distance; the first row is scaled as a whole."""
+    i, j = torch.arange(q.shape[-2])[:, None], torch.arange(k.shape[-2])[None, :]
+    near = (i - j).clamp(-2, 2) + 2
+    scores = q @ k.mT + (q @ of_queries.mT)[:, :, i, near] + (k @ of_keys.mT)[:, :, j, near]
+    return causal(torch.where(i == 0, scores * 0.5, scores) / 3).softmax(-1) @ v
+
+
+@pytest.mark.parametrize("backend", ["cpu", "triton"])
+@pytest.mark.parametrize("n", [7, 67])
+def test_products_with_a_small_table_are_looked_up(n, backend):
+    args = tensors(*[(B, H, n, D)] * 3, (H, 5, D), (H, 5, D))
+    compiled = attnc.compile(disentangled, backend=backend, fallback="error")
+    assert_matches(disentangled, compiled(*args), args)
+    (found,) = gradients(compiled, args)
+    assert_gradients_match(disentangled, found, args)
+
+
 def test_one_product_over_all_features():
     low = attnc.compile(content_and_position, backend="cpu").lower(*inputs(content_and_position, 16, 16))
     assert low.explain().fused

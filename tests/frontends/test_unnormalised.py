@@ -127,16 +127,38 @@ def perceptron(x, w1, w2):
     return torch.relu(torch.einsum("bnc,hcd->bhnd", x, w1)) @ w2
 
 
+def products(q, k, v):
+    return q @ (k.mT @ v) / 3
+
+
+def divided(q, k, v):
+    """What divides a row is not the sum of its weights."""
+    return torch.relu(q @ k.mT) @ v / (q @ k.sum(-2).unsqueeze(-1) + 9.0)
+
+
 @pytest.mark.parametrize(
     ("fn", "shapes"),
-    [(exponentials, [(2, 8, 4)] * 3), (perceptron, [(2, 8, 4), (3, 4, 6), (3, 6, 4)])],
-    ids=["exponentials", "perceptron"],
+    [
+        (exponentials, [(2, 8, 4)] * 3),
+        (perceptron, [(2, 8, 4), (3, 4, 6), (3, 6, 4)]),
+        (products, [(2, 8, 4)] * 3),
+    ],
+    ids=["exponentials", "perceptron", "products"],
 )
 def test_what_is_no_such_attention(fn, shapes):
     args = [torch.randn(s) for s in shapes]
     compiled = attnc.compile(fn, backend="cpu", fallback="silent")
     assert not compiled.lower(*args).explain().kernels
     assert_matches(fn, compiled(*args), args)
+
+
+def test_a_divisor_that_is_not_the_sum_stays():
+    args = [torch.randn(2, 8, 4) for _ in range(3)]
+    compiled = attnc.compile(divided, backend="cpu", fallback="silent")
+    assert compiled.lower(*args).explain().kernels
+    assert_matches(divided, compiled(*args), args)
+    (found,) = gradients(compiled, args)
+    assert_gradients_match(divided, found, args)
 
 
 def test_very_wide_rows_take_few_at_a_time():
