@@ -97,6 +97,8 @@ def choose_gradient_tiles(work: Work, target: str, other: Sequence[Work] = ()) -
     on = device(target)
     if on.is_gpu:
         return largest_gradient_tile(work, on)
+    if other:  # strips have no part in these forms
+        on = replace(on, skips=False)
     times = [timings(form, on, NOMINAL_LENGTH, gradient=True) for form in (work, *other)]
     least = {tiles: min(t[tiles] for t in times) for tiles in times[0]}
     return min(least, key=lambda tiles: (least[tiles], [-n for n in tiles]))

@@ -110,7 +110,13 @@ class _Source:
         """What is computed of the ranges: all, unless a device leaves out the lane vectors that a mask takes away."""
         if not self.on.skips or not w.partial.blocks or self.vectors == 1:
             return w.both
-        if self.gradient and any(loads(self.source.score.body)):  # sums over pairs take tiles as they are
+        if not self.gradient:  # measured, low tiles take less time than strips of higher ones; gradients' take more
+            return w.both
+        if any(
+            isinstance(x, Op) and x.name in ("//", "%") and self.key in free_vars(x) for x in nodes(self.walked.mask)
+        ):
+            return w.both  # what a strip walks is one range for each loop, with the holes of images and blocks in it
+        if any(loads(self.source.score.body)):  # sums over pairs take tiles as they are
             return w.both
         low = self.walk(self.lanes, self.step, self._high(8)).both.blocks / self.vectors
         return w.full + w.partial.only(min(1.0, max(0.0, low - w.full.blocks) / w.partial.blocks))

@@ -70,7 +70,11 @@ class KeyRanges(ModulePass):
         if not implies(TRUE, op("<", rows.base, rows.bound), grid, facts):
             ranges = _only_where_rows_are(ranges, op("<", rows.base, rows.bound))
         if ranges.partial and 0 < self.strip < rows.size and not rows.size % self.strip:
-            loop.attributes["strips"], loop.attributes["strip"] = _strips(pairs, self.strip), IntAttr(self.strip)
+            strips = _strips(pairs, self.strip)
+            if any(
+                rows.name in free_vars(e) for r in strips.data for e in (r.data.lo, r.data.hi)
+            ):  # else all see the same
+                loop.attributes["strips"], loop.attributes["strip"] = strips, IntAttr(self.strip)
         state: list[SSAValue] = list(loop.initial)
         for kind, chosen in (("full", ranges.full), ("partial", ranges.partial)):
             if chosen:

@@ -152,9 +152,8 @@ def test_tiles_are_costed_once(monkeypatch: pytest.MonkeyPatch) -> None:
         cached.cache_clear()
     page = lowered("abs(i - j) <= 160 and (i - j) % 8 == 0").explain()
     assert "best of 11 sizes" in page.kernels[0].why
-    # with the residues and without, for two lengths and three heights of tiles; then at the sizes at hand the chosen
-    # height, and that of a vector, by whose rows masked products are skipped
-    assert len(counted) == len(set(counted)) == 2 * 2 * 3 + 2
+    # with the residues and without, for two lengths and three heights of tiles; then at the sizes at hand
+    assert len(counted) == len(set(counted)) == 2 * 2 * 3 + 1
 
 
 # ---- gradients -------------------------------------------------------------------------------------------
