@@ -24,7 +24,7 @@ def attend(q, k, v):
 
 
 def example_inputs(small=False):
-    return {{"attend": tuple(torch.randn(3, 1, 1, 24 if small else 300, 8) / 2)}}
+    return {{"attend": tuple(torch.randn(3, 1, 1, 24 if small else 300, 8) / 4)}}
 '''
 
 
