@@ -8,13 +8,13 @@ tasks.  The model says what else such a kernel does, and how much of it the figu
 from __future__ import annotations
 
 import importlib
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..backends.host import cores
 from .analysis.cpu_time import cpu_time
 from .analysis.devices import DEVICES, Device
 from .analysis.space import FORWARD, Choice
@@ -94,9 +94,9 @@ class _Taking:
         peak = {name: f32 * r for name, r in ratio.items()} | {"f64": self._product(torch.float64)}
         if self.on.matrix:
             peak["bf16"] = self._product(torch.bfloat16)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        with _threads(cores):
-            together = self._product(torch.float32, 384 * cores) / (cores * f32)
+        count = cores()
+        with _threads(count):
+            together = self._product(torch.float32, 384 * count) / (count * f32)
         self.on = replace(self.on, peak=peak, together=min(1.0, together))
 
     @staticmethod

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
 
+from ..backends.host import cores, cpuinfo, processor
 from ..ir.errors import AttncError
 from .settings import VARIABLES, Settings, check_environment
 
@@ -83,24 +84,23 @@ def _versions(problems: list[Problem]) -> Section:
 
 
 def _processor(problems: list[Problem]) -> Section:
-    model, flags = cpuinfo()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    flags, usable = cpuinfo("flags", "Features").split(), cores()
     rows = [
         ("system", f"{platform.system()} {platform.release()}, {platform.machine()}"),
-        ("model", model or platform.processor() or "unknown"),
+        ("model", processor()),
         ("features", " ".join(f for f in CPU_FEATURES if f in flags) or "unknown"),
-        ("cores", f"{cores} usable of {os.cpu_count()}"),
+        ("cores", f"{usable} usable of {os.cpu_count()}"),
     ]
     if importlib.util.find_spec("torch") is not None:
         import torch
 
         threads = torch.get_num_threads()
         rows.append(("threads", str(threads)))
-        if threads > cores:
+        if threads > usable:
             problems.append(
                 Problem(
-                    f"{threads} threads share {cores} cores",
-                    f"export OMP_NUM_THREADS={cores}, or torch.set_num_threads",
+                    f"{threads} threads share {usable} cores",
+                    f"export OMP_NUM_THREADS={usable}, or torch.set_num_threads",
                 )
             )
     if platform.machine() in ("x86_64", "AMD64") and flags and "avx2" not in flags:
@@ -114,24 +114,6 @@ def _figures() -> str:
 
     found = load(Settings.of().cache_dir)
     return "defaults (attnc doctor --measure takes this machine's)" if found is None else f"measured, {found.digest}"
-
-
-def cpuinfo() -> tuple[str, frozenset[str]]:
-    """Model name and feature flags, where the system tells them."""
-    model, flags = "", frozenset[str]()
-    try:
-        with open("/proc/cpuinfo") as file:
-            for line in file:
-                name, _, value = (part.strip() for part in line.partition(":"))
-                if name == "model name":
-                    model = value
-                elif name in ("flags", "Features"):
-                    flags = frozenset(value.split())
-                if model and flags:
-                    break
-    except OSError:
-        pass
-    return model, flags
 
 
 def _gpu(problems: list[Problem]) -> Section:

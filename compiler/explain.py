@@ -7,7 +7,6 @@ thousand.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -18,6 +17,7 @@ from ..ir import attn, tile
 from ..ir.attributes import Dim
 from ..ir.errors import AttncError
 from ..ir.expr import Expr, evaluate, free_vars, loads
+from ..ir.powers import no_larger, powers
 from .analysis import cost
 from .analysis.live_area import live_pairs
 from .analysis.space import Choice
@@ -319,7 +319,7 @@ def _eager_ops(func: attn.FuncOp, attends: list[attn.AttendOp], reported: Any, e
         (
             free_vars(a.domain[-1].extent) & sizes,
             free_vars(s.extent) & sizes,
-            [_powers(v) for v in _tensors(a)],
+            [powers(attn.tensor_type(v).shape) for v in _tensors(a)],
             _elements((a.domain[-1].extent, s.extent), env),
         )
         for a in attends
@@ -330,7 +330,8 @@ def _eager_ops(func: attn.FuncOp, attends: list[attn.AttendOp], reported: Any, e
             shape = attn.tensor_type(value).shape
             count = _elements(shape, env)
             if any(
-                _quadratic(shape, queries, keys) and not _covered(value, own) and not count < least  # blocks are fewer
+                # blocks have fewer elements
+                _quadratic(shape, queries, keys) and not no_larger(powers(shape), own) and not count < least
                 for queries, keys, own, least in pairs
             ):
                 reason = f"PyTorch makes a tensor of shape ({', '.join(map(str, shape))})"
@@ -385,21 +386,6 @@ def _elements(shape: tuple[Expr, ...], env: Mapping[str, int]) -> float:
 
 def _tensors(a: attn.AttendOp) -> list[Any]:
     return [a.query, *a.keys, *a.values, a.out]
-
-
-def _powers(value: Any) -> Counter[str]:
-    """How often each size occurs in a shape."""
-    return Counter(name for s in attn.tensor_type(value).shape for name in free_vars(s))
-
-
-def _covered(value: Any, own: list[Counter[str]]) -> bool:
-    """Is a value no larger than what the attention reads or writes: a square image whose rows attend, say?
-
-    Sizes that no operand has are channels of its own: they are no tokens.
-    """
-    tokens = set().union(*own)
-    mine = Counter({name: count for name, count in _powers(value).items() if name in tokens})
-    return any(mine <= powers for powers in own)
 
 
 def _at(op: Any) -> str:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+from ..backends.host import cpuinfo
 from .analysis.devices import DEVICES, Device, add_measured
 from .cache import checked, default_dir, read_own, with_checksum, write_atomically
 
@@ -104,10 +105,7 @@ def _read(path: str, changed: int) -> Figures | None:
 
 @lru_cache(maxsize=1)
 def _machine() -> str:
-    from .doctor import cpuinfo
-
-    model, flags = cpuinfo()
-    text = json.dumps([model, sorted(flags), os.cpu_count()])
+    text = json.dumps([cpuinfo("model name"), sorted(cpuinfo("flags", "Features").split()), os.cpu_count()])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

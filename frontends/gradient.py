@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from .specialise import Specialisation
 
 
+def is_smooth(dtype: torch.dtype) -> bool:
+    """May there be gradients of tensors of this type?"""
+    return dtype.is_floating_point or dtype.is_complex
+
+
 class _Refused(Exception):
     """The call breaks a guard."""
 
@@ -34,7 +39,7 @@ class _Compiled(torch.autograd.Function):
         if not found.plain_results:
             # Views, and arguments handed back, are for autograd as if the function had made them.
             results = [r.detach() if r._is_view() or any(r is x for x in tensors) else r for r in results]
-            ctx.mark_non_differentiable(*(r for r in results if not (r.is_floating_point() or r.is_complex())))
+            ctx.mark_non_differentiable(*(r for r in results if not is_smooth(r.dtype)))
         ctx.save_for_backward(*tensors, *saved)
         ctx.set_materialize_grads(False)
         return tuple(results)

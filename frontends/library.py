@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from .gradient import is_smooth
 from .programs import Program, program
 
 Tensors = Sequence[torch.Tensor]
@@ -77,7 +78,7 @@ def _run_context(ctx: Any, inputs: tuple[str, Tensors, bool], output: Tensors) -
     ctx.inputs = len(tensors)
     ctx.save_for_backward(*tensors, *kept)
     results = output[: found.results]
-    fixed = [x for x in results if not (x.is_floating_point() or x.is_complex())]
+    fixed = [x for x in results if not is_smooth(x.dtype)]
     ctx.mark_non_differentiable(*fixed, *output[found.results :])
     ctx.set_materialize_grads(False)
 

@@ -18,6 +18,7 @@ from ..ir.expr import Expr, Var
 from . import autocast, rules
 from .calls import call_text
 from .errors import DeviceError, DtypeError, Mismatch, MissingDimension, RankError, ShapeError, UnknownTensorError
+from .gradient import is_smooth
 from .graph import Graph, Input, Node, Source, leaves, map_arg, type_text
 from .locate import user_line, with_text
 from .sizes import as_expr, graph_number, hint_of, is_number
@@ -176,7 +177,7 @@ class Tracer(TorchFunctionMode):
 
     def cut(self, node: Node) -> None:
         """No gradient passes this value; notes it if one would."""
-        waiting = [node] if self.graph.cut is None and _is_smooth(node.dtype) else []
+        waiting = [node] if self.graph.cut is None and is_smooth(node.dtype) else []
         seen = set(waiting)
         while waiting:
             node = waiting.pop()
@@ -186,7 +187,7 @@ class Tracer(TorchFunctionMode):
             if node.op == "amax":  # what a softmax spelled by hand subtracts: no gradient would come of it anyway
                 self.graph.peak = self.graph.peak or self.location
                 continue
-            more = {x for x in node.inputs if _is_smooth(x.dtype)} - seen
+            more = {x for x in node.inputs if is_smooth(x.dtype)} - seen
             seen |= more
             waiting += more
 
@@ -262,8 +263,3 @@ def _identifier(path: str) -> str:
     while "__" in text:
         text = text.replace("__", "_")
     return text.strip("_") or "capture"
-
-
-def _is_smooth(dtype: torch.dtype) -> bool:
-    """May there be gradients of tensors of this type?"""
-    return dtype.is_floating_point or dtype.is_complex

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
+import attnc
 from attnc.compiler.oracle import EagerMode
 
 DRAWS = 4
@@ -165,3 +166,19 @@ def assert_gradients_match(
         assert found.dtype == inputs[number].dtype, f"{what}: dtype {found.dtype}"
         error = _largest(found.double() - oracle)
         assert error <= limit, f"{what}: error {error:.3e} is above the limit {limit:.3e}"
+
+
+def assert_compiles(
+    fn: Callable[..., torch.Tensor],
+    args: Sequence[Any],
+    backend: str = "cpu",
+    fallback: str = "error",
+    train: bool = True,
+) -> Any:
+    """Compile ``fn``, compare its output and (``train``) its gradients with float64 eager; the compiled function."""
+    compiled = attnc.compile(fn, backend=backend, fallback=fallback)
+    assert_matches(fn, compiled(*args), args)
+    if train:
+        (found,) = gradients(compiled, args)
+        assert_gradients_match(fn, found, args)
+    return compiled

@@ -8,11 +8,9 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
+from ..host import cores
+
 T = TypeVar("T")
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Limit:
@@ -22,7 +20,7 @@ class _Limit:
         self.renew()
 
     def renew(self) -> None:
-        self.free = threading.Semaphore(_cores())
+        self.free = threading.Semaphore(cores())
 
 
 _limit = _Limit()

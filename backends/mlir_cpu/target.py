@@ -11,8 +11,8 @@ import platform
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 
+from ..host import cpuinfo
 from .errors import CpuTargetError
 
 
@@ -97,20 +97,7 @@ def host_machine() -> str:
 @cache
 def cpu_features() -> tuple[str, ...]:
     """Instruction set extensions of this host, sorted; empty where the system does not tell."""
-    return tuple(sorted(set(_cpuinfo("flags", "Features").split())))
-
-
-def _cpuinfo(*keys: str) -> str:
-    """What Linux says about the first CPU under one of these keys; empty where it says nothing."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return ""
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in keys:
-            return value.strip()
-    return ""
+    return tuple(sorted(set(cpuinfo("flags", "Features").split())))
 
 
 @cache
@@ -132,7 +119,7 @@ def host_target() -> Target:
     bf16 = has(("avx512_bf16",))
     if tiles_permitted():
         found = TARGETS["avx512-amx"]
-    elif has(TARGETS["avx512-bf16"].requires) and _cpuinfo("vendor_id") == "AuthenticAMD":
+    elif has(TARGETS["avx512-bf16"].requires) and cpuinfo("vendor_id") == "AuthenticAMD":
         # measured: products of bf16 take half the time of fma on Zen 4, twice the time on Sapphire Rapids
         found = TARGETS["avx512-bf16"]
     elif has(_AVX512):

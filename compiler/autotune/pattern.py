@@ -11,6 +11,7 @@ from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from ...backends.host import processor
 from ..lowering import BACKENDS
 
 if TYPE_CHECKING:
@@ -104,13 +105,4 @@ def _device_name(kind: str, index: int | None) -> str:
         import torch
 
         return torch.cuda.get_device_name(index)
-    try:
-        with open("/proc/cpuinfo") as file:  # a long one, if cores are many
-            for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    import platform
-
-    return platform.processor() or platform.machine()
+    return processor()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field, replace
 
-from ...ir.expr import Expr, Var, free_vars
+from ...ir.expr import Expr, Var
+from ...ir.powers import Powers, no_larger, powers
 from ..graph import Graph, Input, Node
 from . import views
 from .elementwise import ELEMENTWISE
@@ -169,20 +169,13 @@ def _no_larger(values: Values, node: Node, graph: Graph, attentions: set[str]) -
 
 
 def _in_grid(values: Values, node: Node, plan: AttendPlan) -> bool:
-    """Has ``node`` no more of the attention's tokens than one of its operands: is it an image whose pixels attend?
+    """Has ``node`` no more of the attention's tokens than one of its operands: is it an image whose pixels attend?"""
 
-    Sizes that no operand has are channels.
-    """
+    def of(x: Node) -> Powers:
+        return powers(map(values.simplify, x.shape))
+
     operands = [plan.node, plan.query, *(x for s in plan.sources for x in (s.key, s.value))]
-    own = [_powers(values, x) for x in operands if x is not None]
-    tokens = set().union(*own)
-    mine = Counter({name: count for name, count in _powers(values, node).items() if name in tokens})
-    return any(mine <= powers for powers in own)
-
-
-def _powers(values: Values, node: Node) -> Counter[str]:
-    """How often each size occurs in a shape."""
-    return Counter(name for size in node.shape for name in free_vars(values.simplify(size)))
+    return no_larger(of(node), [of(x) for x in operands if x is not None])
 
 
 def _notes(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...ir.expr import Expr, const
+from ...ir.expr import Expr, const, op
 from .. import shapes
 from ..errors import Mismatch, UnsupportedOpError
 from ..locate import with_text
@@ -23,19 +24,21 @@ def _each(x: Any, rank: int) -> list[Expr]:
 
 
 def _pooled(
-    t: Tracer, input: Traced, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
+    t: Tracer, input: Traced, kernel: Sequence[Expr], stride: Sequence[Expr], padding: Sequence[Expr], ceil_mode: bool
 ) -> list[Expr]:
-    rank = int(t.op[-2])
+    """The shape that a pool gives; ``kernel`` counts the positions that a window spans."""
+    rank = len(kernel)
     if input.dim() not in (rank + 1, rank + 2):
         raise Mismatch(f"{t.op} takes a tensor of {rank + 1} or {rank + 2} dimensions, not {input.dim()}")
-    if ceil_mode:
-        raise UnsupportedOpError(f"{with_text(t.location)}: ceil_mode of {t.op}; pad the input instead")
     shape = list(input.node.shape)
-    steps = _each(stride or kernel, rank)
-    for n, (k, by, pad, gap) in enumerate(
-        zip(_each(kernel, rank), steps, _each(padding, rank), _each(dilation, rank), strict=True)
-    ):
-        shape[n - rank] = shapes.window_count(shape[n - rank], (k - 1) * gap + 1, by, pad, pad)
+    for d, width, step, pad in zip(range(-rank, 0), kernel, stride, padding, strict=True):
+        size = shape[d]
+        shape[d] = shapes.window_count(size, width, step, pad, pad + (step - 1 if ceil_mode else const(0)))
+        if t.graph.hint(shape[d]) < 1:
+            raise Mismatch(f"a window of {width} does not fit in {size}")
+        if ceil_mode:  # the last window must start inside
+            inside = t.graph.assume(op("<", (shape[d] - 1) * step, size + pad))
+            shape[d] = shape[d] if inside else shape[d] - 1
     return shape
 
 
@@ -57,11 +60,27 @@ def maximum(
 ) -> Traced:  # fmt: skip
     if return_indices:
         raise UnsupportedOpError(f"{with_text(t.location)}: return_indices of {t.op}; call it outside and pass them")
-    shape, rank = _pooled(t, input, kernel_size, stride, padding, dilation, ceil_mode), int(t.op[-2])
+    rank = int(t.op[-2])
+    widths, steps, pads, gaps = (_each(x, rank) for x in (kernel_size, stride or kernel_size, padding, dilation))
+    spans = [(width - 1) * gap + 1 for width, gap in zip(widths, gaps, strict=True)]
     return _call(
-        t, input, shape, kernel_size=_plain(kernel_size, rank), stride=_plain(stride or kernel_size, rank),
-        padding=_plain(padding, rank), dilation=_plain(dilation, rank),
+        t, input, _pooled(t, input, spans, steps, pads, ceil_mode), kernel_size=tuple(widths), stride=tuple(steps),
+        padding=tuple(pads), dilation=tuple(gaps), ceil_mode=bool(ceil_mode),
     )  # fmt: skip
+
+
+@rule("avg_pool1d", "avg_pool2d", "avg_pool3d")
+def average(
+    t: Tracer, input: Traced, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
+    count_include_pad: bool = True, divisor_override: Any = None,
+) -> Traced:  # fmt: skip
+    rank = int(t.op[-2])
+    widths, steps, pads = (_each(x, rank) for x in (kernel_size, stride or kernel_size, padding))
+    args: dict[str, Any] = {"input": input, "width": tuple(widths), "step": tuple(steps), "pad": tuple(pads)}
+    args |= {"ceil_mode": bool(ceil_mode), "count_include_pad": bool(count_include_pad)}
+    holes = ", ".join(f"{{{k}}}" for k in args) + ("" if divisor_override is None else f", {int(divisor_override)}")
+    shape = _pooled(t, input, widths, steps, pads, ceil_mode)
+    return t.emit(t.op, args, shape, f"torch.nn.functional.{t.op}({holes})", dtype=input.dtype)
 
 
 @rule("interpolate")

@@ -8,6 +8,7 @@ import torch
 
 from ...ir.expr import ONE, Expr, ceildiv, const, op
 from .. import shapes
+from ..gradient import is_smooth
 from ..sizes import as_expr
 from ..traced import Traced
 from .registry import rule
@@ -324,7 +325,7 @@ def unbind(t: Tracer, input: Traced, dim: int = 0) -> Any:
 @rule("clone", "contiguous", "detach", "alias", "lift_fresh", "positive")
 def same(t: Tracer, input: Traced, **options: Any) -> Traced:
     result = Traced(t, input.node)
-    if t.op == "detach" and (input.dtype.is_floating_point or input.dtype.is_complex):
+    if t.op == "detach" and is_smooth(input.dtype):
         t.cut(input.node)
     if t.op == "clone":
         result.packed = _dense(input)

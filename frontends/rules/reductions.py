@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...ir.expr import Expr, const, op
 from .. import shapes
-from ..errors import Mismatch
 from ..sizes import as_expr
 from ..traced import Traced
 from .registry import rule
@@ -127,33 +125,3 @@ def layer_norm(
     if t.op == "layer_norm":
         args["bias"], holes = bias, holes + ", bias={bias}"
     return t.emit(t.op, args, input.node.shape, f"torch.nn.functional.{t.op}({holes})")
-
-
-@rule("avg_pool1d", "avg_pool2d", "avg_pool3d")
-def average(
-    t: Tracer, input: Traced, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
-    count_include_pad: bool = True, divisor_override: Any = None,
-) -> Traced:  # fmt: skip
-    name, rank = t.op, int(t.op[-2])
-    if input.dim() not in (rank + 1, rank + 2):
-        raise Mismatch(f"{name} takes a tensor of {rank + 1} or {rank + 2} dimensions, not {input.dim()}")
-
-    def each(x: Any) -> list[Expr]:
-        values = list(x) if isinstance(x, tuple | list) else [x]
-        return [as_expr(e) for e in (values * rank if len(values) == 1 else values)]
-
-    widths, pads = each(kernel_size), each(padding)
-    steps = widths if stride is None or stride in ((), []) else each(stride)
-    shape = list(input.node.shape)
-    for d, width, step, pad in zip(range(-rank, 0), widths, steps, pads, strict=True):
-        slack = step - 1 if ceil_mode else const(0)
-        shape[d] = shapes.window_count(shape[d], width, step, pad, pad + slack)
-        if t.graph.hint(shape[d]) < 1:
-            raise Mismatch(f"a window of {width} does not fit in {input.node.shape[d]}")
-        if ceil_mode:  # the last window must start inside
-            last = t.graph.assume(op("<", (shape[d] - 1) * step, input.node.shape[d] + pad))
-            shape[d] = shape[d] if last else shape[d] - 1
-    args: dict[str, Any] = {"input": input, "width": tuple(widths), "step": tuple(steps), "pad": tuple(pads)}
-    args |= {"ceil_mode": bool(ceil_mode), "count_include_pad": bool(count_include_pad)}
-    holes = ", ".join(f"{{{k}}}" for k in args) + ("" if divisor_override is None else f", {int(divisor_override)}")
-    return t.emit(name, args, shape, f"torch.nn.functional.{name}({holes})", dtype=input.dtype)

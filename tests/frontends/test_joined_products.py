@@ -7,7 +7,7 @@ import torch
 
 import attnc
 
-from ..numerics import assert_gradients_match, assert_matches, gradients
+from ..numerics import assert_compiles
 
 B, H, D = 2, 3, 5
 
@@ -52,19 +52,13 @@ def inputs(fn, n, m):
 @pytest.mark.parametrize("fn", [content_and_position, shared_by_heads, weighted, capped_sum_of_three])
 def test_numbers(fn, size):
     args = inputs(fn, *size)
-    compiled = attnc.compile(fn, backend="cpu", fallback="error")
-    assert_matches(fn, compiled(*args), args)
-    (found,) = gradients(compiled, args)
-    assert_gradients_match(fn, found, args)
+    assert_compiles(fn, args)
 
 
 @pytest.mark.parametrize("fn", [content_and_position, shared_by_heads])
 def test_triton(fn):
     args = inputs(fn, 17, 17)
-    compiled = attnc.compile(fn, backend="triton", fallback="error")
-    assert_matches(fn, compiled(*args), args)
-    (found,) = gradients(compiled, args)
-    assert_gradients_match(fn, found, args)
+    assert_compiles(fn, args, "triton")
 
 
 def disentangled(q, k, v, of_queries, of_keys):
@@ -79,10 +73,7 @@ def disentangled(q, k, v, of_queries, of_keys):
 @pytest.mark.parametrize("n", [7, 67])
 def test_products_with_a_small_table_are_looked_up(n, backend):
     args = tensors(*[(B, H, n, D)] * 3, (H, 5, D), (H, 5, D))
-    compiled = attnc.compile(disentangled, backend=backend, fallback="error")
-    assert_matches(disentangled, compiled(*args), args)
-    (found,) = gradients(compiled, args)
-    assert_gradients_match(disentangled, found, args)
+    assert_compiles(disentangled, args, backend)
 
 
 def test_one_product_over_all_features():

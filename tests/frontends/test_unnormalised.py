@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 import attnc
 
-from ..numerics import assert_gradients_match, assert_matches, gradients
+from ..numerics import assert_compiles, assert_matches, gradients
 
 
 def rectified(q, k, v):
@@ -66,30 +66,21 @@ def test_numbers(fn, size):
     args = inputs(fn, *size)
     if fn is channels:
         args[2] = args[2][..., :5]
-    compiled = attnc.compile(fn, backend="cpu", fallback="error")
-    assert_matches(fn, compiled(*args), args)
-    (found,) = gradients(compiled, args)
-    assert_gradients_match(fn, found, args)
+    assert_compiles(fn, args)
 
 
 @pytest.mark.parametrize("size", [(3, 71), (40, 9), (5, 0)], ids=str)
 @pytest.mark.parametrize("fn", [rectified, scaled_squares, windowed])
 def test_other_keys_than_queries(fn, size):
     args = inputs(fn, *size)
-    compiled = attnc.compile(fn, backend="cpu", fallback="error")
-    assert_matches(fn, compiled(*args), args)
-    (found,) = gradients(compiled, args)
-    assert_gradients_match(fn, found, args)
+    assert_compiles(fn, args)
 
 
 @pytest.mark.parametrize("backend", ["reference", "triton"])
 @pytest.mark.parametrize("fn", [rectified, scaled_squares, windowed, receivers])
 def test_other_backends(fn, backend):
     args = inputs(fn, 21, 21)
-    compiled = attnc.compile(fn, backend=backend, fallback="error")
-    assert_matches(fn, compiled(*args), args)
-    (found,) = gradients(compiled, args)
-    assert_gradients_match(fn, found, args)
+    assert_compiles(fn, args, backend)
 
 
 @pytest.mark.parametrize("fn", [scaled_squares, windowed])
@@ -154,11 +145,7 @@ def test_what_is_no_such_attention(fn, shapes):
 
 def test_a_divisor_that_is_not_the_sum_stays():
     args = [torch.randn(2, 8, 4) for _ in range(3)]
-    compiled = attnc.compile(divided, backend="cpu", fallback="silent")
-    assert compiled.lower(*args).explain().kernels
-    assert_matches(divided, compiled(*args), args)
-    (found,) = gradients(compiled, args)
-    assert_gradients_match(divided, found, args)
+    assert assert_compiles(divided, args, fallback="silent").lower(*args).explain().kernels
 
 
 def test_very_wide_rows_take_few_at_a_time():

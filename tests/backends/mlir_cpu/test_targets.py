@@ -188,7 +188,7 @@ def test_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
     for (machine, vendor, features), expected in cases.items():
         monkeypatch.setattr(targets, "host_machine", lambda machine=machine: machine)
         monkeypatch.setattr(targets, "cpu_features", lambda features=features: features)
-        monkeypatch.setattr(targets, "_cpuinfo", lambda *keys, vendor=vendor: vendor)
+        monkeypatch.setattr(targets, "cpuinfo", lambda *keys, vendor=vendor: vendor)
         monkeypatch.setattr(targets, "tiles_permitted", lambda: False)
         host = targets.host_target.__wrapped__()
         assert (host.name, host.pairs, host.rounds) == expected
