@@ -3,14 +3,19 @@
 Two points of a domain that differ in a dimension which the index *determines* never share an element, so tasks that
 are split along such dimensions only may write without a word to each other.  Proofs go component by component (indices
 that share no dimension say nothing about each other): by form where the form is one of the usual ones, which is
-instant and knows products of sizes, and else on integer sets.  What is not proved counts as not so.
+instant and knows products of sizes, point by point where sizes are numbers, and else on integer sets.  What is not
+proved counts as not so.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
+
+import numpy as np
 
 from ...ir import poly
 from ...ir.attributes import Dim
@@ -18,6 +23,9 @@ from ...ir.expr import Const, Expr, Op, Var, all_of, eq, free_vars, loads, op, s
 from ...ir.simplify import Facts
 from .index_sets import in_domain, is_empty
 from .integer_sets import Space, holds_under, isl, within_budget
+from .numeric import array_value, countable
+
+MOST_POINTS = 1 << 18  # that are looked at one by one
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +53,7 @@ def reach(
     determined: set[str] = set()
     onto = True
     for part in _parts(index, dims, shape):
-        found = _by_form(part, facts) or _rotated(part, facts) or _by_sets(part, facts)
+        found = _by_form(part, facts) or _by_points(part) or _rotated(part, facts) or _by_sets(part, facts)
         determined |= found.determined
         onto &= found.onto
     return Reach(frozenset(determined), onto)
@@ -163,6 +171,39 @@ def _rotated(part: _Part, facts: tuple[Expr, ...]) -> Reach | None:
     plain = _Part(part.dims, tuple(index), part.sizes)
     found = _by_form(plain, facts) or _by_sets(plain, facts)
     return found if found.onto and found.determined == names else None
+
+
+# ---- by points -----------------------------------------------------------------------------------------------
+
+
+def _by_points(part: _Part) -> Reach | None:
+    """The answer for a map whose sizes are all numbers, by looking at every point, if they are not too many."""
+    names = {d.name for d in part.dims}
+    exprs = (*part.index, *part.sizes, *(d.extent for d in part.dims))
+    if not all(countable(e) and free_vars(e) <= names for e in exprs):
+        return None
+    points: dict[str, Any] = {}
+    count = 1
+    for d in part.dims:
+        extents = np.broadcast_to(np.maximum(array_value(d.extent, points), 0), count)
+        count = int(extents.sum())
+        if count > MOST_POINTS:
+            return None
+        points = {name: np.repeat(x, extents) for name, x in points.items()}
+        points[d.name] = np.arange(count) - np.repeat(np.cumsum(extents) - extents, extents)
+    shape = [int(array_value(size, {})) for size in part.sizes]
+    index = [np.broadcast_to(array_value(e, points), count) for e in part.index]
+    inside = np.logical_and.reduce([(x >= 0) & (x < size) for x, size in zip(index, shape, strict=True)])
+    if not inside.all():
+        return None
+    elements, element = np.unique(np.ravel_multi_index(index, shape), return_inverse=True)
+    determined = set()
+    for name, x in points.items():
+        some = np.zeros(len(elements), dtype=x.dtype)
+        some[element] = x
+        if np.array_equal(some[element], x):
+            determined.add(name)
+    return Reach(frozenset(determined), len(elements) == math.prod(shape))
 
 
 # ---- by integer sets ------------------------------------------------------------------------------------------

@@ -38,6 +38,10 @@ CASES = [
     (BLOCKS, "b, (g * 7 + i + 3) % N", "B, N", (), "b g i", True),
     (SQUARES, "b, x * 3 + i // 3, y * 3 + i % 3", "B, H, N", THIRDS, "b x y i", True),
     (SQUARES, "b, (x * 3 + i // 3 + 1) % H, (y * 3 + i % 3 + 2) % N", "B, H, N", THIRDS, "b x y i", True),
+    ("b < B, i < 24", "b, i % 3 + i // 12 * 12 + i // 3 % 2 * 6 + i // 6 % 2 * 3", "B, 24", (), "b i", True),
+    ("b < B, i < 24", "b, i % 3 + i // 12 * 12 + i // 3 % 2 * 6 + i // 6 % 2 * 3 + 1", "B, 26", (), "b i", False),
+    ("b < B, i < 24, j < 24 - i", "b, (i + j) // 2", "B, 12", (), "b", True),
+    ("b < B, i < 8, j < 8 - i", "b, i * i // 2 + j % 2", "B, 40", (), "b", False),
     ("h < H, i < N, j < M", "h, i - j + 20", "H, 50", (), "h", False),
     ("h < H, i < N, j < M", "h, table.int[i, j]", "H, 9", (), "h", False),
 ]
