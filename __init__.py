@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .frontends.compiled import compile as compile
     from .frontends.errors import FallbackError as FallbackError
     from .frontends.errors import FallbackWarning as FallbackWarning
+    from .frontends.flex import create_block_mask as create_block_mask
+    from .frontends.flex import flex_attention as flex_attention
     from .ir.errors import AttncError as AttncError
 
 __version__ = "0.1.0"
@@ -37,6 +39,9 @@ _HOME = {
     "TuningError": ".compiler.autotune.errors",
     "TunedFileError": ".compiler.autotune.errors",
     "TuningWarning": ".compiler.autotune.errors",
+    "flex_attention": ".frontends.flex",
+    "create_block_mask": ".frontends.flex",
+    "BlockMask": ".frontends.flex",
     "AttncError": ".ir.errors",
     **dict.fromkeys(_ERRORS.split(), ".frontends.errors"),
     "BackendError": ".compiler.errors",

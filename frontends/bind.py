@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from . import autocast
+from .closures import Code
 
 ORDINARY = frozenset({torch.Tensor, torch.nn.Parameter})
-_STATIC = (int, bool, str, bytes, type(None), torch.dtype, torch.device, torch.Size, Enum, range, slice)
+_STATIC = (int, bool, str, bytes, type(None), torch.dtype, torch.device, torch.Size, Enum, range, slice, Code)
 
 
 class Binder:

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from .closures import Code, Packed, unpacked
+
 _PLAIN = (int, float, bool, str, bytes, type(None), torch.dtype, torch.device)
 _LIMIT = 20_000  # objects looked at for one tensor
 _MISSING = object()
@@ -114,6 +116,8 @@ class Finder:
         scan = _Scan()
         roots = {name: (value, Place(name, self.fn, name, _argument(name))) for name, value in self.arguments.items()}
         scan.function(self.fn, roots, "")
+        for value, place in roots.values():
+            scan.packed(value, place)
         return scan
 
 
@@ -168,7 +172,10 @@ def _children(place: Place, value: Any) -> Iterator[tuple[Place, Any]]:
             for name, child in value.__dict__[kind].items():
                 code = f".{name}" if name.isidentifier() else f".{kind}[{name!r}]"
                 yield place.child(f".{name}", code, lambda args, k=kind, n=name: getter(args).__dict__[k][n]), child
-    if isinstance(value, dict):
+    if isinstance(value, Code):
+        for name in sorted(_names(value.code) & value.names.keys()):
+            yield place.child(f".{name}", None, lambda args, n=name: getter(args).names[n]), value.names[name]
+    elif isinstance(value, dict):
         if len(value) <= 1000:
             for key, child in value.items():
                 yield place.child(f"[{key!r}]", f"[{key!r}]", lambda args, k=key: getter(args)[k]), child
@@ -223,6 +230,19 @@ class _Scan:
             if called and chain in whole:
                 self._state(*found, chain[-1][0] == "call")
             self._note(*found, called and chain in whole)
+
+    def packed(self, value: Any, place: Place) -> None:
+        """Look at the functions among an argument, which are taken apart; what they close over is described with it."""
+        if not isinstance(value, Packed):
+            for n, child in enumerate(value if type(value) is tuple else ()):
+                self.packed(child, place.child(f"[{n}]", None, _step(place.getter, "item", n)))
+            return
+        known = {}
+        for n, (name, cell) in enumerate(zip(value.code.code.co_freevars, value.cells, strict=True)):
+            at = place.child(f".{name}", None, lambda args, n=n: place.getter(args).cells[n])
+            known[name] = cell, at
+            self.packed(cell, at)
+        self.function(unpacked(value), known, f"{place.path}:")
 
     def _follow(
         self, fn: Any, arguments: Mapping[str, tuple[Any, Place]], prefix: str, chain: tuple[tuple[str, Any], ...]

@@ -21,6 +21,7 @@ from . import autocast
 from .again import Again
 from .bind import ORDINARY, Binder, describe, device_of, key_of
 from .capture import Finder, plain
+from .closures import Packed
 from .errors import NotAFunctionError, UsageError
 from .fallback import MODES, report
 from .gradient import run_with_gradient
@@ -165,7 +166,9 @@ class CompiledAttention:
     def _finder(self, values: tuple[Any, ...], arguments: Mapping[str, Any]) -> Finder:
         # what the key of a call holds by value needs no watching
         objects = {
-            k: v for k, v in arguments.items() if not isinstance(v, (torch.Tensor, tuple, list, dict)) and not plain(v)
+            k: v
+            for k, v in arguments.items()
+            if isinstance(v, Packed) or not (isinstance(v, (torch.Tensor, tuple, list, dict)) or plain(v))
         }
         return Finder(self.eager, objects)
 
