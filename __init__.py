@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .compiler.driver import STAGES as STAGES
     from .compiler.lowered import Lowered as Lowered
     from .compiler.validation import validate as validate
+    from .frontends.attention import attention as attention
     from .frontends.compiled import CompiledAttention as CompiledAttention
     from .frontends.compiled import compile as compile
     from .frontends.errors import FallbackError as FallbackError
@@ -39,6 +40,7 @@ _HOME = {
     "TuningError": ".compiler.autotune.errors",
     "TunedFileError": ".compiler.autotune.errors",
     "TuningWarning": ".compiler.autotune.errors",
+    "attention": ".frontends.attention",
     "flex_attention": ".frontends.flex",
     "create_block_mask": ".frontends.flex",
     "BlockMask": ".frontends.flex",

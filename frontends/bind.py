@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from . import autocast
-from .closures import Code
+from .closures import ByValue
 
 ORDINARY = frozenset({torch.Tensor, torch.nn.Parameter})
-_STATIC = (int, bool, str, bytes, type(None), torch.dtype, torch.device, torch.Size, Enum, range, slice, Code)
+_STATIC = (int, bool, str, bytes, type(None), torch.dtype, torch.device, torch.Size, Enum, range, slice, ByValue)
 
 
 class Binder:

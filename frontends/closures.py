@@ -11,8 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 
+class ByValue:
+    """Objects that stand for what they hold: arguments that are equal are the same program."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
-class Code:
+class Code(ByValue):
     """The code of a function and the names around it: equal for all functions that one line makes."""
 
     code: types.CodeType

@@ -7,19 +7,14 @@ function.  (Dong et al. 2024, "Flex Attention: A Programming Model for Generatin
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
-from .closures import packed, unpacked
-from .compiled import CompiledAttention, compile
-from .errors import ArgumentError, RankError, ShapeError
-
-MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-ScoreMod = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+from .attention import ScoreMod, check_heads, check_tensors, run
+from .errors import ArgumentError, ShapeError
+from .patterns import MaskMod
 
 
 @dataclass(frozen=True)
@@ -86,65 +81,15 @@ def flex_attention(
     """
     _check(query, key, value, block_mask, enable_gqa, return_aux)
     mask = None if block_mask is None else block_mask.mask_mod
-    score = score_mod
-    if not torch.compiler.is_dynamo_compiling():  # which guards on what functions hold by itself
-        score, mask = packed((score, mask))
     wants = return_lse or bool(getattr(return_aux, "lse", False))
-    attend = _COMPILED.get((backend, fallback)) or _compiled(backend, fallback)
-    found = attend(query, key, value, score, mask, None if scale is None else float(scale), enable_gqa, wants)
+    found = run(query, key, value, mask, score_mod, scale, None, 0, wants, backend, fallback)
     if return_aux is not None:
         return (found[0], AuxOutput(lse=found[1])) if wants else (found, AuxOutput())
     return found
 
 
-_COMPILED: dict[tuple[str, str], CompiledAttention] = {}
-
-
-def _compiled(backend: str, fallback: str) -> CompiledAttention:
-    return _COMPILED.setdefault((backend, fallback), compile(_attention, backend=backend, fallback=fallback))
-
-
-def _attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    score_mod: Any,
-    mask_mod: Any,
-    scale: float | None,
-    enable_gqa: bool,
-    return_lse: bool,
-) -> Any:
-    """What is compiled: the definition of FlexAttention."""
-    if enable_gqa:
-        groups = query.shape[1] // key.shape[1]
-        key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
-    scores = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
-    (batch, heads, rows), columns = query.shape[:3], key.shape[2]
-    at = [
-        torch.arange(n, device=query.device).view([-1 if axis == d else 1 for axis in range(4)])
-        for d, n in enumerate((batch, heads, rows, columns))
-    ]
-    if score_mod is not None:
-        scores = _four(unpacked(score_mod)(scores, *at), "score_mod").to(scores.dtype)
-    if mask_mod is not None:
-        scores = scores.masked_fill(~_four(unpacked(mask_mod)(*at), "mask_mod"), -torch.inf)
-    out = scores.softmax(-1) @ value
-    return (out, scores.float().logsumexp(-1)) if return_lse else out
-
-
-def _four(x: Tensor, name: str) -> Tensor:
-    if x.dim() not in (0, 4):
-        raise RankError(
-            f"{name} gave a tensor of {x.dim()} dimensions: it is called with the positions of all pairs at once, so "
-            "index a tensor with all of them together: table[h, q_idx - kv_idx], not table[h][q_idx - kv_idx]"
-        )
-    return x
-
-
 def _check(query: Tensor, key: Tensor, value: Tensor, mask: Any, enable_gqa: bool, aux: Any) -> None:
-    named = {"query": query, "key": key, "value": value}
-    if wrong := [f"{name} has {x.dim()}" for name, x in named.items() if x.dim() != 4]:
-        raise RankError(f"flex_attention takes tensors of 4 dimensions, (B, H, N, D); {', '.join(wrong)}")
+    check_tensors("flex_attention", query, key, value)
     if mask is not None and not isinstance(mask, BlockMask):
         raise ArgumentError(
             f"block_mask is a {type(mask).__module__}.{type(mask).__name__}; make it with attnc.create_block_mask, "
@@ -155,8 +100,7 @@ def _check(query: Tensor, key: Tensor, value: Tensor, mask: Any, enable_gqa: boo
     heads, groups = query.shape[1], key.shape[1]
     if heads != groups and not enable_gqa:
         raise ShapeError(f"query has {heads} heads and key {groups}; pass enable_gqa=True to share heads")
-    if enable_gqa and (not groups or heads % groups):
-        raise ShapeError(f"the {heads} heads of query are no multiple of the {groups} of key")
+    check_heads(query, key)
     if mask is None:
         return
     for name, made, has in zip(

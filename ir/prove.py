@@ -68,12 +68,16 @@ class Prover(Knowledge):
         return False
 
     def _elimination_order(self, p: Poly) -> list[Expr]:
-        """Compound atoms first, then variables whose range speaks of others, then sizes."""
+        """Variables that range up to compound atoms among the others, compound atoms, the other variables, sizes."""
         found = poly.atoms(p)
         names = list(self.ranges)
+        compound = {a for a in found if not isinstance(a, Var)}
 
         def rank(a: Expr) -> tuple[int, int]:
             if isinstance(a, Var):
+                ends = self.ranges.get(a.name, NO_RANGE) if compound else ()
+                if any(e is not None and compound.intersection(poly.atoms(poly.of_expr(e))) for e in ends):
+                    return -1, 0
                 return 1, -names.index(a.name) if a.name in self.ranges else 1
             return 0, -len(str(a))
 

@@ -11,7 +11,7 @@ from torch.nn.attention.flex_attention import create_block_mask as torch_block_m
 from torch.nn.attention.flex_attention import flex_attention as torch_flex
 
 import attnc
-from attnc.frontends import flex
+from attnc.frontends import attention
 
 from ..numerics import assert_gradients_match, assert_matches, gradients
 
@@ -98,17 +98,18 @@ def test_gradients_of_what_functions_read():
 
 
 def test_functions_made_anew_are_not_compiled_anew():
-    table = flex._compiled("cpu", "error")._table
     args = inputs()
 
     def call(document, width):
         mask = and_masks(same_document(document), lambda b, h, i, j: (i - j).abs() <= width)
         return ours(*args, None, attnc.create_block_mask(mask, None, None, N, M))
 
+    first = call(DOCUMENT, 3)
+    table = attention._COMPILED["cpu", "error"]._table
+
     def rows() -> int:
         return sum(len(found) for found in table.rows.values())
 
-    first = call(DOCUMENT, 3)
     before = rows()
     assert not torch.equal(call(DOCUMENT.flip(1), 3), first)  # other values of a tensor
     assert torch.equal(call(DOCUMENT.clone(), 3), first)

@@ -43,3 +43,10 @@ def test_values(text: str) -> None:
         for g, w, i, j in itertools.product(range(n // 4), range(4), range(n), range(n)):
             env = {"N": n, "g": g, "w": w, "i": i, "j": j}
             assert evaluate(before, env) == evaluate(after, env), (str(after), env, free_vars(after))
+
+
+def test_a_variable_that_ranges_up_to_a_quotient() -> None:
+    """The keys of a concatenation before the last piece."""
+    ranges = {"N": (parse("0"), None), "k": (parse("0"), parse("N + N // 3 - 1"))}
+    assert str(simplify(parse("k < N + N // 3"), ranges)) == "True"
+    assert str(simplify(parse("k < N + N // 3 - 1"), ranges)) == "k <= N + N // 3 - 2"
