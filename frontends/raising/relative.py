@@ -6,17 +6,19 @@ With few rows ``r`` this is ``q_i . k_j + t[i, f(i, j)]``: PyTorch multiplies ea
 
 from __future__ import annotations
 
+import math
 import string
-from collections.abc import Sequence
-from functools import reduce
+from collections.abc import Mapping, Sequence
 
 from ...ir.expr import Const, Expr, Load, Var, free_vars, op, rewrite
-from ...ir.poly import of_expr
 from ..graph import Input, Node
+from .bounds import bound
 from .contract import Contraction, Contractions, Element
 from .peel import peel
 from .terms import NoMatch, addends, factors, load, product, total, uses
 from .values import Values
+
+_MORE, _LESS = 1 << 20, 1 << 10  # with so many times the tokens, a table has grown so many times less than the pairs
 
 
 def tabulated(
@@ -52,26 +54,23 @@ def tabulated(
 def is_table(values: Values, e: Load) -> bool:
     """Is this looked up at places that depend on query and key, among numbers that grow slower than the pairs do?"""
     tokens = values.rows | values.keys
-    sized = [(n, x) for n, x in zip(values.node_of(e).shape, e.index, strict=True) if uses(x, tokens)]
-    names = sorted({n for _, x in sized for n in free_vars(x)} & tokens)
-    for size, x in sized:
-        keys = [values.extents[n] for n in names if n in values.keys and uses(x, n)]
-        if uses(x, values.rows) and any(values.facts.always(op("<=", extent, size)) for extent in keys):
-            return False  # a row for each distance
-    held, pairs = _size([n for n, _ in sized]), _size([values.extents[n] for n in names])
-    symbols = free_vars(values.simplify(pairs))
+    sizes, names = [], set()
+    for size, x in zip(values.node_of(e).shape, e.index, strict=True):
+        if uses(x, tokens):
+            names |= free_vars(x) & tokens
+            highest = bound(values, values.simplify(x), True)
+            sizes.append(size if highest is None else op("max", size, highest + 1))
+    extents = [values.simplify(values.extents[n]) for n in sorted(names)]
+    symbols = frozenset().union(*map(free_vars, extents))
+    once, more = ({n: times * max(values.graph.hints[n], 1) for n in symbols} for times in (1, _MORE))
+    held, pairs = (_product(values, of, once) for of in (sizes, extents))
     if not symbols:
-        return values.hint(held) < values.hint(pairs)
-    return _degree(values, held, symbols) < _degree(values, pairs, symbols)
+        return held < pairs
+    return _product(values, sizes, more) * pairs * _LESS < _product(values, extents, more) * held
 
 
-def _size(extents: Sequence[Expr]) -> Expr:
-    return reduce(lambda a, b: a * b, extents, Const(1))
-
-
-def _degree(values: Values, e: Expr, symbols: frozenset[str]) -> int:
-    """How often the longest product in ``e`` counts tokens."""
-    return max((sum(bool(free_vars(a) & symbols) for a in m) for m in of_expr(values.simplify(e))), default=0)
+def _product(values: Values, sizes: Sequence[Expr], known: Mapping[str, int]) -> int:
+    return math.prod(max(int(values.graph.hint(n, known)), 1) for n in sizes)
 
 
 def _parts(values: Values, c: Contraction) -> tuple[Element, list[tuple[int, Expr, Load]]] | None:
@@ -98,6 +97,12 @@ def _parts(values: Values, c: Contraction) -> tuple[Element, list[tuple[int, Exp
 def _looked_up(values: Values, of: Load, feature: Var, other: Element, vector: Load) -> Load:
     """The product of ``other`` and the ``vector``, as an element of the product with all the rows that it may be."""
     many, node = peel(values, *other, like=other[0].dtype), values.node_of(of)
+    if values.pairwise(many.index):
+        raise NoMatch(
+            "both operands of a product depend on query and key; if this is a relative shift, its products of queries "
+            "with each distance are as many as the scores: clip the distance",
+            node.location,
+        )
     vector = values.apart.get(vector, vector)
     rows = values.node_of(vector)
     where = f"the keys of a query differ from those of others by rows of {_named(rows)}"
@@ -113,9 +118,7 @@ def _looked_up(values: Values, of: Load, feature: Var, other: Element, vector: L
         letter, known = letters.get(x, ("", size))
         if not letter or not values.same_size(known, size):
             if not uses(x, values.rows | values.keys):
-                raise NoMatch(
-                    f"{where}, which are read at {x}, and not by heads as the other operand is", node.location
-                )
+                raise NoMatch(f"{where}, read at {x}, unlike the other operand", node.location)
             letter = next(spare)
             kept[letter] = size, x
         looked += letter
