@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
@@ -109,6 +110,15 @@ def test_no_size_makes_it_eager(size):
     """Fewer tokens than rows: one plan for every size."""
     low = attnc.compile(shaw, backend="reference", fallback="error").lower(*inputs(shaw, *size))
     assert low.explain().fused
+
+
+@pytest.mark.parametrize(("backend", "kernels"), [("cpu", ["products", "key0"]), ("triton", ["query", "key0"])])
+def test_products_of_keys_ride_along(backend, kernels):
+    """Each element of their gradient belongs to one key, so that its kernel adds it up; that of queries, likewise."""
+    args = [x.requires_grad_() for x in inputs(causal_rows_of_heads, 40, 40)]
+    text = attnc.compile(causal_rows_of_heads, backend=backend).lower(*args).backward().ir("tile")
+    found = re.findall(r"tile.kernel @causal_rows_of_heads_(\w+)", text)
+    assert sorted(found) == sorted(["delta", *kernels])
 
 
 def decomposed(*size):
