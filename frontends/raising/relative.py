@@ -54,7 +54,8 @@ def tabulated(
 def is_table(values: Values, e: Load) -> bool:
     """Is this looked up at places that depend on query and key, among numbers that grow slower than the pairs do?"""
     tokens = values.rows | values.keys
-    sizes, names = [], set()
+    sizes: list[Expr] = []
+    names: set[str] = set()
     for size, x in zip(values.node_of(e).shape, e.index, strict=True):
         if uses(x, tokens):
             names |= free_vars(x) & tokens
@@ -62,7 +63,7 @@ def is_table(values: Values, e: Load) -> bool:
             sizes.append(size if highest is None else op("max", size, highest + 1))
     extents = [values.simplify(values.extents[n]) for n in sorted(names)]
     symbols = frozenset().union(*map(free_vars, extents))
-    once, more = ({n: times * max(values.graph.hints[n], 1) for n in symbols} for times in (1, _MORE))
+    once, more = ({n: times * max(int(values.graph.hints[n]), 1) for n in symbols} for times in (1, _MORE))
     held, pairs = (_product(values, of, once) for of in (sizes, extents))
     if not symbols:
         return held < pairs
