@@ -51,7 +51,7 @@ def windows(x: Tensor, rel_h: Tensor, rel_w: Tensor, m: int) -> Tensor:
 
 def example_inputs(small: bool = False) -> dict[str, tuple[Any, ...]]:
     torch.manual_seed(0)
-    b, h, size, d, m = (1, 2, (6, 9), 8, 3) if small else (1, 12, (56, 56), 64, 14)  # ViT-B, 64 x 64 less the padding
+    b, h, size, d, m = (1, 2, (8, 12), 8, 4) if small else (1, 12, (56, 56), 64, 14)  # ViT-B, 64 x 64 less the padding
     of_image, of_window = ([torch.randn(2 * s - 1, d) / d**0.5 for s in sizes] for sizes in (size, (m, m)))
     x = torch.randn(3, b, h, *size, d)
     return {"whole": (*x.view(3, b * h, -1, d), *of_image, size), "windows": (x, *of_window, m)}
