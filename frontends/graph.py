@@ -58,7 +58,7 @@ these.  A Python float argument of the user's function is a rank-0 Input, and is
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -170,9 +170,9 @@ class Graph:
                 return whole if part == other and (whole, part) in self.exact else None
         return None
 
-    def hint(self, e: Expr) -> Number:
-        """The value of ``e`` in the traced call."""
-        return evaluate(_scalars_as_vars(e), self.hints)
+    def hint(self, e: Expr, other: Mapping[str, Number] | None = None) -> Number:
+        """The value of ``e`` in the traced call, or where ``other`` sizes differ from its."""
+        return evaluate(_scalars_as_vars(e), {**self.hints, **other} if other else self.hints)
 
     def assume(self, cond: Expr) -> bool:
         """Is ``cond`` true in the traced call?  The answer becomes a guard."""

@@ -4,8 +4,9 @@ No two tasks add to the same element, and one task's steps run in order.  So whe
 addresses of their own, adding is a load, a sum and a store.  An axis that the address does not use is summed first.
 What is left are tiles whose elements may meet in one address, such as a table of relative biases.  Atomics would add
 them in no certain order.  Where the address depends on the distance of row and key, diagonals are summed first
-(:mod:`.diagonals`), and the sums are stored.  Else, or where these share addresses too, each address that occurs takes
-its turn::
+(:mod:`.diagonals`), and the sums are stored.  Where elements of different rows never meet, such as products of a query
+with a table, columns take turns, and rows where those of different columns never do.  Else each address that occurs
+takes its turn::
 
     at = ...                                          offsets of the elements
     turn = tl.min(at)
@@ -23,11 +24,12 @@ from typing import TYPE_CHECKING
 from xdsl.ir import Attribute
 
 from ...ir.dtypes import accumulator, name_of
-from ...ir.expr import Expr, free_vars, loads
+from ...ir.expr import Expr, Var, free_vars, loads, substitute
 from ...ir.tile import ForOp, StoreOp, memory_type, tile_type
 from .collisions import collides, injective, unused_axes
 from .diagonals import DISTANCE, by_distance, sums
-from .layout import dtype
+from .layout import dtype, padded
+from .scalars import Text, expanded
 
 if TYPE_CHECKING:
     from .emit import Emitter
@@ -47,6 +49,10 @@ def emit_store(emitter: Emitter, op: StoreOp) -> None:
     value, shape = _summed(emitter, op)
     if collides(op):
         index = by_distance(op, shape, emitter.kernel.rows.data.name)
+        own = _owner(op.index.data, shape)
+        if index is None and own is not None:
+            _by_columns(emitter, op, value, shape, own)
+            return
         if index is None:
             _by_turns(emitter, op, op.index.data, value, shape)
             return
@@ -78,6 +84,46 @@ def _add(emitter: Emitter, op: StoreOp, at: str, value: str, mask: str) -> None:
     emitter.line(f"{old} = tl.load({at}{mask}{', other=0.0' if mask else ''})")
     total = f"{_converted(old, element, wide)} + {_converted(value, of, wide)}"
     emitter.line(f"tl.store({at}, {total if element == wide else _converted(f'({total})', wide, element)}{mask})")
+
+
+def _owner(index: Sequence[Expr], shape: Mapping[str, int]) -> str | None:
+    """An axis along which elements never meet, and the other axis is that of columns to add one after the other."""
+    for own in shape if len(shape) == 2 else ():
+        read = [x for e in index for x in loads(e)]
+        if injective(index, [own]) and all(own in free_vars(x) or not free_vars(x) & shape.keys() for x in read):
+            return own
+    return None
+
+
+def _by_columns(emitter: Emitter, op: StoreOp, value: str, shape: Mapping[str, int], own: str) -> None:
+    """Add one column of the tile after the other; the elements of one, along the axis ``own``, never meet."""
+    name, axes = emitter.memory[op.memory], list(shape)
+    other = next(a for a in axes if a != own)
+    column, part, at = (emitter.names.fresh(f"{name}_{x}") for x in ("column", "part", "at"))
+    loop, rows = op.parent_op(), emitter.kernel.rows.data
+    if isinstance(loop, ForOp) and loop.axis.data == other:
+        first = emitter.addresses.start
+    else:
+        first = emitter.scalar(rows.base).at_least(9) if other == rows.name else "0"
+    here = expanded(Text(f"(tl.arange(0, {padded(shape[other])}) == {column})", axes=(other,)), axes).code
+    live = emitter.live(axes)
+    emitter.line(f"for {column} in range(0, {shape[other]}):")
+    with emitter.source.indented():
+        chosen = f"{live} & {here}" if live else here
+        emitter.line(f"{part} = tl.sum(tl.where({chosen}, {value}, 0.0), {axes.index(other)})")
+        emitter.scalars[column] = Text(f"({first} + {column})")
+        index = [substitute(e, {other: Var(column)}) for e in op.index.data]
+        left = {own: shape[own]}
+        emitter.line(f"{at} = {emitter.addresses.of(op.memory, index, left)}")
+        known = emitter.axes[own].live
+        guards = [f"({known})"] if known else []
+        scalars = emitter.printer([own], "tl.float32")
+        for n, e in enumerate(index):
+            if e != Var(own) and free_vars(e) & {own, column}:
+                guards += [x.code for x in emitter.inside(name, n, e, scalars.text(e))]
+        _add(emitter, op, at, part, _mask(" & ".join([*guards, f"({part} != 0.0)"])))
+        emitter.barrier()
+        del emitter.scalars[column]
 
 
 def _by_turns(emitter: Emitter, op: StoreOp, index: Sequence[Expr], value: str, shape: Mapping[str, int]) -> None:

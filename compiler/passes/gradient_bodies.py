@@ -9,7 +9,7 @@ from xdsl.ir import SSAValue
 
 from ...ir import attn
 from ...ir.expr import Load
-from .gradient_captures import PairTarget, group_places, reads, role_of, sum_target
+from .gradient_captures import PairTarget, group_places, owned_places, reads, role_of, sum_target
 from .gradient_frame import Frame
 from .gradient_groups import by_groups
 from .gradient_lines import by_lines
@@ -75,6 +75,7 @@ def query_kernel(
     """Rows are queries: walk the keys of every source.
 
     ``query`` asks for the queries' gradient; ``classes`` says for each source which reads of ``tensors`` to sum.
+    Reads of elements that belong to one query are added up as well.
     """
     i = problem.row.name
     of_source = [reads(problem, n, tensors, c) for n, c in enumerate(classes)]
@@ -85,13 +86,16 @@ def query_kernel(
     places = {read: f"grad{n}:{read.tensor}" for n, read in enumerate(found)}
     outputs |= {places[read]: sum_target(problem, problem.row, read) for read in found}
     in_order = sorted(set().union(*(to.in_order for to in outputs.values())))
-    frame = Frame(problem, name, problem.row, _types(outputs), given=given, sequential=in_order)
+    added = [owned_places(problem, n, tensors, problem.row) for n in range(len(problem.sources))]
+    sums = {(n, p.read): f"grad{n}_{k}:{p.read.tensor}" for n, own in enumerate(added) for k, p in enumerate(own)}
+    types = _types(outputs) | {sums[n, p.read]: p.type(problem) for n, own in enumerate(added) for p in own}
+    frame = Frame(problem, name, problem.row, types, given=given, sequential=in_order)
     b = frame.builder
     queries = Queries.load(frame)
     state = {o: b.full(frame.hint(o), ZERO, *((i, "d") if o == "dq" else (i,))) for o in outputs}
     for n, source in enumerate(problem.sources):
         own = of_source[n]
-        pairs = Pairs(frame, n, [*([DOT] if query else []), *own])
+        pairs = Pairs(frame, n, [*([DOT] if query else []), *own, *(place.read for place in added[n])])
         if pairs.flat:
             continue
         shared = pairs.row_delta(queries)
@@ -108,6 +112,8 @@ def query_kernel(
             new = dict(zip(outputs, carried, strict=True))
             if query and (ds := gradients.pop(0)) is not None:
                 new["dq"] = b.dot("dq", rounded(frame, ds, f"key{n}", narrow), keys.key, i, "d", acc=new["dq"])
+            for place in reversed(added[n]):
+                b.store(_some(gradients.pop()), frame.memory[sums[n, place.read]], place.index, add=True)
             for read, gradient in zip(own, gradients, strict=True):
                 new[places[read]] = _plus(frame, new[places[read]], gradient, i)
             return list(new.values())
@@ -116,7 +122,8 @@ def query_kernel(
     for o, value in state.items():
         b.store(value, frame.memory[o], outputs[o].index, add=outputs[o].add)
     roles = (["query"] if query else []) + [role_of(read) for read in found]
-    return frame, list(zip(roles, outputs.values(), strict=True))
+    written: Written = list(zip(roles, outputs.values(), strict=True))
+    return frame, written + [(role_of(p.read), PairTarget(p.read, p, n)) for n, own in enumerate(added) for p in own]
 
 
 def key_kernel(
@@ -129,17 +136,20 @@ def key_kernel(
     wanted: Sequence[str],
     tensors: Collection[str],
     classes: Collection[str],
+    done: Collection[Load] = (),
     whole: bool = False,
     lines: bool = False,
 ) -> tuple[Frame, Written]:
     """Rows are the keys of source ``n``: walk the queries.
 
     ``wanted`` may hold ``key``, ``value`` and ``query``, whose gradient is then added up tile by tile; ``classes`` says
-    which reads of ``tensors`` to sum.  With ``whole``, a tile holds all keys of its queries, whose gradient is then
-    written at once and whose ``delta`` is a sum over the tile; and pairs of small groups are added up here, too.  With
-    ``lines``, keys may be those of one row of an image.
+    which reads of ``tensors`` to sum.  Reads of elements that belong to one key are added up here, too, less those
+    ``done``.  With ``whole``, a tile holds all keys of its queries, whose gradient is then written at once and whose
+    ``delta`` is a sum over the tile; and pairs of small groups are added up.  With ``lines``, keys may be those of one
+    row of an image.
     """
     maps = {"key": problem.sources[n].key_map, "value": problem.sources[n].value_map}
+    given_problem = problem
     problem = by_groups(problem, [e for role in wanted if role in maps for e in maps[role]])
     line = ""
     if lines and not whole:
@@ -161,6 +171,8 @@ def key_kernel(
         outputs["dq"] = target(problem, [problem.row, d], problem.query_map, problem.type("query"), add=not whole)
         roles.append("query")
     grouped = group_places(problem, n, tensors) if whole else []
+    if not grouped and problem is given_problem:
+        grouped = [place for place in owned_places(problem, n, tensors, own) if place.read not in done]
     in_order = sorted({d for to in outputs.values() for d in to.in_order} | {d for to in grouped for d in to.in_order})
     segments = None
     if "query" in wanted and not whole:
@@ -204,9 +216,7 @@ def key_kernel(
                 part = b.dot("dq", rounded(frame, ds, f"key{n}", narrow), keys.key, i, "d")
                 b.store(part, frame.memory["dq"], outputs["dq"].index, add=outputs["dq"].add)
         for o, place in reversed(sums.items()):
-            gradient = gradients.pop()
-            assert gradient is not None
-            b.store(gradient, frame.memory[o], place.index, add=True)
+            b.store(_some(gradients.pop()), frame.memory[o], place.index, add=True)
         for read, gradient in zip(found, gradients, strict=True):
             new[places[read]] = _plus(frame, new[places[read]], gradient, j)
         return list(new.values())
@@ -215,7 +225,7 @@ def key_kernel(
     for o, value in state.items():
         b.store(value, frame.memory[o], outputs[o].index, add=outputs[o].add)
     written: Written = list(zip(roles, outputs.values(), strict=True))
-    return frame, written + [(role_of(place.read), PairTarget(place.read, place)) for place in grouped]
+    return frame, written + [(role_of(place.read), PairTarget(place.read, place, n)) for place in grouped]
 
 
 def _types(outputs: dict[str, Target]) -> dict[str, attn.TensorType]:
@@ -224,7 +234,11 @@ def _types(outputs: dict[str, Target]) -> dict[str, attn.TensorType]:
 
 def _plus(frame: Frame, sum: SSAValue, gradient: SSAValue | None, axis: str) -> SSAValue:
     """A sum over rows or columns, and that of one more tile of pairs."""
-    assert gradient is not None
     b = frame.builder
-    more = b.reduce("total", "sum", gradient, axis)
+    more = b.reduce("total", "sum", _some(gradient), axis)
     return b.map(sum.name_hint or "sum", "lambda x, total: x + total", [sum, more], axis)
+
+
+def _some(gradient: SSAValue | None) -> SSAValue:
+    assert gradient is not None
+    return gradient

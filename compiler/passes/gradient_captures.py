@@ -7,7 +7,7 @@ kernel of its own, which adds every pair to its element.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from xdsl.ir import Operation, SSAValue
@@ -75,10 +75,15 @@ class _Place:
 
 
 def pair_kernels(
-    problem: Problem, name: str, n: int, tensors: Sequence[str], given: Mapping[str, SSAValue]
+    problem: Problem,
+    name: str,
+    n: int,
+    tensors: Sequence[str],
+    given: Mapping[str, SSAValue],
+    done: Collection[Load] = (),
 ) -> list[tuple[Frame, list[PairTarget]]]:
-    """Kernels that add up, pair by pair, the gradients of reads whose index uses row and key."""
-    places = [_place(problem, n, read) for read in reads(problem, n, tensors, [BOTH])]
+    """Kernels that add up, pair by pair, the gradients of reads whose index uses row and key, less those ``done``."""
+    places = [_place(problem, n, read) for read in reads(problem, n, tensors, [BOTH]) if read not in done]
     found = []
     for shared in dict.fromkeys((p.in_order, p.tiles_in_order) for p in places):
         together = [p for p in places if (p.in_order, p.tiles_in_order) == shared]
@@ -123,6 +128,18 @@ def group_places(problem: Problem, n: int, tensors: Iterable[str]) -> list[_Plac
     return [] if None in places else [p for p in places if p is not None]
 
 
+def owned_places(problem: Problem, n: int, tensors: Iterable[str], own: Dim) -> list[_Place]:
+    """Where a kernel with ``own`` for rows adds up pairs: in elements that no two of its tasks share, such as those of
+    a product for each row with a table."""
+    found = []
+    for read in reads(problem, n, tensors, [BOTH]):
+        dims = (*problem.batch, problem.row, problem.key(n))
+        known = reach(read.index, dims, problem.type(role_of(read)).shape, problem.facts).determined
+        if known >= {own.name, *(d.name for d in problem.batch)}:
+            found.append(_Place(read, (), frozenset(), False))
+    return found
+
+
 def _whole(dim: Dim, problem: Problem) -> Dim:
     return Dim(dim.name, max_over(dim.extent, problem.batch))
 
@@ -133,6 +150,7 @@ class PairTarget:
 
     read: Load
     place: _Place
+    source: int
 
     def finish(self, written: SSAValue, problem: Problem) -> tuple[list[Operation], SSAValue]:
         ops: list[Operation] = []
@@ -176,4 +194,4 @@ def _pair_kernel(
         return carried
 
     frame.builder.loop(problem.key(n), source.mask, [], step)
-    return frame, [PairTarget(p.read, p) for p in places]
+    return frame, [PairTarget(p.read, p, n) for p in places]

@@ -36,7 +36,7 @@ from ...ir import attn, tile
 from ...ir.expr import Expr, Load
 from ...ir.gradient import AttendGradientOp
 from .gradient_bodies import Written, delta_kernel, key_kernel, norm_kernel, query_kernel
-from .gradient_captures import KEY, NEITHER, ROW, PairTarget, pair_kernels, reads, role_of
+from .gradient_captures import BOTH, KEY, NEITHER, ROW, PairTarget, pair_kernels, reads, role_of
 from .gradient_frame import Frame
 from .gradient_problem import Problem
 from .gradient_targets import Target, total, zeros
@@ -96,19 +96,22 @@ class _Lowering:
         # a sum whose element depends on neither row nor key fits both kernels
         rows = [ROW, NEITHER] if (query and not fused) or by_row else [ROW]
         along_row = [rows if keys[n] or self._reads(n, [KEY]) else [ROW, NEITHER] for n in sources]
+        done: dict[int, list[Load]] = {n: [] for n in sources}  # whose pairs are added up by another kernel
         if (query and not fused) or any(self._reads(n, along_row[n]) for n in sources):
-            self._built(*self._query_kernel(query and not fused, along_row))
-        paired: list[int] = []  # sources whose pairs are added up by their key kernel
+            frame, written = self._query_kernel(query and not fused, along_row)
+            self._built(frame, written)
+            self._note(written, done)
         for n in sources:
             along_column = [c for c in (KEY, NEITHER) if c not in along_row[n]]
             if keys[n] or self._reads(n, along_column):
                 wanted = keys[n] + (["query"] if fused and n in dotted else [])
-                frame, written = self._key_kernel(n, wanted, along_column)
+                frame, written = self._key_kernel(n, wanted, along_column, done[n])
                 self._built(frame, written)
-                if any(isinstance(to, PairTarget) for _, to in written):
-                    paired.append(n)
-        for n in [n for n in sources if n not in paired]:
-            for frame, targets in pair_kernels(self.problem, name, n, self.tensors, self.given):
+                self._note(written, done)
+        for n in sources:
+            if len(done[n]) == len(self._reads(n, [BOTH])):
+                continue
+            for frame, targets in pair_kernels(self.problem, name, n, self.tensors, self.given, done[n]):
                 self._built(frame, [(role_of(t.read), t) for t in targets])
         self._replace()
         for launch in measured:
@@ -116,11 +119,19 @@ class _Lowering:
                 Rewriter.erase_op(tile.kernels_of(self.module)[launch.kernel.root_reference.data])
                 Rewriter.erase_op(launch)
 
+    @staticmethod
+    def _note(written: Written, done: dict[int, list[Load]]) -> None:
+        for _, to in written:
+            if isinstance(to, PairTarget):
+                done[to.source].append(to.read)
+
     def _query_kernel(self, query: bool, classes: Sequence[Sequence[str]]) -> tuple[Frame, Written]:
         name, narrow = f"{self.name}_query", self.options.narrow
         return query_kernel(self.problem, name, self.given, narrow, query=query, tensors=self.tensors, classes=classes)
 
-    def _key_kernel(self, n: int, wanted: Sequence[str], classes: Sequence[str]) -> tuple[Frame, Written]:
+    def _key_kernel(
+        self, n: int, wanted: Sequence[str], classes: Sequence[str], done: Sequence[Load]
+    ) -> tuple[Frame, Written]:
         name, narrow = f"{self.name}_key{n}", self.options.narrow
         return key_kernel(
             self.problem,
@@ -131,6 +142,7 @@ class _Lowering:
             wanted=wanted,
             tensors=self.tensors,
             classes=classes,
+            done=done,
             whole=self.options.fused and self.problem.whole,
             lines=self.options.fused,
         )

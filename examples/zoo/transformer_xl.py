@@ -15,7 +15,7 @@ from torch import Tensor
 import attnc
 
 PATTERN = "causal"
-EAGER = "the second product of a score is between a query and a row that depends on query and key, by their distance"
+EAGER = "a score adds a product of the query with a row for each distance: all of them are as many as the scores"
 
 
 def _rel_shift(x: Tensor) -> Tensor:

@@ -56,6 +56,13 @@ class Contractions:
             self._memo[e] = self._of(self.values.node_of(e), e.index)
         return self._memo[e]
 
+    def part(self, of: Load, c: Contraction) -> Load:
+        """A name for ``c``, which is one addend of the inner product ``of``."""
+        node = self.values.new_node("part", self.values.node_of(of))
+        found = Load(f"%{node.name}", of.index)
+        self._memo[found] = c
+        return found
+
     def _of(self, node: Node, index: tuple[Expr, ...]) -> Contraction | None:
         if node.dtype.is_complex:  # kernels are real
             return None

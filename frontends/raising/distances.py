@@ -13,6 +13,7 @@ import torch
 
 from ...ir.expr import Const, Expr, Load, Op, Var, free_vars, kind_of, substitute, walk
 from ..graph import Node
+from .terms import load, uses
 
 if TYPE_CHECKING:
     from .values import Values
@@ -37,13 +38,19 @@ def by_distance(values: Values, node: Node, index: tuple[Expr, ...]) -> tuple[No
     if row.name in free_vars(function):
         return None
     low, high = values.simplify(1 - values.extents[row.name]), values.extents[key.name]
-    count = values.simplify(high - low)
+    count, at = values.simplify(high - low), values.simplify(key - row - low)
     range = values.made("distances", f"torch.arange({low}, {high}, device=device)", (), (count,), source, torch.int64)
-    call = f"torch.index_select(x0, {axis}, {_text(function, str(kinds.pop()))})"
-    table = values.made(
-        "by_distance", call, (source, range), (*source.shape[:axis], count, *source.shape[axis + 1 :]), source
-    )
-    return table, (*index[:axis], values.simplify(key - row - low), *index[axis + 1 :])
+    place = _text(function, str(kinds.pop()))
+    places = values.made("places", place.replace("x1", "x0"), (range,), (count,), source, torch.int64)
+    apart = (*index[:axis], load(places, (at,)), *index[axis + 1 :])
+    if any(uses(x, values.rows | values.keys) for n, x in enumerate(index) if n != axis):
+        return source, apart  # a table for each token, which would take a number for each pair
+    call = f"torch.index_select(x0, {axis}, {place})"
+    shape = (*source.shape[:axis], count, *source.shape[axis + 1 :])
+    spread = (*index[:axis], at, *index[axis + 1 :])
+    table = values.made("by_distance", call, (source, range), shape, source)
+    values.apart[load(table, spread)] = load(source, apart)
+    return table, spread
 
 
 def _upstream(nodes: Iterable[Node]) -> list[Node]:

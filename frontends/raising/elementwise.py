@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...ir.expr import FALSE, Const, Expr, Load, const, kind_of, op, rewrite
 from ..graph import Node
-from .terms import apply, kind_of_dtype, load, truth
+from .terms import apply, has_loads, kind_of_dtype, load, truth
 
 if TYPE_CHECKING:
     from .values import Values
@@ -42,6 +42,11 @@ def _gelu(x: Expr, approximate: str = "none") -> Expr | None:
     return apply("*", apply("*", x, 0.5), apply("+", apply("tanh", inner), 1.0))
 
 
+def _whole(name: str) -> Callable[[Expr], Expr | None]:
+    """Rounding, of what depends on positions alone: a score may be larger than any integer."""
+    return lambda x: None if has_loads(x) else x if kind_of(x) == "int" else apply("float", op(name, x))
+
+
 def _clamped(x: Expr, low: float = -1.0, high: float = 1.0) -> Expr:
     return apply("min", apply("max", x, low), high)
 
@@ -63,6 +68,8 @@ _WRITTEN: dict[str, Callable[..., Expr | None]] = {
     "log1p": lambda x: apply("log", apply("+", x, 1.0)),
     "expm1": lambda x: apply("-", apply("exp", x), 1.0),
     "log10": lambda x: apply("*", apply("log2", x), math.log10(2)),
+    "floor": _whole("floor"),
+    "ceil": _whole("ceil"),
     "silu": lambda x: apply("*", x, apply("sigmoid", x)),
     "softplus": _softplus,
     "logsigmoid": lambda x: apply("-", 0.0, _softplus(apply("-", 0.0, x))),

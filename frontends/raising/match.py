@@ -111,7 +111,8 @@ class Matcher:
         for sum in [n for n in plan.captures if n.op == "logsumexp"]:
             self.match(sum)
         read = [x for s in plan.sources for x in walk(s.score) if isinstance(x, Load)]
-        unread = [x for x in read if {"i", "j"} <= free_vars(x) and not isinstance(self.values.node_of(x), Input)]
+        known = [n for n in plan.captures if isinstance(n, Input)] + plan.tables()
+        unread = [x for x in read if {"i", "j"} <= free_vars(x) and self.values.node_of(x) not in known]
         if plan.query is None or unread or (valued & batch) - keyed or not asked & keyed & batch:
             # the layers of a perceptron, say
             raise NoMatch("the weights are not normalised by a softmax", node.location, attention=True)

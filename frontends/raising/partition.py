@@ -33,6 +33,7 @@ class CallPlan:
 
 
 _READ_ELSEWHERE = "its result is read by operations that are not part of a fused attention"
+_LOOKED_UP = "a product for each token and each row of a table, which the kernel looks up"
 Plan = AttendPlan | ReorderPlan | CallPlan
 
 
@@ -79,7 +80,8 @@ def partition(graph: Graph, values: Values, matcher: Matcher) -> Partition:
     merged = {n.name for n in calls if _combines(n, covered) and _no_larger(values, n, graph, covered)}
     plans = [p for p in chosen if isinstance(p, AttendPlan)]
     merged |= {n.name for n in calls if any(_in_grid(values, n, p) for p in plans)}
-    notes = _notes(values, graph, matcher, list(reversed(calls)), failures, merged)
+    tables = {n.name for p in plans for n in p.tables()}
+    notes = _notes(values, graph, matcher, list(reversed(calls)), failures, merged, tables)
     return Partition(_shared(_once(list(reversed(chosen)))), notes)
 
 
@@ -185,6 +187,7 @@ def _notes(
     calls: list[Node],
     failures: list[tuple[Node, NoMatch]],
     merged: set[str],
+    tables: set[str],
 ) -> list[EagerNote]:
     """A note for each eager op that allocates; one with the matcher's reason for each attention that failed.
 
@@ -221,5 +224,6 @@ def _notes(
             reason = explain.get(node.name) or plain or softmaxes.get(node.name) or _READ_ELSEWHERE
             notes.append(EagerNote(node.op, location, reason, size, True))
         else:
-            notes.append(EagerNote(node.op, node.location, "not attention", size, False))
+            reason = _LOOKED_UP if node.name in tables else "not attention"
+            notes.append(EagerNote(node.op, node.location, reason, size, False))
     return notes

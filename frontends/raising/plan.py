@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...ir.expr import Expr
+from ...ir.expr import Expr, Load, free_vars, walk
 from ..graph import Node
 
 
@@ -66,6 +66,12 @@ class AttendPlan:
         gates = [f for f in factors if isinstance(f, Node)]
         nodes = [self.query, *(s.key for s in self.sources), *(s.value for s in self.sources), *self.captures, *gates]
         return list(dict.fromkeys(n for n in nodes if n is not None))
+
+    def tables(self) -> list[Node]:
+        """Captured products that a score reads at places that depend on query and key."""
+        read = [x for s in self.sources for x in walk(s.score) if isinstance(x, Load) and {"i", "j"} <= free_vars(x)]
+        names = {x.tensor for x in read}
+        return [n for n in self.captures if f"%{n.name}" in names and n.op in ("matmul", "einsum", "products")]
 
     def scores(self) -> tuple[object, ...]:
         """What decides the weights: equal for two plans that can share one kernel."""

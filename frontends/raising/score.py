@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from ...ir.expr import FALSE, TRUE, Const, Expr, Load, Op, Var, all_of, free_vars, op, rewrite
+from ...ir.expr import FALSE, TRUE, Const, Expr, Load, Op, Var, all_of, op, rewrite
 from .contract import Contraction, Contractions
 from .joined import join
+from .relative import tabulated
 from .terms import NEG_INF, NoMatch, addends, holds_infinity, total, uses
 from .values import Values
 
@@ -86,8 +86,7 @@ def read_score(values: Values, contractions: Contractions, terms: list[Expr], ma
     for x in _loads(mask):
         if values.pairwise(x.index) and contractions.of(x) is not None:
             raise NoMatch("the mask depends on an inner product", values.node_of(x).location)
-    if len(products) > 1:  # a small table of products is read like any other: q @ table.mT at a distance, say
-        products = [x for x in products if not _is_table(values, x)]
+    score, products = tabulated(values, contractions, score, products)
     if len(products) > 1:
         found = {x: c for x in products if (c := contractions.of(x)) is not None}
         score, product = join(values, score, found, DOT)
@@ -97,19 +96,6 @@ def read_score(values: Values, contractions: Contractions, terms: list[Expr], ma
     product = contractions.of(products[0])
     score = rewrite(score, lambda x: DOT if x == products[0] else None)
     return Score(mask, score, product)
-
-
-def _is_table(values: Values, e: Load) -> bool:
-    """Is this looked up at a place that depends on both query and key, among fewer numbers than there are pairs?"""
-    if not any(uses(x, values.rows) and uses(x, values.keys) for x in e.index):
-        return False
-    names = set().union(*map(free_vars, e.index))
-    rows, keys = (
-        math.prod(values.hint(values.extents[n]) for n in names & known) for known in (values.rows, values.keys)
-    )
-    held = math.prod(values.hint(n) for n, x in zip(values.node_of(e).shape, e.index, strict=True)
-                     if uses(x, values.rows | values.keys))  # fmt: skip
-    return held < rows * keys
 
 
 def _loads(e: Expr) -> list[Load]:

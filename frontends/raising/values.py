@@ -20,7 +20,7 @@ from .distances import by_distance
 from .terms import apply, has_loads, kind_of_dtype, load
 
 # calls to PyTorch that raising adds
-MADE = frozenset({"concatenated", "distances", "by_distance", "logarithm"})
+MADE = frozenset({"concatenated", "distances", "by_distance", "places", "logarithm", "products"})
 
 
 class Values:
@@ -38,6 +38,7 @@ class Values:
         # "this position is in the first piece" of a cat, as its rule writes it and simplified: position and end
         self.cat_conditions: dict[Expr, tuple[Expr, Expr]] = {}
         self.composites: dict[str, Node] = {}  # an op -> the last of the simpler ops that say the same
+        self.apart: dict[Load, Load] = {}  # an element of a table spread out over all distances -> of the table itself
         self.rows: set[str] = set()
         self.keys: set[str] = set()
         self._memo: dict[tuple[str, tuple[Expr, ...]], Expr] = {}
