@@ -14,6 +14,7 @@ from .gradient_frame import Frame
 from .gradient_groups import by_groups
 from .gradient_lines import by_lines
 from .gradient_pairs import Keys, Pairs, Queries, rounded
+from .gradient_patches import key_patches, query_patches
 from .gradient_problem import DOT, Problem
 from .gradient_segments import Segments
 from .gradient_targets import Target, target
@@ -71,13 +72,17 @@ def query_kernel(
     query: bool,
     tensors: Collection[str],
     classes: Sequence[Collection[str]],
+    patches: bool = False,
 ) -> tuple[Frame, Written]:
     """Rows are queries: walk the keys of every source.
 
     ``query`` asks for the queries' gradient; ``classes`` says for each source which reads of ``tensors`` to sum.
+    With ``patches``, queries may be those of a patch of an image.
     """
     i = problem.row.name
     of_source = [reads(problem, n, tensors, c) for n, c in enumerate(classes)]
+    if patches and not any(of_source):
+        problem = query_patches(problem)
     found = list(dict.fromkeys(r for read in of_source for r in read))  # sources may share an element
     outputs: dict[str, Target] = {}
     if query:
@@ -131,19 +136,22 @@ def key_kernel(
     classes: Collection[str],
     whole: bool = False,
     lines: bool = False,
+    patches: bool = False,
 ) -> tuple[Frame, Written]:
     """Rows are the keys of source ``n``: walk the queries.
 
     ``wanted`` may hold ``key``, ``value`` and ``query``, whose gradient is then added up tile by tile; ``classes`` says
     which reads of ``tensors`` to sum.  With ``whole``, a tile holds all keys of its queries, whose gradient is then
     written at once and whose ``delta`` is a sum over the tile; and pairs of small groups are added up here, too.  With
-    ``lines``, keys may be those of one row of an image.
+    ``lines``, keys may be those of one row of an image, and with ``patches`` those of a patch.
     """
     maps = {"key": problem.sources[n].key_map, "value": problem.sources[n].value_map}
     problem = by_groups(problem, [e for role in wanted if role in maps for e in maps[role]])
     line = ""
     if lines and not whole:
         problem, line = by_lines(problem, n)
+    if patches and not reads(problem, n, tensors, classes):
+        problem = key_patches(problem, n)
     source, own = problem.sources[n], problem.key(n)
     i, j = problem.row.name, source.key
     found = reads(problem, n, tensors, classes)
