@@ -39,3 +39,11 @@ def test_a_small_group_has_a_warp_for_16_rows(tokens, warps):
 
 def kernels(lowered):
     return kernels_of(lowered.module("tile")).values()
+
+
+def test_gradients_in_float32_have_eight_warps_for_their_operands():
+    def dense(q, k, v):
+        return (q @ k.mT).softmax(-1) @ v
+
+    lowered = attnc.compile(dense, backend="triton").lower(*torch.randn(3, 1, 1, 64, 64), target="sm_90").backward()
+    assert [choose(k, TARGETS["sm_90"]).num_warps for k in kernels(lowered)] == [4, 8, 8]  # the first has no products
