@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from ...ir import attn
 from ...ir.attributes import Dim
@@ -34,6 +35,7 @@ from .patches import Box, Patches, patches, whole_rows
 WORTHWHILE = 0.8  # the share of pairs that may be left
 # rows and columns, by their product
 SHAPES = {128: ((8, 16), (16, 8), (4, 32)), 64: ((8, 8), (4, 16)), 32: ((4, 8), (2, 16)), 16: ((4, 4), (2, 8))}
+_MAPS = "query_map", "out_map", "lse_map"
 
 
 def query_patches(problem: Problem) -> Problem:
@@ -90,7 +92,7 @@ def _of_queries(problem: Problem, of: Sequence[int], found: Patches) -> Problem:
     sources = list(problem.sources)
     for n, box in zip(of, found.boxes, strict=True):
         sources[n] = _moved(problem, n, box, found.domain, box.dim.extent)
-    maps = {name: moved(getattr(problem, name)) for name in ("query_map", "out_map", "lse_map")}
+    maps: dict[str, Any] = {name: moved(getattr(problem, name)) for name in _MAPS}
     return replace(problem, batch=tuple(batch), row=row, sources=tuple(sources), **maps)
 
 
@@ -101,8 +103,7 @@ def _of_keys(problem: Problem, of: Sequence[int], found: Patches) -> Problem:
     inside = facts_about((*found.domain, box.dim), problem.facts)
     sources = list(problem.sources)
     sources[n] = _moved(problem, n, box, found.domain, key.extent)
-    names = ("query_map", "out_map", "lse_map")
-    maps = {name: tuple(box.moved(e, inside) for e in getattr(problem, name)) for name in names}
+    maps: dict[str, Any] = {name: tuple(box.moved(e, inside) for e in getattr(problem, name)) for name in _MAPS}
     return replace(problem, batch=tuple(batch), row=box.dim, sources=tuple(sources), **maps)
 
 
