@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ from gpu_workers import GRACE, Answer, Task, Worker, run_all
 
 RESULTS = Path(os.environ.get("OUT") or Path(__file__).parent / "results")
 CHECKS_SHARE, PREPARE_SHARE = 0.35, 0.55  # of the deadline, when checking and when preparing must be over
+# what attnc imports on a GPU besides torch and triton, and what that imports
+NEEDED = ("xdsl", "immutabledict", "ordered_set", "islpy", "typing_extensions", "typer", "rich", "platformdirs",
+          "networkx", "sympy", "mpmath", "numpy")  # fmt: skip
 CASE_SECONDS = 75.0  # most for one case: the compilers of four contenders, and the timing
 
 
@@ -200,6 +204,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             goals = ", ".join(f"{goal:g}x {rival}" for rival, goal in case.goals.items())
             print(f"{case.name:<36}{' x '.join(map(str, case.shapes[1])):<22}{goals}")
         return 0
+    if lacking := [name for name in NEEDED if find_spec(name) is None]:
+        print(
+            f"packages are missing: {', '.join(lacking)}. Without network put their wheels into wheels/, as "
+            "docs/gpu.md says, and carry that folder along: git ignores it",
+            file=sys.stderr,
+        )
+        return 2
     args.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         run = Run(args, Path(folder))

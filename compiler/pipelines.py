@@ -22,7 +22,7 @@ def forward(target: str, narrow: bool, sizes: Mapping[str, int] | None = None) -
         [
             *_domain(target, sizes),
             # Before image-rows, which takes what has no patches.  Only here: the gradient of the keys would walk the
-            # image rows, or patches, one by one.
+            # image rows, or patches, one by one, so gradient-kernels makes its own.
             ("image-patches", at_hand),
             ("image-rows", {"target": target}),
             # After every change of the domain, for it counts the rows that are left; it may choose tiles itself.
@@ -56,6 +56,8 @@ def gradient(
         [
             # The forward function's: what makes its masks dense does so for the gradient, whose domain is the same.
             *_domain(target, sizes),
+            # What the forward plan relies on, gradient-kernels may, too.
+            ("image-patches", {"target": target, **_at_hand(sizes), "guards_only": True}),
             # Before tiles, which the gradient wants of another shape.
             ("differentiate", {"wanted": tuple(wanted), "given": tuple(given)}),
             ("choose-tiles", {"target": target}),

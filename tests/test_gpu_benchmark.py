@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,6 +39,59 @@ def test_without_a_gpu_only_a_dry_run() -> None:
     done = run("--device", "cpu")
     assert done.returncode == 2
     assert "--dry" in done.stderr
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    before = set(sys.modules)
+    yield importlib.import_module("gpu")
+    for name in {n for n in sys.modules if n.startswith("gpu")} - before:
+        del sys.modules[name]
+
+
+def test_what_has_to_be_carried_is_named(
+    gpu: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(gpu, "find_spec", lambda name: None if name in ("xdsl", "islpy") else name)
+    assert gpu.main(["--device", "cpu", "--dry", "--out", str(tmp_path)]) == 2
+    assert "missing: xdsl, islpy" in capsys.readouterr().err
+    text = (ROOT / "docs" / "gpu.md").read_text()
+    assert all(name.replace("_", "-") in text for name in gpu.NEEDED if name != "numpy")  # that comes with torch
+
+
+def test_results_are_written_and_drawn(gpu: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Made-up times: one case fails, and the others are measured, written and drawn."""
+
+    class Worker:
+        def __init__(self, log: Path, environment: dict[str, str] | None = None):
+            pass
+
+        def close(self) -> None:
+            pass
+
+        def run(self, task: dict[str, Any], timeout: float) -> dict[str, Any]:
+            if task["kind"] == "machine":
+                return {"name": "none", "copy_gb_per_s": 3000.0}
+            if task["case"]["pattern"] == "causal":
+                return {"error": "its process ended with -11; see gpu-measure.log"}
+            measure = importlib.import_module("gpu_measure")
+            times = {"attnc": [1e-3, 1.1e-3, 0.9e-3], "FlexAttention": [2e-3, 2.1e-3, 2e-3]}
+            work = {"flop": 1e12} | ({"bytes": 1e9} if task["case"]["pattern"] == "decode" else {})
+            row = {"setup_s": {"FlexAttention": 0.5}, "first_call_s": {"attnc": 6.0}, "absent": {}, "right": True}
+            return measure.summary(times, work) | row
+
+    monkeypatch.setattr(gpu, "Worker", Worker)
+    assert gpu.main(["--device", "cpu", "--dry", "--no-checks", "--jobs", "1", "--out", str(tmp_path)]) == 0
+    rows = {row["case"]: row for row in json.loads((tmp_path / "gpu.json").read_text())["rows"]}
+    assert [case for case, row in rows.items() if "error" in row] == [
+        "causal 128 D16 forward",
+        "causal 128 D16 backward",
+    ]
+    assert rows["dense 128 D16 forward"]["ratio"] == {"FlexAttention": 2.0}
+    assert rows["decode 128 D16 forward"]["of copy's bandwidth"] == 0.333
+    pytest.importorskip("matplotlib")
+    assert (tmp_path / "gpu.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow

@@ -9,11 +9,13 @@ from xdsl.dialects.builtin import IntegerAttr
 from ...ir.dtypes import itemsize
 from ...ir.expr import walk
 from ...ir.tile import DotOp, ForOp, KernelOp, LoadOp, MaskOp, StoreOp, TileType, tile_type
+from .facts import most
 from .layout import padded
 from .targets import Target
 from .tasks import order_of
 
 LONG_MASK = 16
+SMALL = 32  # rows, and keys, of a tile; a warp's products have 16 rows
 WARP_SPECIALIZED = (100,)  # architectures on which Triton gives the parts of a loop to warps of their own
 
 
@@ -36,9 +38,9 @@ def candidates(kernel: KernelOp, target: Target) -> tuple[Config, ...]:
     says so.  Half and double the warps, a stage less and more, and each option that the target has the other way round.
     """
     default = choose(kernel, target)
-    found = [replace(default, num_warps=n) for n in (default.num_warps // 2, default.num_warps * 2) if 2 <= n <= 8]
+    found = [replace(default, num_warps=n) for n in (default.num_warps // 2, default.num_warps * 2) if 1 <= n <= 8]
     found += [replace(default, num_stages=n) for n in (default.num_stages - 1, default.num_stages + 1) if 1 <= n <= 4]
-    if default.descriptors or has_descriptors(target):
+    if has_descriptors(target) and _describes(kernel, replace(default, descriptors=True)):
         found.append(replace(default, descriptors=not default.descriptors))
     if target.backend == "cuda" and int(target.arch) in WARP_SPECIALIZED:
         found.append(replace(default, warp_specialize=not default.warp_specialize))
@@ -52,13 +54,23 @@ def has_descriptors(target: Target) -> bool:
     return target.backend == "cuda" and int(target.arch) >= 90
 
 
+def _describes(kernel: KernelOp, config: Config) -> bool:
+    """Does the kernel make descriptors: are there 16-bit tiles of plain rows in its loops?"""
+    from .module import print_module
+
+    return any(kind == "flag" for _, kind in print_module(kernel, config).parameters)
+
+
 def choose(kernel: KernelOp, target: Target) -> Config:
     """Four warps for tiles up to 64 rows, eight beyond; two to three stages as they fit in shared memory.
 
-    Float32 products run on ordinary units, which hold operands and results in registers: eight warps from 64 rows.
+    Float32 products run on ordinary units, which hold operands and results in registers: eight warps from 64 rows,
+    and from 32 in gradients, which spill 3520 bytes a thread in four warps (dense, D 64, sm_90) and 448 in eight.
     So do kernels of gradients but on Hopper, whose rows of 64 belong to groups of four warps, and on Blackwell kernels
     with long masks, whose terms are in registers beside scores and the operands made of them.  Four waves of 64 lanes
     are enough for the largest tiles: eight repeat products of each other, and have half the registers.
+    Small groups of 16 or 32 tokens have a warp for each 16 rows.
+
     The kernel's own attributes, named as the fields here, come first: they are an autotuner's choice.
     """
     rows = padded(kernel.rows.data.size)
@@ -68,9 +80,12 @@ def choose(kernel: KernelOp, target: Target) -> Config:
     scalar_dots = any(itemsize(tile_type(v).element) == 4 for op in dots for v in (op.lhs, op.rhs))
     spread = target.backend == "cuda" and target.arch != 90 and _heavy(kernel)
     spread |= target.backend == "cuda" and int(target.arch) >= 100 and _longest_mask(kernel) > LONG_MASK
-    warps = 8 if rows >= (64 if scalar_dots or spread else 128) or rows * widest >= 128 * 128 else 4
+    many = (32 if _heavy(kernel) else 64) if scalar_dots else 64 if spread else 128
+    warps = 8 if rows >= many or rows * widest >= 128 * 128 else 4
     if target.warp == 64 and not scalar_dots:  # a wave of AMD's is as wide as two warps
         warps = 4
+    if small(kernel):
+        warps = rows // 16
     stage = max((_stage_bytes(op) for op in kernel.body.walk() if isinstance(op, ForOp)), default=0)
     fixed = sum(_bytes(op.result.type) for op in kernel.body.block.ops if isinstance(op, LoadOp))
     stages = 3
@@ -86,6 +101,14 @@ def choose(kernel: KernelOp, target: Target) -> Config:
         bool(_asked(kernel, "warp_specialize", False)),
         _asked(kernel, "persistent", 0),
     )
+
+
+def small(kernel: KernelOp) -> bool:
+    """Are pairs those of a group so small that four warps would repeat each other's products?"""
+    loops = [op for op in kernel.body.walk() if isinstance(op, ForOp)]
+    steps = [padded(op.step.data) for op in loops]
+    once = all(most(r.hi) <= op.step.data for op in loops for r in op.range_list)
+    return bool(steps) and once and 1 < padded(kernel.rows.data.size) <= SMALL and max(steps) <= SMALL
 
 
 def _heavy(kernel: KernelOp) -> bool:

@@ -47,6 +47,20 @@ def divisible(e: Expr, n: int) -> bool:
     return n == 1
 
 
+def most(e: Expr) -> float:
+    """What ``e`` certainly does not exceed."""
+    match e:
+        case Const(value):
+            return float(value)
+        case Op("min", args):
+            return min(map(most, args))
+        case Op("max", args):
+            return max(map(most, args))
+        case Op("where", (_, a, b)):
+            return max(most(a), most(b))
+    return float("inf")
+
+
 def fill_of(e: Expr, known: Mapping[str, Fill]) -> Fill:
     """The value of ``e`` where its float variables hold ``known``; other variables are integers."""
     match e:

@@ -24,6 +24,7 @@ from .sums import total
 
 MOST_ROWS = 1 << 24  # beyond this many rows (or tiles) an even sample is counted
 MOST_SUMS = 64  # up to this many points of the batch each line of rows is summed in closed form
+MOST_DOUBLINGS = 16  # of a size
 CHUNK = 1 << 16  # rows at a time: their arrays stay in a cache
 SAMPLE_ROWS = 512
 SAMPLE_KEYS = 2048
@@ -210,8 +211,20 @@ def nominal_sizes(
         if len(grid) > 1 and (free := grid - known.keys()):
             rest = length / math.prod(known.get(n, 1) for n in grid)
             found |= dict.fromkeys(free, max(round(rest ** (1 / len(free))), 1))
+    _fill(domain, found, known)
     inner = {d.name for d in domain} | {s.key for s in sources}
     return {n: found[n] for n in sorted(names - inner)}
+
+
+def _fill(domain: Sequence[Dim], sizes: dict[str, int], known: Mapping[str, int]) -> None:
+    """Make sizes larger until no dimension is empty, such as the groups ``g < N // 49`` of so few tokens."""
+    inner = {d.name for d in domain}
+    for d in domain:
+        free = sorted(free_vars(d.extent) - inner - known.keys())
+        for _ in range(MOST_DOUBLINGS):
+            if not free or free_vars(d.extent) & inner or evaluate(d.extent, sizes) >= 1:
+                break
+            sizes |= {n: sizes[n] * 2 for n in free}
 
 
 def _pinned(fact: Expr) -> Iterator[tuple[str, int]]:

@@ -193,7 +193,8 @@ def largest_gradient_tile(work: Work, on: Device) -> tuple[int, int]:
     widest = max(work.width, work.value_width)
     if work.dtype in ("f16", "bf16") and widest <= 128:
         rows, step = _HALF_GRADIENT[on.name][widest > 64]
-        return min(rows, _largest_group(work)), step
+        group = _largest_group(work)
+        return min(rows, group), min(step, group)
     rows, step = 32, 32
     widths = sum(padded(w) for w in (work.width, work.value_width))
     size = ELEMENT_BYTES[work.dtype]

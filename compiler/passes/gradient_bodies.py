@@ -14,6 +14,7 @@ from .gradient_frame import Frame
 from .gradient_groups import by_groups
 from .gradient_lines import by_lines
 from .gradient_pairs import Keys, Pairs, Queries, rounded
+from .gradient_patches import key_patches, query_patches
 from .gradient_problem import DOT, Problem
 from .gradient_segments import Segments
 from .gradient_targets import Target, target
@@ -71,14 +72,19 @@ def query_kernel(
     query: bool,
     tensors: Collection[str],
     classes: Sequence[Collection[str]],
+    patches: bool = False,
 ) -> tuple[Frame, Written]:
     """Rows are queries: walk the keys of every source.
 
     ``query`` asks for the queries' gradient; ``classes`` says for each source which reads of ``tensors`` to sum.
-    Reads of elements that belong to one query are added up as well.
+    Reads of elements that belong to one query are added up as well.  With ``patches``, queries may be those of a patch
+    of an image.
     """
     i = problem.row.name
     of_source = [reads(problem, n, tensors, c) for n, c in enumerate(classes)]
+    added = [owned_places(problem, n, tensors, problem.row) for n in range(len(problem.sources))]
+    if patches and not any(of_source) and not any(added):
+        problem = query_patches(problem)
     found = list(dict.fromkeys(r for read in of_source for r in read))  # sources may share an element
     outputs: dict[str, Target] = {}
     if query:
@@ -86,7 +92,6 @@ def query_kernel(
     places = {read: f"grad{n}:{read.tensor}" for n, read in enumerate(found)}
     outputs |= {places[read]: sum_target(problem, problem.row, read) for read in found}
     in_order = sorted(set().union(*(to.in_order for to in outputs.values())))
-    added = [owned_places(problem, n, tensors, problem.row) for n in range(len(problem.sources))]
     sums = {(n, p.read): f"grad{n}_{k}:{p.read.tensor}" for n, own in enumerate(added) for k, p in enumerate(own)}
     types = _types(outputs) | {sums[n, p.read]: p.type(problem) for n, own in enumerate(added) for p in own}
     frame = Frame(problem, name, problem.row, types, given=given, sequential=in_order)
@@ -139,6 +144,7 @@ def key_kernel(
     done: Collection[Load] = (),
     whole: bool = False,
     lines: bool = False,
+    patches: bool = False,
 ) -> tuple[Frame, Written]:
     """Rows are the keys of source ``n``: walk the queries.
 
@@ -146,7 +152,7 @@ def key_kernel(
     which reads of ``tensors`` to sum.  Reads of elements that belong to one key are added up here, too, less those
     ``done``.  With ``whole``, a tile holds all keys of its queries, whose gradient is then written at once and whose
     ``delta`` is a sum over the tile; and pairs of small groups are added up.  With ``lines``, keys may be those of one
-    row of an image.
+    row of an image, and with ``patches`` those of a patch.
     """
     maps = {"key": problem.sources[n].key_map, "value": problem.sources[n].value_map}
     given_problem = problem
@@ -154,6 +160,8 @@ def key_kernel(
     line = ""
     if lines and not whole:
         problem, line = by_lines(problem, n)
+    if patches and not reads(problem, n, tensors, classes):
+        problem = key_patches(problem, n)
     source, own = problem.sources[n], problem.key(n)
     i, j = problem.row.name, source.key
     found = reads(problem, n, tensors, classes)

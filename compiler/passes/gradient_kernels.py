@@ -127,7 +127,16 @@ class _Lowering:
 
     def _query_kernel(self, query: bool, classes: Sequence[Sequence[str]]) -> tuple[Frame, Written]:
         name, narrow = f"{self.name}_query", self.options.narrow
-        return query_kernel(self.problem, name, self.given, narrow, query=query, tensors=self.tensors, classes=classes)
+        return query_kernel(
+            self.problem,
+            name,
+            self.given,
+            narrow,
+            query=query,
+            tensors=self.tensors,
+            classes=classes,
+            patches=not self.options.fused,
+        )
 
     def _key_kernel(
         self, n: int, wanted: Sequence[str], classes: Sequence[str], done: Sequence[Load]
@@ -145,6 +154,7 @@ class _Lowering:
             done=done,
             whole=self.options.fused and self.problem.whole,
             lines=self.options.fused,
+            patches=not self.options.fused,
         )
 
     def _wanted_of(self, n: int) -> list[str]:

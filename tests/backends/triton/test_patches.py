@@ -5,9 +5,12 @@ import torch
 
 import attnc
 from attnc.compiler.analysis.live_area import computed_pairs, live_pairs
+from attnc.compiler.coverage import coverage
 from attnc.compiler.passes.common import attends
+from attnc.ir.attn import func_of
+from attnc.ir.tile import kernels_of
 
-from ...numerics import assert_matches
+from ...numerics import assert_gradients_match, assert_matches, gradients
 
 
 def neighbourhood(width, reach, causal=False):
@@ -34,6 +37,25 @@ def test_numbers(width, lines, reach, causal):
     assert_matches(fn, compiled(*inputs), inputs)
 
 
+@pytest.mark.parametrize("lines", [(5, 5), (5, 3)])
+def test_gradients(lines):
+    fn, (q, k, v) = neighbourhood(24, 1), tensors(24 * 5)
+    inputs = q[:, :1, : 24 * lines[0]], k[:, :1, : 24 * lines[1]], v[:, :1, : 24 * lines[1]]
+    compiled = attnc.compile(fn, backend="triton", fallback="error")
+    grids = [k.grid.data for k in kernels_of(compiled.lower(*inputs).backward().module("tile")).values()]
+    assert [any(d.name == "x" for d in grid) for grid in grids] == [False, True, True]  # delta, queries, keys
+    (found,) = gradients(compiled, inputs)
+    assert_gradients_match(fn, found, inputs)
+
+
+def test_gradients_rely_on_no_more_than_the_forward():
+    fn, inputs = neighbourhood(24, 1), tensors(24 * 5)
+    compiled = attnc.compile(fn, backend="triton", fallback="error")
+    lowered = compiled.lower(*inputs)
+    forward, backward = (func_of(x.module("tile")) for x in (lowered, lowered.backward()))
+    assert set(backward.facts) <= set(forward.facts)
+
+
 def test_lines_that_are_not_whole_keep_their_order():
     fn, inputs = neighbourhood(48, 2), tensors(48 * 5 + 7)
     compiled = attnc.compile(fn, backend="triton", fallback="error")
@@ -55,3 +77,6 @@ def test_a_quarter_of_what_is_computed_is_live():
         shares.append(live / computed)
     assert shares[0] < 0.1
     assert shares[1] > 0.25
+    for kernel in kernels_of(lowered.backward().module("tile")).values():
+        if pairs := coverage(kernel, sizes).computed_pairs:
+            assert live / pairs > 0.25

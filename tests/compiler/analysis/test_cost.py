@@ -33,7 +33,7 @@ def test_a_gradient_of_small_groups_has_no_more_rows_than_hold_one() -> None:
     assert choose_gradient_tiles(windows, "sm_90") == (64, 32)
     few_keys = work("True", 64, "bf16", "b < B, h < H, i < N", "49")
     assert choose_gradient_tiles(few_keys, "sm_90") == (128, 32)
-    assert choose_gradient_tiles(work("True", 64, "bf16", "b < B, i < 7", "7"), "sm_80") == (16, 32)
+    assert choose_gradient_tiles(work("True", 64, "bf16", "b < B, i < 7", "7"), "sm_80") == (16, 16)
 
 
 def test_reads_of_a_pair_take_registers() -> None:
@@ -130,3 +130,10 @@ def test_targets() -> None:
     assert device("gfx950").name == "gfx942"
     with pytest.raises(UnknownTargetError, match="there is no target 'tpu'"):
         device("tpu")
+
+
+@pytest.mark.parametrize("count", ["W", "N // 49", "(N + 48) // 49"])
+def test_groups_are_weighed_however_they_are_counted(count: str) -> None:
+    windows = work("True", 64, "bf16", f"b < B, h < H, w < {count}, i < 49", "49")
+    for target, tile in (("sm_90", (64, 64)), ("cpu-avx512-amx", (64, 256))):
+        assert choose_tiles(windows, target) == tile

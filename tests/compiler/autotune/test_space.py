@@ -12,9 +12,9 @@ from tests.patterns import BY_NAME
 SIZES = (1, 2, 256, 256, 32)
 
 
-def lowered(name: str, backend: str = "cpu", target: str | None = None, options: dict[str, str] | None = None):
+def lowered(name: str, backend: str = "cpu", target: str | None = None, options: dict[str, str] | None = None, **kind):
     compiled = attnc.compile(BY_NAME[name].fn, backend=backend, fallback="silent", options=options)
-    return compiled.lower(*BY_NAME[name].inputs(*SIZES), target=target)
+    return compiled.lower(*BY_NAME[name].inputs(*SIZES, **kind), target=target)
 
 
 @pytest.mark.parametrize("name", ["dilated", "hierarchical"])
@@ -44,7 +44,7 @@ def test_candidates_compile_and_differ_from_the_default(name: str, backward: boo
     ],
 )
 def test_a_gpu_also_chooses_how_to_launch(name: str, target: str, more: set[str]):
-    space = space_of(lowered(name, "triton", target))
+    space = space_of(lowered(name, "triton", target, dtype=torch.bfloat16))
     assert {"rows", "keys", "num_warps", "num_stages"} | more == set(space.choices)
     assert any(not dict(c.options).get("launch") for c in space.candidates)
 
