@@ -15,6 +15,8 @@ from .passes.choose_tiles import open_attends, open_gradients
 from .passes.common import work_of
 
 if TYPE_CHECKING:
+    from xdsl.dialects.builtin import ModuleOp
+
     from .lowered import Lowered
 
 
@@ -42,10 +44,15 @@ class Space:
         return cost.predicted(work, self.device, choice, self.sizes, self.option == space.GRADIENT, threads)
 
 
+def before_tiles(lowered: Lowered) -> ModuleOp:
+    """A lowered function as the pass that chooses tiles gets it."""
+    names = [p.name for p in lowered.request.passes()]
+    return lowered.after(names[names.index("choose-tiles") - 1])
+
+
 def space_of(lowered: Lowered) -> Space:
     """The tuning space of a lowered function, or of its gradient (``lowered.backward()``), for its sizes."""
-    names = [p.name for p in lowered.request.passes()]
-    module = lowered.after(names[names.index("choose-tiles") - 1])
+    module = before_tiles(lowered)
     on = device(str(lowered.request.pipeline_options()["target"]))
     sizes = {k: v for k, v in lowered.hints.items() if isinstance(v, int)}
     gradient = lowered.gradient is not None

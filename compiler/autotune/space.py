@@ -101,9 +101,9 @@ def _own(lowered: Lowered) -> str:
     from ...ir import attn
     from ...ir.gradient import AttendGradientOp
     from ..analysis.space import Choice, text_of
+    from ..spaces import before_tiles
 
-    names = [p.name for p in lowered.request.passes()]
     kind = AttendGradientOp if lowered.gradient else attn.AttendOp
-    before, after = (lowered.after(n) for n in (names[names.index("choose-tiles") - 1], "choose-tiles"))
-    pairs = zip(*([op for op in m.walk() if isinstance(op, kind)] for m in (before, after)), strict=True)
+    modules = before_tiles(lowered), lowered.after("choose-tiles")
+    pairs = zip(*([op for op in m.walk() if isinstance(op, kind)] for m in modules), strict=True)
     return text_of(Choice(*b.tiles.data) for a, b in pairs if a.tiles is None and b.tiles is not None)
