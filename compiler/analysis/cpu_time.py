@@ -27,6 +27,7 @@ ROWS = 16  # of a block of matrix registers
 MATRIX_BLOCK = 16.0  # cycles in which a block of matrix registers is set to zero and its loop ends
 STORE_TILES = 40.0  # a block of two matrix registers that goes to memory: 32 lines
 LOAD_TILES = 24.0
+STRIP = 400.0  # cycles of a step for a vector with keys of its own: every pass computes its ends and branches on them
 PACKED = 0.25  # an element that is put beside another of the next row
 
 
@@ -141,9 +142,13 @@ class _Source:
         both, single = one.without(two), two.times(2).without(one)
         return [
             Sweep(w.full, self.wide, self.vectors // self.wide),
-            Sweep(both.in_steps(steps), 2, 1),
-            Sweep(single.in_steps(2 * steps), 1, 1),
+            Sweep(both.in_steps(steps, self._high(8, 2)), 2, 1),
+            Sweep(single.in_steps(2 * steps, self._high(8, 1)), 1, 1),
         ]
+
+    def _ends(self, w: Walk, sweeps: list[Sweep]) -> float:
+        """Cycles for the ends of what each vector walks by itself."""
+        return w.partial.steps * self.vectors * STRIP if len(sweeps) > 1 else 0.0
 
     def _block(self, high: float, terms: float, wide: int, far: float = 0.0) -> float:
         """Cycles of one register block: its multiply-adds, or its loads, whichever are more.
@@ -224,6 +229,7 @@ class _Source:
         if converts(self.on, self.work.dtype) or self._rate > 1:
             moves = loop.keys * (self.d + self.e) / self.lanes * MOVED * 1.5
         step = loop.steps * (self.on.step + self.vectors * (2 * self.on.exponential + 4 * c))
+        step += self._ends(w, sweeps) * c
         moved = self.vectors * (self.d + self.e) * (TRANSPOSED + MOVED) * c
         task = w.tasks * (self.on.task + moved) if self.first else 0.0  # sources share tasks
         arithmetic = products * c + exponentials
@@ -266,7 +272,7 @@ class _Source:
             exponentials=exponentials,
             masks=self._extra(w, self.vectors) * c,
             moves=moves * c,
-            steps=loop.steps * on.step * 2,
+            steps=loop.steps * on.step * 2 + self._ends(w, sweeps) * c,
             tasks=task,
             memory=max(0.0, streamed - products * c - exponentials),
         )

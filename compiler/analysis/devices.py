@@ -84,7 +84,7 @@ def _cpu(
         exponential=exponential * cycle,
         coarse=exponential * 0.8 * cycle,
         task=300e-9,
-        load=0.05,
+        load=0.15,
         skips=True,
         call=10e-6,
     )

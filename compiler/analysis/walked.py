@@ -38,9 +38,9 @@ class Walked:
         left = (self.steps - other.steps, self.keys - other.keys, self.blocks - other.blocks)
         return Walked(*(max(0.0, n) for n in left))
 
-    def in_steps(self, steps: float) -> Walked:
-        """The same keys in so many steps."""
-        return Walked(steps, self.keys, self.blocks)
+    def in_steps(self, steps: float, block: int) -> Walked:
+        """The same keys in so many steps, each of which ends within a block."""
+        return Walked(steps, self.keys, self.keys + steps * block / 2) if self.keys else Walked()
 
 
 @dataclass(frozen=True, slots=True)
