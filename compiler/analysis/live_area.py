@@ -211,6 +211,10 @@ def nominal_sizes(
             rest = length / math.prod(known.get(n, 1) for n in grid)
             found |= dict.fromkeys(free, max(round(rest ** (1 / len(free))), 1))
     inner = {d.name for d in domain} | {s.key for s in sources}
+    for extent in (d.extent for d in domain[:-1] if not free_vars(d.extent) & inner):
+        few = free_vars(extent) - long - known.keys()
+        while few and evaluate(extent, found) < 1 and found[min(few)] < length:  # no whole window in so small an image
+            found |= {n: 2 * found[n] for n in few}
     return {n: found[n] for n in sorted(names - inner)}
 
 
