@@ -28,7 +28,7 @@ MATRIX_BLOCK = 16.0  # cycles in which a block of matrix registers is set to zer
 STORE_TILES = 40.0  # a block of two matrix registers that goes to memory: 32 lines
 LOAD_TILES = 24.0
 STRIP = 400.0  # cycles of a step for a vector with keys of its own: every pass computes its ends and branches on them
-PACKED = 0.25  # an element that is put beside another of the next row
+PACKED = 0.4  # an element that is put beside another of the next row
 
 
 @dataclass(frozen=True)
