@@ -32,6 +32,7 @@ __all__ = [
 
 NOMINAL_LENGTH = 8192  # rows and keys assumed when weighing choices: sizes are symbols when a kernel is compiled
 EXPONENTIAL = 16  # what one costs in multiply-adds on a GPU
+NEARLY = 1.03  # times the least, up to which predictions say the same
 GRADIENT_PRODUCTS = 5  # of a pair; a forward kernel has 2
 
 
@@ -101,6 +102,9 @@ def choose_gradient_tiles(work: Work, target: str, other: Sequence[Work] = ()) -
         on = replace(on, skips=False)
     times = [timings(form, on, NOMINAL_LENGTH, gradient=True) for form in (work, *other)]
     least = {tiles: min(t[tiles] for t in times) for tiles in times[0]}
+    if other:  # low tiles gain more from such forms than their prices say, so of much the same ones the lowest
+        most = NEARLY * min(least.values())
+        return min((t for t in least if least[t] <= most), key=lambda tiles: (tiles[0], least[tiles]))
     return min(least, key=lambda tiles: (least[tiles], [-n for n in tiles]))
 
 
