@@ -11,7 +11,7 @@ import importlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from ..backends.host import cores
@@ -40,20 +40,11 @@ def measure(track: Track = lambda what, done, of: None) -> Figures:
             track(step.__name__, n, len(steps))
             step()
     track("done", len(steps), len(steps))
-    on = taking.on
-    return Figures(
-        {k: _tidy(v) for k, v in on.peak.items()},
-        *(
-            _tidy(getattr(on, n))
-            for n in (
-                "together", "near", "far", "bandwidth", "exponential", "coarse", "load", "step", "task", "call",
-            )
-        ),
-    )  # fmt: skip
+    return Figures(**{f.name: _tidy(getattr(taking.on, f.name)) for f in fields(Figures)})
 
 
-def _tidy(x: float) -> float:
-    return float(f"{x:.4g}")
+def _tidy(x: Any) -> Any:
+    return {k: _tidy(v) for k, v in x.items()} if isinstance(x, dict) else float(f"{x:.4g}")
 
 
 @contextmanager

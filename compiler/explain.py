@@ -32,7 +32,6 @@ from .wording import in_words, set_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from .autotune.lookup import Tuned
     from .lowered import Lowered
 
 
@@ -206,10 +205,13 @@ def explain(
         kernels = list(tile.kernels_of(lowered.after("key-ranges")).values())
         code = machine_code(lowered, track) if compiled else {}
         tuned = lowered.request.tuned
+        forced = lowered.request.pass_options.keys() & {"rows", "keys", "choice"}
         written, merges = iter(attends), False
         for after, kernel in zip(tiled, kernels, strict=True):
             before = after if merges else next(written)
-            report.kernels.append(_kernel(before, after, kernel, env, func.facts, target, code, tuned))
+            why = tuned.record.words if tuned else _why(after, func.facts, target, bool(forced))
+            why += f"; {lowered.set_aside}" if lowered.set_aside else ""
+            report.kernels.append(_kernel(before, after, kernel, env, func.facts, target, code, why))
             merges = "part" in after.attributes  # an attention cut in parts is followed by the one that merges them
     report.eager_ops.extend(_eager_ops(func, attends, lowered.eager, env))
     return report
@@ -227,7 +229,7 @@ def _kernel(
     facts: tuple[Expr, ...],
     target: str,
     code: Mapping[str, MachineCode],
-    tuned: Tuned | None,
+    why: str,
 ) -> KernelInfo:
     domain = before.domain
     sources = before.source_list
@@ -249,7 +251,7 @@ def _kernel(
         score=", ".join(dict.fromkeys(str(s.score.body) for s in sources)),
         domain=_changes(before, after),
         tiles=after.tiles.data,
-        why=tuned.record.words if tuned else _why(after, facts, target),
+        why=why,
         ranges=tuple(f"{x.kind} [{r.lo}, {r.hi})" for x in loops_of(kernel) for r in x.ranges),
         coverage=covered,
         pairs=pairs,
@@ -293,14 +295,17 @@ def _seconds(after: attn.AttendOp, env: Mapping[str, int], facts: tuple[Expr, ..
     return max(seconds, moved / on.bandwidth)
 
 
-def _why(after: attn.AttendOp, facts: tuple[Expr, ...], target: str) -> str:
+def _why(after: attn.AttendOp, facts: tuple[Expr, ...], target: str, forced: bool) -> str:
     """How the tiles compare with the other candidates of the cost model."""
     assert after.tiles is not None
     on = cost.device(target)
     times = dict(cost.timings(work_of(after, facts), on, cost.NOMINAL_LENGTH))  # known since the tiles were chosen
     mine = times.pop(after.tiles.data, None)
+    if forced:
+        best = cost.choose_tiles(work_of(after, facts), target)
+        return f"set by an option; the cost model for {on.name} takes {best[0]} x {best[1]}"
     if mine is None:
-        return f"set by hand; the cost model for {on.name} did not choose them"
+        return "so few queries have tiles of their own, which the cost model does not choose"
     if not times:
         return f"the only tiles that fit {on.name}"
     best = min(times, key=lambda t: (times[t], t))

@@ -91,7 +91,7 @@ def explain_backward(
     facts = attn.func_of(before).facts
     seconds = None if on.is_gpu else sum(_seconds(op, facts, on, sizes) for op in gradients)
     tuned = program.request.tuned
-    why = tuned.record.words if tuned else ""
+    why = tuned.record.words if tuned else program.set_aside
     return Backward(kernels, dict(sorted(Counter(ops).items())), seconds=seconds, why=why)
 
 

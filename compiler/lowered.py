@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..backends.api import Artifact
+from ..ir.errors import AttncError
 from .driver import STAGES
 from .errors import PipelineError, StageError, nearest
 from .lowering import Gradient, Request
@@ -42,14 +43,23 @@ class Lowered:
     eager: Any = ()  # what the frontend keeps eager and why
     files: Mapping[str, str] = field(default_factory=dict)  # name of a file of the user's -> its path
     gradient: Gradient | None = None  # which gradients, if this is the program of gradients
+    set_aside: str = field(default="", repr=False)  # why a tuned result is not used, once ``request`` was asked
     _artifacts: dict[str, list[Artifact]] = field(default_factory=dict, repr=False)
 
     @cached_property
     def request(self) -> Request:
         """The compilation that the stages ``attn`` and ``tile`` belong to."""
         request = Request.of(self.backend, self.dtype, self.device, self.options, self.target).at(self.hints)
-        request = request.use_tuned(self.key, self.make_module, self.hints, "backward" if self.gradient else "forward")
-        return dataclasses.replace(request, gradient=self.gradient)
+        request = dataclasses.replace(request, gradient=self.gradient)
+        found = request.use_tuned(self.key, self.make_module, self.hints, "backward" if self.gradient else "forward")
+        if found.tuned is None:
+            return request
+        try:
+            found.run_passes(self._fresh())
+        except AttncError as error:  # it was found at other sizes, where other attentions may leave tiles open
+            self.set_aside = f"the result of autotuning on {found.tuned.record.date} does not fit these sizes: {error}"
+            return request
+        return found
 
     @cached_property
     def _start(self) -> str:

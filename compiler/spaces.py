@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..ir import attn
+from ..ir.gradient import AttendGradientOp
 from .analysis import cost, space
 from .analysis.devices import Device, device
 from .analysis.space import Choice
@@ -15,6 +16,8 @@ from .passes.choose_tiles import open_attends, open_gradients
 from .passes.common import work_of
 
 if TYPE_CHECKING:
+    from xdsl.dialects.builtin import ModuleOp
+
     from .lowered import Lowered
 
 
@@ -44,8 +47,7 @@ class Space:
 
 def space_of(lowered: Lowered) -> Space:
     """The tuning space of a lowered function, or of its gradient (``lowered.backward()``), for its sizes."""
-    names = [p.name for p in lowered.request.passes()]
-    module = lowered.after(names[names.index("choose-tiles") - 1])
+    module = _before(lowered)
     on = device(str(lowered.request.pipeline_options()["target"]))
     sizes = {k: v for k, v in lowered.hints.items() if isinstance(v, int)}
     gradient = lowered.gradient is not None
@@ -58,3 +60,17 @@ def space_of(lowered: Lowered) -> Space:
         tuple(sorted(space.candidates(w, on, gradient), key=lambda c: (found._seconds(w, c, 1), c))) for w in works
     )
     return Space(found.option, on, sizes, works, ranked)
+
+
+def own_choices(lowered: Lowered) -> tuple[Choice, ...]:
+    """The tiles that the compiler chooses by itself, one for each attention of the space."""
+    kind = AttendGradientOp if lowered.gradient else attn.AttendOp
+    modules = _before(lowered), lowered.after("choose-tiles")
+    pairs = zip(*([op for op in m.walk() if isinstance(op, kind)] for m in modules), strict=True)
+    return tuple(Choice(*b.tiles.data) for a, b in pairs if a.tiles is None and b.tiles is not None)
+
+
+def _before(lowered: Lowered) -> ModuleOp:
+    """The module as the pass that chooses tiles gets it."""
+    names = [p.name for p in lowered.request.passes()]
+    return lowered.after(names[names.index("choose-tiles") - 1])

@@ -128,7 +128,7 @@ def validate(
         raise ValidationError(f"validate({name}): compiled gives {result.names}, eager {oracle.names}")
     clean = all(t.isfinite().all() for t in _tensors((args, kwargs)) if t.is_floating_point())
     count = len(result.names)
-    shared = max((_scale(t) for n, t in zip(oracle.names, oracle.tensors, strict=True) if _is_gradient(n)), default=0.0)
+    shared = max((scale(t) for n, t in zip(oracle.names, oracle.tensors, strict=True) if _is_gradient(n)), default=0.0)
     entries = [
         compare(label, value, narrow, wide, single, clean=clean, shared=shared if _is_gradient(label) else None)
         for label, value, narrow, wide, single in zip(
@@ -286,7 +286,7 @@ def compare(
     if single is not None and eager.dtype == torch.float64:
         ratio = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
         eager_error, factor = _distance(single.nan_to_num(0.0), oracle) * ratio, 3
-    limit = factor * eager_error + ULPS * _ulp(max(_scale(oracle), shared or 0.0), eager.dtype)
+    limit = factor * eager_error + ULPS * _ulp(max(scale(oracle), shared or 0.0), eager.dtype)
     return Entry(name, error, eager_error, limit, note)
 
 
@@ -298,7 +298,7 @@ def _distance(value: torch.Tensor, oracle: torch.Tensor) -> float:
     return float(gap.nan_to_num(nan=math.inf, posinf=math.inf).max()) if gap.numel() else 0.0
 
 
-def _scale(oracle: torch.Tensor) -> float:
+def scale(oracle: torch.Tensor) -> float:
     """The largest finite magnitude."""
     finite = oracle[oracle.isfinite()].abs()
     return float(finite.max()) if finite.numel() else 0.0

@@ -83,8 +83,8 @@ def _cpu(
         second=second,
         exponential=exponential * cycle,
         coarse=exponential * 0.8 * cycle,
-        task=300e-9,
-        load=0.05,
+        task=200e-9,
+        load=0.15,
         skips=True,
         call=10e-6,
     )

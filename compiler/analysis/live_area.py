@@ -213,6 +213,10 @@ def nominal_sizes(
             found |= dict.fromkeys(free, max(round(rest ** (1 / len(free))), 1))
     _fill(domain, found, known)
     inner = {d.name for d in domain} | {s.key for s in sources}
+    for extent in (d.extent for d in domain[:-1] if not free_vars(d.extent) & inner):
+        few = free_vars(extent) - long - known.keys()
+        while few and evaluate(extent, found) < 1 and found[min(few)] < length:  # no whole window in so small an image
+            found |= {n: 2 * found[n] for n in few}
     return {n: found[n] for n in sorted(names - inner)}
 
 

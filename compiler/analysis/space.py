@@ -16,7 +16,8 @@ from .work import Work
 FORWARD, GRADIENT = "choice", "gradient_choice"  # options of ``attnc.compile`` that force choices
 MOST = 1024  # rows, or keys, of a tile
 SIDE = 32  # rows of a strip, and the least of a tile, on matrix registers
-MOST_SCRATCH = 3 << 19  # bytes of a kernel's scratch, by an estimate: threads have stacks of 2 MiB at least
+STACK = 2 << 20  # bytes of the least stack that a thread has
+MOST_SCRATCH = 3 << 19  # bytes of a kernel's scratch, by an estimate
 
 
 class ChoiceError(AttncError):
@@ -52,6 +53,9 @@ class Choice:
         return choice
 
 
+LEAST = Choice(16, 16)  # where nothing else fits; 16 is a vector of the widest machine
+
+
 def text_of(choices: Iterable[Choice]) -> str:
     """The value of an option: one choice for each attention of a program, in order; or one for all of them."""
     return "; ".join(map(str, choices))
@@ -65,7 +69,16 @@ def read_choices(text: str) -> tuple[Choice, ...]:
 def candidates(work: Work, on: Device, gradient: bool = False) -> tuple[Choice, ...]:
     """What a device can hold, all different; the cost model says which is best."""
     tiles = _gradient_tiles(work, on) if gradient else _tiles(work, on)
-    return tuple(Choice(*t) for t in dict.fromkeys(tiles)) or (Choice(16, 16),)
+    found = [Choice(*t) for t in dict.fromkeys(tiles)]
+    if not on.is_gpu:
+        found = [c for c in found if _on_stack(work, c, gradient) <= STACK]
+    return tuple(found) or (LEAST,)
+
+
+def _on_stack(work: Work, choice: Choice, gradient: bool) -> int:
+    """About the bytes of a CPU's task: tiles as wide as the features, of which a kernel holds some at once."""
+    copies = 6 if gradient else 3
+    return (copies * choice.rows + choice.keys) * 8 * max(work.width, work.value_width)
 
 
 def lanes_of(on: Device, dtype: str) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..validation import Entry, compare, cotangent
+from ..validation import Entry, compare, cotangent, scale
 from .subject import Program, Subject, Tensors
 
 
@@ -78,7 +78,7 @@ def verdict(expected: Expected, direction: str, values: Sequence[torch.Tensor]) 
     last = expected.outputs if direction == "forward" else len(expected.labels)
     shared = None
     if direction == "backward":
-        shared = max((_peak(x) for x in expected.wide[first:]), default=0.0)
+        shared = max((scale(x) for x in expected.wide[first:]), default=0.0)
     return [
         compare(
             expected.labels[n],
@@ -91,8 +91,3 @@ def verdict(expected: Expected, direction: str, values: Sequence[torch.Tensor]) 
         )
         for n in range(first, last)
     ]
-
-
-def _peak(x: torch.Tensor) -> float:
-    finite = x[x.isfinite()].abs()
-    return float(finite.max()) if finite.numel() else 0.0

@@ -69,6 +69,7 @@ def choice_text(options: Mapping[str, str]) -> str:
 def space_of(lowered: Lowered) -> Space:
     """The candidates for a lowered function, or for its gradient, with the sizes that it was lowered with."""
     from ..analysis.space import text_of
+    from ..spaces import own_choices
     from ..spaces import space_of as tiles_of
 
     tiles = tiles_of(lowered)
@@ -81,7 +82,7 @@ def space_of(lowered: Lowered) -> Space:
         found += [Candidate(tuple(sorted((forced | launch).items())), seconds) for launch in launches]
     found.sort(key=lambda c: c.predicted)  # stable: of equals, the backend's order
     kept = [c for c in found if c.predicted <= WORSE * found[0].predicted][:MOST]
-    own = _own(lowered) if tiles.works else ""
+    own = text_of(own_choices(lowered))
     return Space(tuple(c for c in kept if c.options and c.text != own), own, len(found))
 
 
@@ -94,16 +95,3 @@ def _launches(lowered: Lowered) -> list[dict[str, str]]:
     ways = [way for kernel in kernels for way in backend.launches(kernel, lowered.target)]
     found = ["", *(",".join(f"{name}={value}" for name, value in sorted(way.items())) for way in ways)]
     return [{"launch": text} if text else {} for text in dict.fromkeys(found)]
-
-
-def _own(lowered: Lowered) -> str:
-    """The tiles that the compiler chooses by itself."""
-    from ...ir import attn
-    from ...ir.gradient import AttendGradientOp
-    from ..analysis.space import Choice, text_of
-
-    names = [p.name for p in lowered.request.passes()]
-    kind = AttendGradientOp if lowered.gradient else attn.AttendOp
-    before, after = (lowered.after(n) for n in (names[names.index("choose-tiles") - 1], "choose-tiles"))
-    pairs = zip(*([op for op in m.walk() if isinstance(op, kind)] for m in (before, after)), strict=True)
-    return text_of(Choice(*b.tiles.data) for a, b in pairs if a.tiles is None and b.tiles is not None)

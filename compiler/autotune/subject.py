@@ -39,17 +39,6 @@ class Subject:
     eager: Eager
 
 
-@dataclass
-class Expected:
-    """Results that are right: of the function in float64 (``wide``), and as it is written (``narrow``)."""
-
-    labels: list[str]
-    wide: Tensors
-    narrow: Tensors
-    single: list[torch.Tensor | None]  # in float32, where the function is in float64
-    clean: bool  # are the inputs finite?
-
-
 def write(folder: Path, name: str, value: Any) -> Path:
     """Put nested lists and dictionaries of JSON values and tensors in two files; memory that tensors share stays so."""
     storages: dict[int, int] = {}

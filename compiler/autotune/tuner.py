@@ -238,26 +238,25 @@ class _Tuner:
         name = study_name(self._record([], "", 1.0, 1.0).name, space)
         about = {"function": self.program.function, "direction": self.direction, "device": self.place.device}
         study = Study(self.storage, name, space, LIMIT, about)
-        interrupted, count, best = False, 0, self._best(study.trials())
+        interrupted, count, trials = False, 0, study.trials()
+        best = self._best(trials)
         try:
+            self._report(trials, end)
             while (most is None or count < most) and (not count or time.monotonic() < end):
-                self._report(study, end)
                 if (claimed := study.claim()) is None:
                     break
                 self._try(study, *claimed)
                 count += 1
-                trials = study.trials()
+                trials = study.trials()  # others' too
+                self._report(trials, end)
                 if (found := self._best(trials)) and (best is None or found.choice != best.choice):
                     best = found  # now, and not at the end, which a killed process does not see
                     self._keep_best(trials, best)
-            self._report(study, end)
-            record = self._contest(study.trials())
+            record = self._contest(trials)
         except KeyboardInterrupt:
-            interrupted = True
-            trials = study.trials()
+            interrupted, trials = True, study.trials()
             best = self._best(trials)
             record = self._keep_best(trials, best) if best else None
-        trials = study.trials()
         reason = "" if record else (trials[0].reason if trials else "no candidate was measured")
         return Search(self.direction, record, space.considered, len(space.candidates), trials, interrupted, reason)
 
@@ -330,8 +329,7 @@ class _Tuner:
     def _best(self, trials: list[Trial]) -> Trial | None:
         return trials[0] if trials and trials[0].ratio is not None else None
 
-    def _report(self, study: Study, end: float) -> None:
-        trials = study.trials()
+    def _report(self, trials: list[Trial], end: float) -> None:
         best = self._best(trials)
         faster = best is not None and best.ratio is not None and best.ratio < 1
         self.watch(

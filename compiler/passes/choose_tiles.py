@@ -31,9 +31,6 @@ from .common import attends, work_of
 from .image_rows import in_lines
 from .rewriting import replace
 
-STACK = 2 << 20  # bytes of a task
-LEAST_ROWS = 16  # a vector of the widest machine
-
 
 @dataclass(frozen=True)
 class ChooseTiles(ModulePass):
@@ -54,11 +51,11 @@ class ChooseTiles(ModulePass):
         forced = _Forced("choice", self.choice)
         for attend, facts in open_attends(op):
             work = work_of(attend, facts)
-            self._set(attend, forced.next() or _fitting(choose_tiles(work, self.target), attend, self.target))
+            self._set(attend, forced.next() or choose_tiles(work, self.target))
         forced.finish()
         forced = _Forced("gradient_choice", self.gradient_choice)
         for gradient in open_gradients(op):
-            self._set(gradient, forced.next() or _fitting(_for_gradient(gradient, self.target), gradient, self.target))
+            self._set(gradient, forced.next() or _for_gradient(gradient, self.target))
         forced.finish()
 
     def _set(self, op: attn.AttendOp | AttendGradientOp, tiles: tuple[int, int]) -> None:
@@ -103,17 +100,3 @@ class _Forced:
 
 def _for_gradient(op: AttendGradientOp, target: str) -> tuple[int, int]:
     return choose_gradient_tiles(work_of(op), target, [] if device(target).is_gpu else in_lines(op))
-
-
-def _fitting(tiles: tuple[int, int], op: attn.AttendOp | AttendGradientOp, target: str) -> tuple[int, int]:
-    """A smaller tile where very wide rows, as in attention between channels, would outgrow a task's stack."""
-    rows, keys = tiles
-    if device(target).is_gpu:
-        return tiles
-    copies = 3 if isinstance(op, attn.AttendOp) else 6  # tiles as wide as the features, that a kernel holds at once
-    width = max(op.width.data, op.value_width.data) * 8
-    while rows > LEAST_ROWS and (copies * rows + keys) * width > STACK:
-        rows = max(LEAST_ROWS, rows // 2 // LEAST_ROWS * LEAST_ROWS)
-    while keys > LEAST_ROWS and (copies * rows + keys) * width > STACK:
-        keys = max(LEAST_ROWS, keys // 2 // LEAST_ROWS * LEAST_ROWS)
-    return rows, keys

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import attnc
 from attnc.compiler.autotune import lookup
@@ -46,6 +47,29 @@ def record(direction: str, lengths: Lengths, choice: str, pattern: str = "p" * 6
         pattern, direction, lengths, "a device", "versions", options, "own", 1.0, 1.25, "2026-01-02", "f", "f32",
         "16 x 16", sizes, 3, 1,
     )  # fmt: skip
+
+
+# ---- explained
+
+
+def test_a_result_of_other_attentions_is_set_aside_and_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def both(q, p, k, v):
+        return (q @ k.mT).softmax(-1) @ v, (p @ k.mT).softmax(-1) @ v
+
+    def explained(rows: int) -> attnc.Explanation:
+        q, k, v = torch.ones(3, 1, 1, 40, 16)
+        return attnc.compile(both, backend="cpu").lower(q, q[..., :rows, :], k, v).explain()
+
+    monkeypatch.setenv("ATTNC_CACHE_DIR", str(tmp_path))
+    lowered = explained(40).subject
+    found, place = pattern_of(lowered.make_module()), lookup.place_of(lowered.request)
+    known = record("forward", found.lengths(lowered.hints), "rows=16,keys=24; rows=32,keys=48", found.digest)
+    assert Store(tmp_path).put(dataclasses.replace(known, device=place.device, versions=place.versions))
+    assert [k.tiles for k in explained(40).kernels] == [(16, 24), (32, 48)]
+    few = explained(1)  # one query has tiles of its own, which leaves one attention to choose for
+    assert few.kernels[0].tiles != (16, 24)
+    assert "autotuning on 2026-01-02 does not fit these sizes" in few.kernels[0].why
+    assert "2 choices for 1 attentions" in few.kernels[0].why
 
 
 # ---- patterns
