@@ -77,7 +77,7 @@ def block(b: Builder, terms: Val | int, left: Left, right: Right, start: Pair | 
 
 
 def blocks(b: Builder, count: Val | int, left: Callable[[Val], Left], rights: Sequence[Pair], result: Blocks) -> None:
-    """``result(row) = sum over terms of left(row) . right`` for rows of blocks; the right operands stay in registers."""
+    """``result(row) = sum over terms of left(row) . right`` for rows of blocks; right operands stay in registers."""
     held = [range(LAST - 2 * n - 1, LAST - 2 * n + 1) for n in range(len(rights))]
     for numbers, pair in zip(held, rights, strict=True):
         for n, tile in zip(numbers, pair, strict=True):
