@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 
 from .cpu_time import cpu_time
@@ -97,20 +96,14 @@ def choose_gradient_tiles(work: Work, target: str, other: Sequence[Work] = ()) -
     on = device(target)
     if on.is_gpu:
         return largest_gradient_tile(work, on)
-    if other:  # strips have no part in these forms
-        on = replace(on, skips=False)
     times = [timings(form, on, NOMINAL_LENGTH, gradient=True) for form in (work, *other)]
     least = {tiles: min(t[tiles] for t in times) for tiles in times[0]}
     return min(least, key=lambda tiles: (least[tiles], [-n for n in tiles]))
 
 
 def faster(after: Work, before: Work, target: str, lengths: Sequence[int] = (512, NOMINAL_LENGTH)) -> bool:
-    """Is ``after`` predicted to take no longer than ``before`` at every length, and less at one?
-
-    Of ``before``, strips that leave out what a mask takes away do not count: masks, and the pairs between, remain.
-    """
+    """Is ``after`` predicted to take no longer than ``before`` at every length, and less at one?"""
     on = device(target)
-    whole = replace(on, skips=False)
     new, old = choose_tiles(after, target), choose_tiles(before, target)
-    pairs = [(timings(after, on, n)[new], timings(before, whole, n)[old]) for n in lengths]
+    pairs = [(timings(after, on, n)[new], timings(before, on, n)[old]) for n in lengths]
     return all(a <= b * 1.05 for a, b in pairs) and any(a < b * 0.98 for a, b in pairs)

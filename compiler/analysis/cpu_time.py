@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from ...ir.expr import Expr, Load, Op, free_vars, loads
+from ...ir.expr import Expr, Load, Op, free_vars
 from ...ir.expr import walk as nodes
 from .devices import ELEMENT_BYTES, Device
 from .space import SIDE, Choice, converts, lanes_of, on_matrix
@@ -106,21 +106,6 @@ class _Source:
         """Rows of a register block."""
         return max(1, min(self.on.vectors * self.on.height // self.wide, most))
 
-    def _computed(self, w: Walk) -> Walked:
-        """What is computed of the ranges: all, unless a device leaves out the lane vectors that a mask takes away."""
-        if not self.on.skips or not w.partial.blocks or self.vectors == 1:
-            return w.both
-        if not self.gradient:  # measured, low tiles take less time than strips of higher ones; gradients' take more
-            return w.both
-        if any(
-            isinstance(x, Op) and x.name in ("//", "%") and self.key in free_vars(x) for x in nodes(self.walked.mask)
-        ):
-            return w.both  # what a strip walks is one range for each loop, with the holes of images and blocks in it
-        if any(loads(self.source.score.body)):  # sums over pairs take tiles as they are
-            return w.both
-        low = self.walk(self.lanes, self.step, self._high(8)).both.blocks / self.vectors
-        return w.full + w.partial.only(min(1.0, max(0.0, low - w.full.blocks) / w.partial.blocks))
-
     def _block(self, high: float, terms: float, resident: bool, wide: int = 0) -> float:
         """Cycles of one register block: its multiply-adds, or its loads, whichever are more."""
         wide = wide or self.wide
@@ -181,7 +166,7 @@ class _Source:
     def _in_lanes(self) -> tuple[Walk, Parts]:
         high = self._high(8)
         w = self.walk(self.rows, self.step, high)
-        loop, c = self._computed(w), self.cycle
+        loop, c = w.both, self.cycle
         products = self._scores(loop, self.d) + self._over_features(loop, w.tasks, self.e, self._high(16))
         size = ELEMENT_BYTES[self.work.dtype]
         moves = 0.0
@@ -205,7 +190,7 @@ class _Source:
     def _in_lanes_gradient(self) -> tuple[Walk, Parts]:
         high = self._high(8)
         w = self.walk(self.rows, self.step, high)
-        loop, c, on = self._computed(w), self.cycle, self.on
+        loop, c, on = w.both, self.cycle, self.on
         products = self._scores(loop, self.d) + self._scores(loop, self.e)
         products += self._over_features(loop, w.tasks, self.e, self._high(16))
         products += self._over_features(loop, w.tasks, self.d, self._high(16))

@@ -33,10 +33,6 @@ class Walked:
     def times(self, n: float) -> Walked:
         return Walked(self.steps * n, self.keys * n, self.blocks * n)
 
-    def only(self, share: float) -> Walked:
-        """The same steps with a share of the keys."""
-        return Walked(self.steps, self.keys * share, self.blocks * share)
-
 
 @dataclass(frozen=True, slots=True)
 class Walk:
