@@ -64,7 +64,7 @@ def gradient(
             # Needs tiles.
             ("gradient-kernels", {"narrow": narrow, "fused": fused}),
             # Needs the loops that gradient-kernels makes, over keys and over rows.
-            ("key-ranges", {"strip": 0 if narrow else _strip(target, narrow)}),
+            ("key-ranges", {}),
         ]
     )
 
@@ -77,7 +77,7 @@ def _strip(target: str, narrow: bool) -> int:
     if not target.startswith("cpu"):
         return 0
     on = device(target)
-    return SIDE if on.matrix and narrow else on.lanes if on.skips else 0
+    return SIDE if on.matrix and narrow else 0
 
 
 def _at_hand(sizes: Mapping[str, int] | None) -> dict[str, object]:

@@ -3,7 +3,8 @@
 A block is 16 by 32 f32 in two tiles.  Larger ones load less for each product, but products seem limited by how many
 registers there are to rename these eight to: sometimes few, and then one instruction waits for the other.  Setting a
 register to zero gives its physical one back, so every register is zero whenever it is not in use.  Against blocks of 32
-by 32 this halves the time of a product where registers are scarce, and takes no longer where they are not.
+by 32 this halves the time of a product where registers are scarce, and takes no longer where they are not.  Where few
+terms are summed, as in scores, the right operands of a column of blocks stay in registers: a third of the loads.
 
 A load costs half as much as a product, a store as much as one, and a row that crosses a cache line three times that;
 so operands in scratch are aligned, and blocks sum as many terms as there are before they are stored.
@@ -11,13 +12,15 @@ so operands in scratch are aligned, and blocks sum as many terms as there are be
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from .builder import Builder, Val
 
 ROWS, ROW_BYTES = 16, 64
 TILE_BYTES = ROWS * ROW_BYTES
+LAST = 7  # number of a register
+HELD = 2  # pairs of operands that fit beside the registers of a block
 
 
 class Tile(NamedTuple):
@@ -30,6 +33,7 @@ class Tile(NamedTuple):
 Left = Callable[[Val], Tile]  # the left operand of a term, which sums SIDE products
 Pair = tuple[Tile, Tile]
 Right = Callable[[Val], Pair]
+Blocks = Callable[[Val], Pair]
 
 
 def configure(b: Builder) -> Val:
@@ -70,6 +74,27 @@ def block(b: Builder, terms: Val | int, left: Left, right: Right, start: Pair | 
     for n, tile in enumerate(result):
         _call(b, "tilestored64", _number(b, n), *tile)
         _free(b, n)
+
+
+def blocks(b: Builder, count: Val | int, left: Callable[[Val], Left], rights: Sequence[Pair], result: Blocks) -> None:
+    """``result(row) = sum over terms of left(row) . right`` for rows of blocks; right operands stay in registers."""
+    held = [range(LAST - 2 * n - 1, LAST - 2 * n + 1) for n in range(len(rights))]
+    for numbers, pair in zip(held, rights, strict=True):
+        for n, tile in zip(numbers, pair, strict=True):
+            _call(b, "tileloadd64", _number(b, n), *tile)
+    with b.loop(0, count, ROWS, hint="row") as loop:
+        terms = left(loop.iv)
+        for term, numbers in enumerate(held):
+            _call(b, "tileloadd64", _number(b, 2 + term % 2), *terms(b.integer(term)))
+            for n, right in enumerate(numbers):
+                _call(b, "tdpbf16ps", _number(b, n), _number(b, 2 + term % 2), _number(b, right))
+            _free(b, 2 + term % 2)
+        for n, tile in enumerate(result(loop.iv)):
+            _call(b, "tilestored64", _number(b, n), *tile)
+            _free(b, n)
+    for numbers in held:
+        for n in numbers:
+            _free(b, n)
 
 
 def _free(b: Builder, n: int) -> None:

@@ -60,19 +60,23 @@ class TileDots:
     def _score(self, lanes: SSAValue, view: TileView) -> None:
         b, f = self.b, self.f
         (axis, size) = next((a, n) for a, n in axes(self.dot.result).items() if a != f.rows)
-        packed = padded(view.width) * 2
-        with b.loop(0, self._count(axis, size), amx.ROWS, hint=axis) as row:
-            here = b.less(row.iv, view.in_place)
+        packed, terms = padded(view.width) * 2, padded(view.width) // SIDE
+
+        def keys(row: Val) -> amx.Left:
+            here = b.less(row, view.in_place)
             stride = b.select(here, view.stride, b.integer(packed))
             base = b.pure(f"arith.select {here.ssa}, {view.pointer.ssa}, {view.packed.ssa} : {PTR}", PTR)
-            pointer = b.at(base, b.mul(row.iv, stride), "i8")
+            pointer = b.at(base, b.mul(row, stride), "i8")
+            return lambda term: Tile(b.at(pointer, b.mul(term, amx.ROW_BYTES), "i8"), stride)
 
-            def keys(term: Val) -> Tile:
-                return Tile(b.at(pointer, b.mul(term, amx.ROW_BYTES), "i8"), stride)
-
-            with b.loop(0, f.spans[f.rows].count, SIDE, hint="lane") as lane:
-                result = self._block(self.dot.result, row.iv, lane.iv)
-                amx.block(b, padded(view.width) // SIDE, keys, self._lane_tiles(lanes, lane.iv), None, result)
+        with b.loop(0, f.spans[f.rows].count, SIDE, hint="lane") as lane:
+            right, count = self._lane_tiles(lanes, lane.iv), self._count(axis, size)
+            if terms <= amx.HELD:
+                rights = [right(b.integer(n)) for n in range(terms)]
+                amx.blocks(b, count, keys, rights, lambda row: self._block(self.dot.result, row, lane.iv))
+                return
+            with b.loop(0, count, amx.ROWS, hint=axis) as row:
+                amx.block(b, terms, keys(row.iv), right, None, self._block(self.dot.result, row.iv, lane.iv))
 
     def _sum(self, lanes: SSAValue, view: TileView) -> None:
         b, f, dot = self.b, self.f, self.dot

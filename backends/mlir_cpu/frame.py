@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from xdsl.ir import SSAValue
 
 from ...ir.expr import Expr
-from ...ir.tile import Range
 from .buffers import Buffers
 from .builder import PTR, Builder, Val, vec
 from .expressions import Expressions, Scope
@@ -49,15 +48,6 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Strips:
-    """What few rows of a tile see of the axis of a loop: ``ranges`` in terms of the first of ``height`` rows."""
-
-    axis: str
-    height: int
-    ranges: tuple[Range, ...]
-
-
-@dataclass(frozen=True)
 class Function:
     """The text of a function that gives no result."""
 
@@ -90,7 +80,6 @@ class Frame:
     pair_views: dict[SSAValue, KeyView] = field(default_factory=dict)  # of dots that multiply pairs
     functions: dict[str, Function] = field(default_factory=dict)  # by name, those that the kernel calls
     tile_views: dict[tuple[SSAValue, str], TileView] = field(default_factory=dict)  # with the kind of dot
-    strips: Strips | None = None  # in a loop whose passes look at live pairs only
     positions: dict[tuple[str, Expr], Val] = field(default_factory=dict)  # tables of indices, by axis and expression
 
     @property
@@ -141,25 +130,6 @@ class Frame:
             self.functions[name] = Function(", ".join(f"{v.ssa}: {v.type}" for v in args), b.body())
         names, types = ", ".join(v.ssa for v in arguments), ", ".join(v.type for v in arguments)
         self.b.line(f"llvm.call @{name}({names}) : ({types}) -> ()")
-
-    def live_part(self, axis: str | None, lane: Val) -> tuple[Val, Val] | None:
-        """First and end of what the strip of rows from ``lane`` on sees of an axis; None for all of it."""
-        if self.strips is None or axis != self.strips.axis:
-            return None
-        b, span, rows = self.b, self.spans[axis], self.spans[self.rows]
-        assert isinstance(span.count, Val)
-        scope = self.scalar_scope({self.rows: b.add(rows.start, lane)})
-        low, high = span.count, b.integer(0)
-        for r in self.strips.ranges:
-            lo, hi = (
-                b.most(b.least(b.sub(self.expressions.scalar(e, scope), span.start), span.count), 0)
-                for e in (r.lo, r.hi)
-            )
-            if len(self.strips.ranges) == 1:
-                return lo, hi
-            some = b.less(lo, hi)
-            low, high = b.select(some, b.least(low, lo), low), b.select(some, b.most(high, hi), high)
-        return low, high
 
     def scalar_scope(self, extra: dict[str, Val] | None = None) -> Scope:
         """Names for expressions that are the same in all lanes."""

@@ -21,13 +21,12 @@ from .expressions import Expressions, Limits
 from .few_rows import FewRowsEmitter
 from .few_rows_plan import FewRowsPlan
 from .frame import Frame, Span
-from .live_passes import LivePassEmitter
 from .loops import walk_ranges
 from .memory import CapturedReads, Memory, load_arguments, slots
 from .passes import PassEmitter
 from .plan import BlockPlan, Pass, axes, plan_block
 from .row_dot import RowDotEmitter
-from .strips import is_striped, live_keys, live_only, only_keys, set_pitches, strip
+from .strips import is_striped, live_keys, only_keys, set_pitches, strip
 from .target import Target
 from .tiles import SIDE, Tiles, padded
 from .transfers import Transfers
@@ -283,7 +282,7 @@ class _BlockEmitter:
                 stores = []
             match step:
                 case Pass():
-                    (LivePassEmitter if self.f.strips else PassEmitter)(self.f, step).emit()
+                    PassEmitter(self.f, step).emit()
                 case LoadOp() if step in self.f.tiles.lanes:
                     self._comment(step)
                     load_lanes(self.f, step)
@@ -316,7 +315,6 @@ class _BlockEmitter:
 
     def _body(self, op: ForOp, frame: Frame) -> None:
         plan = self.plan.bodies[op]
-        frame = live_only(frame, op, plan)
         body = _BlockEmitter(frame, plan, self.packs)
         body.read()
         if not is_striped(plan, frame.rows, frame.tiles):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from xdsl.ir import SSAValue
 
@@ -105,21 +104,8 @@ def empty_value(op: ReduceOp) -> float:
     return -math.inf if op.kind.data == "max" else 0.0
 
 
-@dataclass(frozen=True)
-class Part:
-    """A part of an axis."""
-
-    axis: str
-    first: Val
-    end: Val
-    known: Val  # other lanes have looked at what is before
-    more: bool  # add to what another part left
-
-
 class PassEmitter:
     """Emits one :class:`Pass`."""
-
-    part: Part | None = None
 
     def __init__(self, frame: Frame, step: Pass):
         self.f, self.b, self.step = frame, frame.b, step
@@ -169,13 +155,7 @@ class PassEmitter:
 
     def _block(self, lanes: list[Val], known: list[dict[SSAValue, Val]]) -> None:
         """All rows of a few lane vectors."""
-        accumulators = [
-            self._start(op)
-            if self.part is None or not self.part.more
-            else self.b.load(self.f.row_pointer(op.result, 0, x), self.f.vector, self.f.align)
-            for op in self.reduces
-            for x in lanes
-        ]
+        accumulators = [self._start(op) for op in self.reduces for _ in lanes]
         results = self._blocked_rows(accumulators, lanes, known)
         for n, op in enumerate(self.reduces):
             for m, x in enumerate(lanes):
@@ -243,7 +223,7 @@ class PassEmitter:
     def _blocked_rows(self, accumulators: list[Val], lanes: list[Val], known: list[dict[SSAValue, Val]]) -> list[Val]:
         """Full register blocks, then what is left."""
         height = self.height
-        first, count = self._extent(self.axis, self._count())
+        count = self._count()
         if isinstance(count, int):
             whole = count // height * height
             if whole:
@@ -252,16 +232,10 @@ class PassEmitter:
                 accumulators = self._rows(whole, count, count - whole, accumulators, lanes, known)
             return accumulators
         if self._may_repeat_rows():
-            return self._rows(first, count, height, accumulators, lanes, known, last=self.b.sub(count, 1))
-        left = self.b.sub(count, first)
-        whole_rows = self.b.mul(self.b.binary("divsi", left, self.b.integer(height)), height)
-        whole_rows = self.b.add(whole_rows, first)
-        accumulators = self._rows(first, whole_rows, height, accumulators, lanes, known)
+            return self._rows(0, count, height, accumulators, lanes, known, last=self.b.sub(count, 1))
+        whole_rows = self.b.mul(self.b.binary("divsi", count, self.b.integer(height)), height)
+        accumulators = self._rows(0, whole_rows, height, accumulators, lanes, known)
         return self._rows(whole_rows, count, 1, accumulators, lanes, known)
-
-    def _extent(self, axis: str | None, size: Val | int) -> tuple[Val | int, Val | int]:
-        """The part of an axis that this block is to cover."""
-        return (self.part.first, self.part.end) if self.part is not None and axis == self.part.axis else (0, size)
 
     def _may_repeat_rows(self) -> bool:
         """Does computing a row twice change nothing?  Then the last block need not be whole.
@@ -351,8 +325,7 @@ class PassEmitter:
         else:
             bases = [b.at(view.pointer, b.mul(row, to_row), view.element) for row in rows]
             self._prefetch(view, rows[0], len(rows))
-        size = f.spans[dot.contracted].count if dot.contracted in f.spans else axes(source)[dot.contracted]
-        first, terms = self._extent(dot.contracted, size)
+        terms = f.spans[dot.contracted].count if dot.contracted in f.spans else axes(source)[dot.contracted]
         if view.element != f.element:
             return self._dot_pairs(source, bases, terms, lanes)
         block = len(rows) * len(lanes)
@@ -362,7 +335,7 @@ class PassEmitter:
             parts -= 1
         zero = b.real(0.0, f.vector)
         turns = 2 if isinstance(terms, int) and parts == 1 and terms % 2 == 0 else 1  # half as many jumps
-        with b.loop(first, terms, parts * turns, [zero] * (block * parts), hint=dot.contracted) as loop:
+        with b.loop(0, terms, parts * turns, [zero] * (block * parts), hint=dot.contracted) as loop:
             sums = list(loop.carried)
             for turn in range(parts * turns):
                 part = turn % parts
@@ -410,10 +383,7 @@ class PassEmitter:
             if not view.in_place or view.axes[0] != current.axes[0]:
                 continue
             ahead = AHEAD * height if view is current else 0
-            ask = b.cmpi("ne", view.stride, b.integer(view.width))
-            if self.part is not None:
-                ask = b.binary("andi", ask, b.less(self.part.known, b.add(row, height)))
-            with b.when(ask):
+            with b.when(b.cmpi("ne", view.stride, b.integer(view.width))):
                 first = b.add(row, ahead)
                 with b.loop(first, b.add(first, height), hint="row") as later:
                     start = b.at(view.pointer, b.mul(later.iv, view.stride), view.element)
@@ -422,8 +392,6 @@ class PassEmitter:
 
     def _accumulate(self, dot: DotOp, chunk: Chunk, product: Val) -> Val:
         """``acc + product``, as one fma where the accumulator is rescaled by a product."""
-        if self.part is not None and self.part.more and dot.contracted == self.part.axis:
-            return self.b.binary("addf", chunk.value(dot.result), product)
         if dot.acc is None:
             return product
         owner = dot.acc.owner

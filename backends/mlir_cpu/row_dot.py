@@ -39,43 +39,10 @@ class RowDotEmitter:
         tabulate(self.f, self.store.index.data, self.axis, self.size, [self.feature])
         count = self.f.spans[self.axis].count if self.axis in self.f.spans else self.size
         last = self.b.sub(count, 1) if isinstance(count, Val) else self.b.integer(count - 1)
-        self._clear_dead()
         with self.b.loop(0, count, height, hint=self.axis) as loop:
             rows = [self.b.add(loop.iv, r) for r in range(height)]
             for vector in range(0, vectors, wide):
                 self._block(rows, last, range(vector, min(vector + wide, vectors)))
-
-    def _strips(self) -> list[tuple[int, int, Val, Val]]:
-        """First lane and end of each strip, and the rows that are live there."""
-        f = self.f
-        if f.strips is None:
-            return []
-        height = f.strips.height
-        found = [(n, n + height, f.live_part(self.axis, f.b.integer(n))) for n in range(0, f.row_width, height)]
-        return [(lane, end, *live) for lane, end, live in found if live is not None]
-
-    def _clear_dead(self) -> None:
-        """Write zeros where no row of a strip sees anything and nothing was computed."""
-        f, b, zero = self.f, self.b, self.b.real(0.0, self.f.vector)
-        for lane, stop, low, high in self._strips():
-            dead: list[tuple[Val | int, Val | int]] = [(0, low), (high, f.spans[self.axis].count)]
-            for first, end in dead:
-                with b.loop(first, end, hint=self.axis) as row:
-                    for n in range(lane, min(stop, f.row_width), f.lanes):
-                        b.store(zero, f.row_pointer(self.source, row.iv, b.integer(n)), f.align)
-
-    def _lanes(self, first: Val, height: int) -> tuple[Val | int, Val | int]:
-        """The lanes that some of ``height`` rows may need."""
-        b, strips, count = self.b, self._strips(), self.f.spans[self.f.rows].count
-        if not strips:
-            return 0, count
-        assert isinstance(count, Val)
-        low, high = count, b.integer(0)
-        for lane, stop, start, end in strips:
-            seen = b.binary("andi", b.less(start, b.add(first, height)), b.less(first, end))
-            low = b.select(seen, b.least(low, lane), low)
-            high = b.select(seen, b.integer(stop), high)
-        return low, b.least(high, count)
 
     def _block(self, rows: list[Val], last: Val, vectors: range) -> None:
         """The sums of these rows and vectors of features; rows beyond the last are computed and dropped."""
@@ -93,7 +60,7 @@ class RowDotEmitter:
             for n in range(0, min(self.view.width - vectors[0] * f.lanes, len(vectors) * f.lanes), line):
                 b.prefetch(b.at(place, n, self.memory.stored), write=True)
         zero = b.real(0.0, f.vector)
-        with b.loop(*self._lanes(rows[0], len(rows)), 1, [zero] * (len(rows) * len(vectors)), hint=f.rows) as loop:
+        with b.loop(0, f.spans[f.rows].count, 1, [zero] * (len(rows) * len(vectors)), hint=f.rows) as loop:
             features = [self._features(loop.iv, n) for n in vectors]
             for r, pointer in enumerate(pointers):
                 scalar = b.broadcast(b.load(b.at(pointer, loop.iv, f.element), f.element), f.lanes)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from xdsl.dialects.builtin import ArrayAttr, IntAttr
+from xdsl.dialects.builtin import ArrayAttr
 
 from ...ir.tile import DotOp, ForOp, RangeAttr, ReduceOp
 from .amx import TILE_BYTES
 from .buffers import Buffers
 from .builder import Builder, Val
-from .frame import Frame, Span, Strips, TileView
+from .frame import Frame, Span, TileView
 from .plan import BlockPlan, Pass, axes, contracts_rows
 from .tiles import SIDE, Tiles, padded
 
@@ -54,36 +54,25 @@ def strip(frame: Frame, first: Val) -> Frame:
     return replace(inner, vectors=SIDE // frame.lanes, scratch=scratch)
 
 
-def strips_of(op: ForOp) -> Strips | None:
-    """What the pass ``key-ranges`` found that few rows see."""
-    ranges, height = op.attributes.get("strips"), op.attributes.get("strip")
-    if not isinstance(ranges, ArrayAttr) or not isinstance(height, IntAttr):
-        return None
-    return Strips(op.axis.data, height.data, tuple(r.data for r in ranges if isinstance(r, RangeAttr)))
-
-
-def live_only(frame: Frame, op: ForOp, plan: BlockPlan) -> Frame:
-    """The frame of a body whose passes leave out what no row of a strip sees, where all of them can."""
-    strips = strips_of(op)
-    if strips is None or strips.height < frame.lanes or frame.tiles.dots or plan.bodies:
-        return frame
-    for step in plan.steps:
-        summed = isinstance(step, Pass) and any(isinstance(x, ReduceOp) and x.axis == frame.rows for x in step.ops)
-        if summed or not (isinstance(step, Pass) or contracts_rows(step, frame.rows)):
-            return frame
-    return replace(frame, strips=strips)
-
-
 def live_keys(frame: Frame, op: ForOp, plan: BlockPlan) -> Span | None:
-    """Of the keys of a step, those that some row of a strip may see, from a whole block on; None for all of them."""
-    strips = strips_of(op)
-    if strips is None or plan.key_loads or plan.pair_loads:
+    """Of the keys of a step, those that some row of a strip may see, from a whole block on; None for all of them.
+
+    The pass ``key-ranges`` wrote them down in terms of the strip's first row.
+    """
+    ranges = op.attributes.get("strips")
+    if not isinstance(ranges, ArrayAttr) or plan.key_loads or plan.pair_loads:
         return None
-    b = frame.b
-    found = replace(frame, strips=strips).live_part(op.axis.data, b.integer(0))
-    assert found is not None
-    low, high = found
-    low = b.binary("andi", low, b.integer(-SIDE))
+    b, step = frame.b, frame.spans[op.axis.data]
+    assert isinstance(step.count, Val)
+    scope = frame.scalar_scope({frame.rows: frame.spans[frame.rows].start})
+    low, high = step.count, b.integer(0)
+    for r in (r.data for r in ranges if isinstance(r, RangeAttr)):
+        lo, hi = (
+            b.most(b.least(b.sub(frame.expressions.scalar(e, scope), step.start), step.count), 0) for e in (r.lo, r.hi)
+        )
+        some = b.less(lo, hi)
+        low, high = b.select(some, b.least(low, lo), low), b.select(some, b.most(high, hi), high)
+    low = b.binary("andi", b.least(low, high), b.integer(-SIDE))
     return Span(low, b.sub(high, low))
 
 

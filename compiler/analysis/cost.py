@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 
 from .cpu_time import cpu_time
@@ -98,8 +97,6 @@ def choose_gradient_tiles(work: Work, target: str, other: Sequence[Work] = ()) -
     on = device(target)
     if on.is_gpu:
         return largest_gradient_tile(work, on)
-    if other:  # strips have no part in these forms
-        on = replace(on, skips=False)
     times = [timings(form, on, NOMINAL_LENGTH, gradient=True) for form in (work, *other)]
     least = {tiles: min(t[tiles] for t in times) for tiles in times[0]}
     if other:  # low tiles gain more from such forms than their prices say, so of much the same ones the lowest

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from ...ir.expr import Expr, Load, Op, free_vars, loads
+from ...ir.expr import Expr, Load, Op, free_vars
 from ...ir.expr import walk as nodes
 from .devices import ELEMENT_BYTES, Device
 from .space import SIDE, Choice, converts, lanes_of, on_matrix
@@ -27,7 +27,6 @@ ROWS = 16  # of a block of matrix registers
 MATRIX_BLOCK = 16.0  # cycles in which a block of matrix registers is set to zero and its loop ends
 STORE_TILES = 40.0  # a block of two matrix registers that goes to memory: 32 lines
 LOAD_TILES = 24.0
-STRIP = 400.0  # cycles of a step for a vector with keys of its own: every pass computes its ends and branches on them
 PACKED = 0.4  # an element that is put beside another of the next row
 
 
@@ -52,20 +51,6 @@ class Parts:
 
     def times(self, factor: float) -> Parts:
         return Parts(*(getattr(self, f.name) * factor for f in fields(self)))
-
-
-@dataclass(frozen=True, slots=True)
-class Sweep:
-    """A loop in register blocks ``wide`` vectors wide, so many ``groups`` of them for each key."""
-
-    walked: Walked
-    wide: int
-    groups: int
-
-    @property
-    def vectors(self) -> float:
-        """Vectors of pairs."""
-        return self.walked.keys * self.wide * self.groups
 
 
 def cpu_time(
@@ -117,38 +102,9 @@ class _Source:
         """Lane vectors of a register block."""
         return max(n for n in range(1, self.on.vectors + 1) if self.vectors % n == 0)
 
-    def _high(self, most: int, wide: int = 0) -> int:
+    def _high(self, most: int) -> int:
         """Rows of a register block."""
-        return max(1, min(self.on.vectors * self.on.height // (wide or self.wide), most))
-
-    def _sweeps(self, w: Walk) -> list[Sweep]:
-        """What is computed of the ranges: all, unless a device leaves out the lane vectors that a mask takes away.
-
-        Then two vectors beside each other share blocks for the keys that both see; each has its own for the others.
-        """
-        whole = [Sweep(w.both, self.wide, self.vectors // self.wide)]
-        if not self.on.skips or not w.partial.blocks or self.vectors % 2:
-            return whole
-        if any(
-            isinstance(x, Op) and x.name in ("//", "%") and self.key in free_vars(x) for x in nodes(self.walked.mask)
-        ):
-            return whole  # what a strip walks is one range for each loop, with the holes of images and blocks in it
-        if self.gradient and any(loads(self.source.score.body)):  # sums over pairs take tiles as they are
-            return whole
-        pairs = self.vectors // 2
-        one, two = (self.walk(n * self.lanes, self.step, self._high(8, n)).both for n in (1, 2))
-        one, two = one.without(w.full.times(self.vectors)), two.without(w.full.times(pairs))
-        steps = min(two.steps, w.partial.steps * pairs)
-        both, single = one.without(two), two.times(2).without(one)
-        return [
-            Sweep(w.full, self.wide, self.vectors // self.wide),
-            Sweep(both.in_steps(steps, self._high(8, 2)), 2, 1),
-            Sweep(single.in_steps(2 * steps, self._high(8, 1)), 1, 1),
-        ]
-
-    def _ends(self, w: Walk, sweeps: list[Sweep]) -> float:
-        """Cycles for the ends of what each vector walks by itself."""
-        return w.partial.steps * self.vectors * STRIP if len(sweeps) > 1 else 0.0
+        return max(1, min(self.on.vectors * self.on.height // self.wide, most))
 
     def _block(self, high: float, terms: float, wide: int, far: float = 0.0) -> float:
         """Cycles of one register block: its multiply-adds, or its loads, whichever are more.
@@ -170,31 +126,31 @@ class _Source:
         """Cycles for a vector from the second-level cache."""
         return 4 * self.on.lanes / self.on.near / self.cycle
 
-    def _over_features(self, sweeps: list[Sweep], width: int) -> float:
-        """Cycles to sum products over the steps of loops into accumulators that stay in memory."""
-        total = 0.0
-        for s in sweeps:
-            if s.walked.steps and s.walked.keys:
-                each = s.walked.keys / s.walked.steps
-                blocks = -(-width // self._high(16, s.wide))
-                high = width / blocks
-                scores, lines = self.rows * min(self.step, each) * self.element, each * 64
-                far = s.wide if scores + lines > self.on.fast else 0.0
-                # lines beside those of a block arrive with them, and stay for the next block if there is room
-                far += high * self.element / 64 if scores + each * width * self.element > self.on.fast else 0.0
-                kept = high * s.wide * MOVED
-                total += s.walked.steps * blocks * s.groups * (self._block(high, each, s.wide, far) + kept)
-        return total
+    @property
+    def _groups(self) -> int:
+        """Register blocks beside each other in a tile."""
+        return self.vectors // self.wide
 
-    def _scores(self, sweeps: list[Sweep], width: int) -> float:
+    def _over_features(self, loop: Walked, width: int) -> float:
+        """Cycles to sum products over the steps of a loop into accumulators that stay in memory."""
+        if not loop.steps or not loop.keys:
+            return 0.0
+        each = loop.keys / loop.steps
+        blocks = -(-width // self._high(16))
+        high = width / blocks
+        scores, lines = self.rows * min(self.step, each) * self.element, each * 64
+        far = self.wide if scores + lines > self.on.fast else 0.0
+        # lines beside those of a block arrive with them, and stay for the next block if there is room
+        far += high * self.element / 64 if scores + each * width * self.element > self.on.fast else 0.0
+        block = self._block(high, each, self.wide, far) + high * self.wide * MOVED
+        return loop.steps * blocks * self._groups * block
+
+    def _scores(self, loop: Walked, width: int) -> float:
         """Cycles of inner products of ``width`` features, block by block of keys."""
-        total = 0.0
-        for s in sweeps:
-            high = self._high(8, s.wide)
-            held = self.rows * width * self.element + high * (width + self.rows) * self.element
-            block = self._block(high, width, s.wide, s.wide if held > self.on.fast else 0.0) + high * s.wide
-            total += s.walked.blocks / high * s.groups * block
-        return total
+        high = self._high(8)
+        held = self.rows * width * self.element + high * (width + self.rows) * self.element
+        block = self._block(high, width, self.wide, self.wide if held > self.on.fast else 0.0) + high * self.wide
+        return loop.blocks / high * self._groups * block
 
     def _extra(self, counted: Walk, vectors: float) -> float:
         """Cycles for what a score does beyond products, and for masks in partial ranges."""
@@ -203,11 +159,11 @@ class _Source:
         times = 2 if self.gradient else 1
         return vectors * (counted.both.keys * score * times + counted.partial.keys * mask)
 
-    def _exponentials(self, sweeps: list[Sweep]) -> float:
+    def _exponentials(self, loop: Walked) -> float:
         """Seconds of one exponential for each pair, with scores that leave the first-level cache where they must."""
         moved = 0.0 if self.rows * self.step * self.element <= self.on.fast else 2 * self._line * self.cycle
         wide = 2.0 if self.work.dtype == "f64" else 1.0
-        return sum(s.vectors for s in sweeps) * (self.on.exponential * wide + moved)
+        return loop.keys * self.vectors * (self.on.exponential * wide + moved)
 
     def _streamed(self, w: Walk, each: float) -> float:
         """Seconds in which what is walked arrives, ``each`` bytes of a key.
@@ -221,15 +177,14 @@ class _Source:
     def _in_lanes(self) -> tuple[Walk, Parts]:
         high = self._high(8)
         w = self.walk(self.rows, self.step, high)
-        sweeps, loop, c = self._sweeps(w), w.both, self.cycle
-        products = self._scores(sweeps, self.d) + self._over_features(sweeps, self.e)
-        exponentials = self._exponentials(sweeps)
+        loop, c = w.both, self.cycle
+        products = self._scores(loop, self.d) + self._over_features(loop, self.e)
+        exponentials = self._exponentials(loop)
         size = ELEMENT_BYTES[self.work.dtype]
         moves = 0.0
         if converts(self.on, self.work.dtype) or self._rate > 1:
             moves = loop.keys * (self.d + self.e) / self.lanes * MOVED * 1.5
         step = loop.steps * (self.on.step + self.vectors * (2 * self.on.exponential + 4 * c))
-        step += self._ends(w, sweeps) * c
         moved = self.vectors * (self.d + self.e) * (TRANSPOSED + MOVED) * c
         task = w.tasks * (self.on.task + moved) if self.first else 0.0  # sources share tasks
         arithmetic = products * c + exponentials
@@ -247,23 +202,22 @@ class _Source:
     def _in_lanes_gradient(self) -> tuple[Walk, Parts]:
         high = self._high(8)
         w = self.walk(self.rows, self.step, high)
-        sweeps, loop, c, on = self._sweeps(w), w.both, self.cycle, self.on
-        computed = sum(s.vectors for s in sweeps)
-        products = self._scores(sweeps, self.d) + self._scores(sweeps, self.e)
-        products += self._over_features(sweeps, self.e) + self._over_features(sweeps, self.d)
+        loop, c, on = w.both, self.cycle, self.on
+        products = self._scores(loop, self.d) + self._scores(loop, self.e)
+        products += self._over_features(loop, self.e) + self._over_features(loop, self.d)
         # the gradient of the queries: features in the lanes, sums over the rows of the tile, added to memory
         vectors = -(-self.d // self.lanes)
         wide = -(-vectors // -(-vectors // on.vectors))
         tall = max(1, min(on.vectors * on.height // wide, 8))
         live = w.rows / w.tasks if w.tasks else 0.0
-        blocks = (computed / self.vectors / tall + loop.steps * 0.5) * -(-vectors // wide)
+        blocks = (loop.keys / tall + loop.steps * 0.5) * -(-vectors // wide)
         products += blocks * self._block(tall, live, wide)
         added = loop.keys * vectors * 3 * MOVED
         size = ELEMENT_BYTES[self.work.dtype]
         moves = added
         if converts(on, self.work.dtype) or self._rate > 1:
             moves += loop.keys * (self.d + self.e) / self.lanes * MOVED * 1.5
-        exponentials = self._exponentials(sweeps) + computed * 3 * c
+        exponentials = self._exponentials(loop) + loop.keys * self.vectors * 3 * c
         task = w.tasks * (on.task + 2 * self.vectors * (self.d + self.e) * (TRANSPOSED + MOVED) * c)
         each = (self.d + self.e) * size + 2 * self.d * self.element
         streamed = self._streamed(w, each)
@@ -272,7 +226,7 @@ class _Source:
             exponentials=exponentials,
             masks=self._extra(w, self.vectors) * c,
             moves=moves * c,
-            steps=loop.steps * on.step * 2 + self._ends(w, sweeps) * c,
+            steps=loop.steps * on.step * 2,
             tasks=task,
             memory=max(0.0, streamed - products * c - exponentials),
         )

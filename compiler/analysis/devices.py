@@ -40,7 +40,6 @@ class Device:
     coarse: float = 0.0  # the same where results are rounded to bf16
     task: float = 0.0  # seconds in which a task begins and ends
     load: float = 0.0  # cycles that a load takes from multiply-adds beside it (CPU)
-    skips: bool = False  # are lane vectors that a mask takes away left out in partial ranges (CPU)?
     call: float = 0.0  # seconds of a launch (CPU)
     together: float = 1.0  # what a core reaches of its own peak while all others work (CPU)
     operands: bool = False  # a GPU where scores and the probabilities made of them are in registers at once
@@ -85,7 +84,6 @@ def _cpu(
         coarse=exponential * 0.8 * cycle,
         task=200e-9,
         load=0.15,
-        skips=True,
         call=10e-6,
     )
 

@@ -33,15 +33,6 @@ class Walked:
     def times(self, n: float) -> Walked:
         return Walked(self.steps * n, self.keys * n, self.blocks * n)
 
-    def without(self, other: Walked) -> Walked:
-        """What is left, which is nothing at least."""
-        left = (self.steps - other.steps, self.keys - other.keys, self.blocks - other.blocks)
-        return Walked(*(max(0.0, n) for n in left))
-
-    def in_steps(self, steps: float, block: int) -> Walked:
-        """The same keys in so many steps, each of which ends within a block."""
-        return Walked(steps, self.keys, self.keys + steps * block / 2) if self.keys else Walked()
-
 
 @dataclass(frozen=True, slots=True)
 class Walk:

@@ -127,18 +127,28 @@ def test_products_run_on_tiles(case: Forward | KeyBackward, kinds: int) -> None:
     assert text.count('"llvm.x86.tdpbf16ps"') == 2 * kinds
 
 
-@pytest.mark.parametrize("case", [NarrowForward(), NarrowBackward()])
-def test_registers_are_free_when_they_are_not_in_use(case: Forward | KeyBackward) -> None:
+def tile_calls(case: Forward | KeyBackward) -> list[tuple[str, str]]:
+    """Every instruction on matrix registers, in order, with its first operand."""
     text = lower(parse_kernel(case.text), target.TARGETS["avx512-amx"]).text
-    calls = re.findall(r'"llvm.x86.(tile\w+|tdpbf16ps)"\\(([^)]*)\\)', text)
+    return re.findall(r'"llvm.x86.(tile[lsz]\w+|tdpbf16ps)"\((%\w+)', text)
+
+
+@pytest.mark.parametrize("case", [NarrowForward(), NarrowForward(D=64, E=64), NarrowBackward()])
+def test_registers_are_free_when_they_are_not_in_use(case: Forward | KeyBackward) -> None:
     held = set()
-    for name, arguments in calls:
+    for name, register in tile_calls(case):
         if name == "tilezero":
-            held.discard(arguments)
+            held.discard(register)
         elif name in ("tileloadd64", "tdpbf16ps"):
-            held.add(arguments.split(",")[0])
-        assert len(held) <= 4
+            held.add(register)
+        assert len(held) <= 7
     assert not held
+
+
+@pytest.mark.parametrize(("d", "loads"), [(32, 3), (64, 5), (96, 2)])
+def test_queries_stay_in_registers_where_they_fit(d: int, loads: int) -> None:
+    names = [name for name, _ in tile_calls(NarrowForward(D=d)) if name != "tilezero"]
+    assert names.index("tdpbf16ps") == loads
 
 
 @needs_tiles

@@ -84,13 +84,6 @@ def test_every_figure_changes_a_prediction() -> None:
     assert seconds(faster, "f32") < seconds(PLAIN, "f32")
 
 
-def test_vectors_that_a_mask_takes_away_may_be_left_out() -> None:
-    band, whole = work("abs(i - j) <= 20"), replace(PLAIN, skips=False)
-    assert time(band, gradient=True).products < time(band, whole, gradient=True).products
-    assert time(band, whole, Choice(16, 96)) == time(band, PLAIN, Choice(16, 96))  # one vector high
-    assert time(work(), whole) == time(work())
-
-
 def test_tasks_come_in_rounds() -> None:
     def seconds(threads: int) -> float:
         return predicted(work(), PLAIN, Choice(64, 96), {"B": 1, "H": 3, "N": 64}, threads=threads) - PLAIN.call
