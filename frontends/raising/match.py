@@ -6,12 +6,14 @@ of what is summed; read the scores; find the query row; write the maps.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import torch
 
 from ...ir.expr import FALSE, TRUE, Const, Expr, Load, Op, Var, free_vars, substitute, walk
 from ..graph import Input, Node
+from .attempt import attempt
 from .contract import Contraction, Contractions, Element
 from .elementwise import ELEMENTWISE
 from .finish import Candidate, CandidateSource, finish
@@ -59,7 +61,9 @@ class Matcher:
         if node.name not in self._found:
             outer = self.values.rows, self.values.keys  # of an attention that asks about what it reads
             try:
-                self._found[node.name] = self._match(node)
+                with self._attempt():
+                    plan = self._match(node)
+                self._found[node.name] = plan
             except NoMatch as error:
                 self._found[node.name] = error
             finally:
@@ -68,6 +72,9 @@ class Matcher:
         if isinstance(found, NoMatch):
             raise found
         return found
+
+    def _attempt(self) -> AbstractContextManager[None]:
+        return attempt(self.values, self._found, *self.contractions.memos)
 
     def _match(self, node: Node) -> AttendPlan:
         values = self.values
@@ -78,12 +85,14 @@ class Matcher:
         pieces = self._pieces(node, index)
         try:
             try:
-                return self._attention(node, index, pieces)
+                with self._attempt():
+                    return self._attention(node, index, pieces)
             except NoMatch:
                 opened, gates = self._ungated(node, index, pieces)
                 if opened == pieces:
                     raise
-                plan = self._attention(node, index, opened)
+                with self._attempt():
+                    plan = self._attention(node, index, opened)
                 return replace(
                     plan, gates=tuple(placed(g, {x.name: n for n, x in enumerate(index)}, node) for g in gates)
                 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from functools import reduce
+from typing import Any
 
 import torch
 
@@ -46,6 +47,11 @@ class Values:
         self._hints: dict[Expr, int] = {}
         self._next_id = max((n.id for n in graph.nodes), default=0) + 1
         self.refresh()
+
+    @property
+    def memos(self) -> tuple[dict[Any, Any], ...]:
+        """What was written with the guards of its time; the rest is cleared by :meth:`refresh`."""
+        return self.cat_conditions, self._made, self._joined, self._hints
 
     # ---- facts
 
