@@ -130,7 +130,7 @@ class Tracer(TorchFunctionMode):
         if name in rules.TRANSPARENT or not (
             name in rules.FACTORIES or _has_tensor(args) or _has_tensor(kwargs.values())
         ):
-            return func(*args, **kwargs)
+            return _quotient(*args, **kwargs) if name == "div" else func(*args, **kwargs)
         self.location = user_line()
         args = map_arg(tuple(args), self._wrap)
         kwargs = map_arg(kwargs, self._wrap)
@@ -169,6 +169,9 @@ class Tracer(TorchFunctionMode):
             raise kind(f"{with_text(self.location)}: {error} (in {name} of {shapes})") from None
 
     def _wrap(self, x: Any) -> Any:
+        if type(x).__name__ == "CausalBias":  # of torch.nn.attention.bias: a mask that is not written out
+            lower = x.seq_len_kv - x.seq_len_q if x.variant.name == "LOWER_RIGHT" else 0
+            return self(torch.ones, x.seq_len_q, x.seq_len_kv, dtype=torch.bool, device=self.device).tril(lower)
         return self.capture(x) if isinstance(x, torch.Tensor) and not isinstance(x, Traced) else x
 
     def probe(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -247,6 +250,11 @@ class Tracer(TorchFunctionMode):
 
     def number(self, e: Expr) -> Any:
         return graph_number(self.graph, e)
+
+
+def _quotient(input: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
+    """``torch.div`` of two sizes, which are never negative; eager gives a tensor, used where a number may stand."""
+    return input / other if rounding_mode is None else input // other
 
 
 def _plain(x: Any) -> Any:

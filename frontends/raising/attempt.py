@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ..errors import UnknownSizeError
 from .terms import NoMatch
 from .values import Values
 
@@ -21,7 +22,10 @@ def attempt(values: Values, *memos: dict[Any, Any]) -> Iterator[None]:
     memos = (*memos, *values.memos)
     lengths = [len(m) for m in memos]
     try:
-        yield
+        try:
+            yield
+        except UnknownSizeError as error:
+            raise NoMatch(error.reason, attention=True) from None
     except NoMatch:
         if before[:2] != (graph.guards, graph.value_guards):
             graph.guards[:], graph.value_guards[:] = before[:2]

@@ -73,6 +73,11 @@ class Matcher:
             raise found
         return found
 
+    def forget(self) -> None:
+        """Nodes have become other ops."""
+        for memo in (self._found, self._weighty, self._scored, self._attended):
+            memo.clear()
+
     def _attempt(self) -> AbstractContextManager[None]:
         return attempt(self.values, self._found, *self.contractions.memos)
 

@@ -284,7 +284,8 @@ def _pad(values: Values, node: Node, index: tuple[Expr, ...]) -> Expr:
 
 def _scatter(values: Values, node: Node, index: tuple[Expr, ...]) -> Expr | None:
     """A write of part of a tensor: ``x[:, a:b] = part``, ``x[:, n] = part``."""
-    if not values.pairwise(index) and (node.rank > 1 or _writes(node) > 4):
+    pairwise = values.pairwise(index)
+    if _writes(node) > (8 if pairwise else 4) or (not pairwise and node.rank > 1):
         return None  # a picture painted region by region: PyTorch computes it once
     dim, x = node["dim"], index[node["dim"]]
     if node.op == "select_scatter":
