@@ -61,6 +61,11 @@ class AttendPlan:
     wants_out: bool = True
     normaliser: str = "softmax"
 
+    @property
+    def is_total(self) -> bool:
+        """Is this a sum of weights, without values?"""
+        return all(s.value is not None and s.value.op == "ones" for s in self.sources)
+
     def changed(self, f: Callable[[Expr], Expr]) -> AttendPlan:
         """The same with another way of writing sizes."""
 

@@ -21,7 +21,7 @@ from .distances import by_distance
 from .terms import apply, has_loads, kind_of_dtype, load
 
 # calls to PyTorch that raising adds
-MADE = frozenset({"concatenated", "distances", "by_distance", "logarithm"})
+MADE = frozenset({"concatenated", "distances", "by_distance", "logarithm", "ones"})
 
 
 class Values:

@@ -278,7 +278,7 @@ def diag(
         return t(torch.diagonal, input, shift)
     if t.op == "diagflat":
         input = t(torch.flatten, input)
-    wide = t(torch.nn.functional.pad, input, (0, shift) if shift > 0 else (-shift, 0)) if shift else input
+    wide = t(torch.nn.functional.pad, input, (0, abs(shift))) if shift else input
     at = t(torch.arange, t.number(wide.node.shape[-1]), device=t.device)
     wide = wide[..., :, None] if shift > 0 else wide[..., None, :]
     there = t(torch.eq, at[None, :] - at[:, None], shift)

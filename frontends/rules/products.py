@@ -125,6 +125,8 @@ def einsum(t: Tracer, equation: str, *operands: Any) -> Traced:
         probed = t.result
         terms, tensors = _two(t, terms, list(tensors), result)
         t.result = probed
+    if len(tensors) == 2 and set(result) == set("".join(terms)) and all(len(set(s)) == len(s) for s in terms):
+        return t(torch.mul, *(_aligned(t, x, s, result) for x, s in zip(tensors, terms, strict=True)))  # no sum
     sizes: dict[str, Expr] = {}
     for term, x in zip(terms, tensors, strict=True):
         for letter, size in zip(term, x.node.shape, strict=True):
@@ -149,12 +151,10 @@ def _two(t: Tracer, terms: list[str], tensors: list[Any], result: str) -> tuple[
             for n in range(len(tensors))
             for m in range(n)
         }
-        m, n = min(pairs, key=lambda p: math.prod(sizes[c] for c in pairs[p]))
-        letters, (a, b) = pairs[m, n], (tensors[m], tensors[n])
-        if set(letters) == set(terms[m] + terms[n]) and all(len(set(s)) == len(s) for s in (terms[m], terms[n])):
-            made = t(torch.mul, *(_aligned(t, x, s, letters) for x, s in ((a, terms[m]), (b, terms[n]))))
-        else:
-            made = t(torch.einsum, f"{terms[m]},{terms[n]}->{letters}", a, b)
+        # of two that are equally small the one that sums
+        m, n = min(pairs, key=lambda p: (math.prod(sizes[c] for c in pairs[p]), len(pairs[p])))
+        made = t(torch.einsum, f"{terms[m]},{terms[n]}->{pairs[m, n]}", tensors[m], tensors[n])
+        letters = pairs[m, n]
         terms = [*(s for k, s in enumerate(terms) if k not in (m, n)), letters]
         tensors = [*(x for k, x in enumerate(tensors) if k not in (m, n)), made]
     return terms, tensors
