@@ -190,7 +190,7 @@ class Graph:
 
     def _record(self, fact: Expr) -> None:
         for term in conjuncts(fact):
-            if term == TRUE:
+            if term == TRUE or _trivial(term):
                 continue
             if unknown := sorted(free_vars(term) & self.late):
                 raise UnknownSizeError(
