@@ -100,14 +100,6 @@ def divided_by_a_sum_and_more(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (p / (p.sum(-1, keepdim=True) + 1e-6)) @ v
 
 
-def places_below(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    n = q.shape[2]
-    live = torch.zeros(n, n, dtype=torch.bool)
-    rows, columns = torch.tril_indices(n, n)
-    live[rows, columns] = True
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=live)
-
-
 def channels_of_an_image(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """The features of a channel are rows and columns: one dimension, where the keys are read."""
     x = q[..., None].mul(k[:, :, :, None])  # (B, H, N, D, D)
@@ -205,6 +197,21 @@ def test_a_mask_written_row_by_row_is_read() -> None:
     assert len(found[1]) < 50
 
 
+def places_below(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    n = q.shape[2]
+    live = torch.zeros(n, n, dtype=torch.bool)
+    rows, columns = torch.tril_indices(n, n)
+    live[rows, columns] = True
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=live)
+
+
+def test_a_mask_written_by_place_is_said() -> None:
+    f = attnc.compile(places_below, backend="reference", fallback="silent")
+    torch.testing.assert_close(f(*QKV), places_below(*QKV), rtol=1e-5, atol=1e-5)
+    with pytest.raises(attnc.FallbackError, match="index_put"):
+        attnc.compile(places_below, backend="reference", fallback="error")(*QKV)
+
+
 def sums_to_a_wrong_one(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     s = q @ k.mT
     e = (s - s.max(dim=-1, keepdim=True).values).exp()
@@ -265,5 +272,5 @@ def of_unknown_size(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(("fn", "error"), [(over_heads, TransformError), (of_unknown_size, UnknownSizeError)])
 def test_errors_name_the_line(fn: Callable[..., Any], error: type[Exception]) -> None:
-    with pytest.raises(error, match=r"test_found_spellings\.py:\d+: return (torch\.vmap|pairs)"):
+    with pytest.raises(error, match=r"test_found_spellings\.py:\d+: return (torch\.vmap|rows)"):
         attnc.compile(fn, backend="reference")(*QKV)
