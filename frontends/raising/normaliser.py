@@ -6,10 +6,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+
 from ...ir.expr import Const, Expr, Load, Op, Var, conjuncts, loads, op
 from .contract import Contractions
 from .score import split_mask
-from .terms import NoMatch, addends, product
+from .terms import NoMatch, addends, product, uses
 from .values import Values
 from .weights import Weights, check_factors, read_factors, read_weights
 
@@ -216,9 +218,30 @@ def _elsewhere(e: Load, axis: int) -> tuple[Expr, ...]:
 
 
 def _without_guard(values: Values, den: Expr, parts: list[Part]) -> Expr:
-    """``max(sum, tiny)``: with the row maximum subtracted a sum is at least 1, and no live key means 0 either way."""
-    shifted = all(any(values.node_of(x).op == "amax" for x in loads(p.weights.raw)) for p in parts)
+    """``max(sum, tiny)`` or ``sum + tiny``, the row maximum subtracted: a sum is at least 1.
+
+    The first is meant for rows without a live key as well, where attention gives 0 either way.
+    """
     match den:
-        case Op("max", (x, Const(c))) if shifted and 0 < c <= 1:
+        case Op("max", (x, Const(c))) if 0 < c <= 1 and all(_peaks(values, p) for p in parts):
             return x
+        case Op("+", (Load() as x, Const(c))) if 0 < c <= torch.finfo(values.node_of(x).dtype).eps / 4:
+            # nothing so small changes a sum of 1 or more
+            return x if len(parts) == 1 and not parts[0].weights.masks and _peaks(values, parts[0], True) else den
     return den
+
+
+def _peaks(values: Values, part: Part, exact: bool = False) -> bool:
+    """Do the weights hold the maximum of a row?  ``exact``: are they nothing but scores without their own maximum?"""
+    raw = part.weights.raw
+    rows = []
+    for e in loads(raw):
+        node = values.node_of(e)
+        if node.op == "amax" and not any(uses(x, part.var.name) for x in e.index):
+            dims = node["dim"] if isinstance(node["dim"], tuple) else (node["dim"],)
+            rows += [(node["input"], dims[0], node["keepdim"], e)] if len(dims) == 1 else []
+    if not exact or len(rows) != 1:
+        return bool(rows)
+    source, axis, kept, e = rows[0]
+    scores = values.at(source, (*e.index[:axis], part.var, *e.index[axis + kept :]))
+    return values.simplify(raw) == values.simplify(op("exp", scores - e))

@@ -100,6 +100,12 @@ def divided_by_a_sum_and_more(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (p / (p.sum(-1, keepdim=True) + 1e-6)) @ v
 
 
+def sum_and_a_tiny_number(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    s = q @ k.mT
+    e = (s - s.max(-1, keepdim=True).values).exp()
+    return (e / (e.sum(-1, keepdim=True) + 1e-9)) @ v
+
+
 def channels_of_an_image(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """The features of a channel are rows and columns: one dimension, where the keys are read."""
     x = q[..., None].mul(k[:, :, :, None])  # (B, H, N, D, D)
@@ -132,6 +138,7 @@ CASES: dict[Callable[..., Tensor], tuple[Tensor, ...]] = {
             merged_by_softmax,
             difference_of_softmaxes,
             divided_by_a_sum_and_more,
+            sum_and_a_tiny_number,
             channels_of_an_image,
             one_row_at_a_time,
         ),
@@ -223,6 +230,18 @@ def test_scores_that_stay_beside_a_kernel_are_warned_of() -> None:
     with pytest.warns(attnc.FallbackWarning, match="matmul"):
         found = f(*QKV)
     torch.testing.assert_close(found, sums_to_a_wrong_one(*QKV), rtol=1e-5, atol=1e-5)
+
+
+def without_the_greatest_of_all(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    s = 8 * q @ k.mT
+    e = (s - s.max()).exp()
+    return e @ v / e.sum(-1, keepdim=True).clamp_min(1e-6)
+
+
+def test_a_bound_that_matters_is_kept() -> None:
+    """A row far below the greatest score of all sums to less than the bound; less its own maximum, to 1 or more."""
+    f = attnc.compile(without_the_greatest_of_all, backend="reference", fallback="silent")
+    torch.testing.assert_close(f(*QKV), without_the_greatest_of_all(*QKV), rtol=1e-4, atol=1e-5)
 
 
 def linear_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
