@@ -238,10 +238,23 @@ def without_the_greatest_of_all(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return e @ v / e.sum(-1, keepdim=True).clamp_min(1e-6)
 
 
-def test_a_bound_that_matters_is_kept() -> None:
-    """A row far below the greatest score of all sums to less than the bound; less its own maximum, to 1 or more."""
-    f = attnc.compile(without_the_greatest_of_all, backend="reference", fallback="silent")
-    torch.testing.assert_close(f(*QKV), without_the_greatest_of_all(*QKV), rtol=1e-4, atol=1e-5)
+def masked_after_its_maximum(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    s = 8 * q @ k.mT
+    e = (s - s.amax(-1, keepdim=True)).exp() * torch.ones(N, N).tril()
+    return e @ v / e.sum(-1, keepdim=True).clamp_min(1e-6)
+
+
+def without_another_maximum(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    s = 8 * q @ k.mT
+    e = (s - (2 * s).abs().amax(-1, keepdim=True)).exp()
+    return e @ v / e.sum(-1, keepdim=True).clamp_min(1e-6)
+
+
+@pytest.mark.parametrize("fn", [without_the_greatest_of_all, masked_after_its_maximum, without_another_maximum])
+def test_a_bound_that_matters_is_kept(fn: Callable[..., Any]) -> None:
+    """Less the maximum of its live scores a row sums to 1 or more; less something greater, to less than the bound."""
+    f = attnc.compile(fn, backend="reference", fallback="silent")
+    torch.testing.assert_close(f(*QKV), fn(*QKV), rtol=1e-4, atol=1e-5)
 
 
 def linear_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
