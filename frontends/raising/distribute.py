@@ -19,10 +19,10 @@ def distribute(graph: Graph, values: Values, matcher: Matcher) -> None:
     while todo:
         node = todo.pop()
         for weights in node.inputs:
-            parts = [weights.args.get("input"), weights.args.get("other")]
-            if weights.op not in _SIGNS or not all(
-                isinstance(p, Node) and p.shape == weights.shape and matcher.weighty(p) for p in parts
-            ):
+            if weights.op not in _SIGNS:
+                continue
+            parts = [x for x in (weights["input"], weights["other"]) if isinstance(x, Node)]
+            if len(parts) < 2 or not all(p.shape == weights.shape and matcher.weighty(p) for p in parts):
                 continue
             products = [_with(values, node, weights, p) for p in parts]
             if len(node.inputs) == 2 and all(_attends(matcher, p) for p in products):
