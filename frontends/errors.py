@@ -83,5 +83,15 @@ class ProgramError(AttncError):
     """A compiled program that is called by name is not there, or is given other tensors than it takes."""
 
 
+class UnknownSizeError(UnsupportedOpError):
+    """A fact about a size that only running an op tells."""
+
+    def __init__(self, reason: str):
+        from .locate import user_line, with_text
+
+        self.reason = reason
+        super().__init__(f"{with_text(user_line())}: {reason}; compute that op outside and pass its result")
+
+
 class TransformError(AttncError):
     """A transformation of PyTorch that a compiled function cannot take part in."""

@@ -66,7 +66,7 @@ import torch
 
 from ..ir.expr import TRUE, Const, Expr, Number, Op, Var, conjuncts, evaluate, free_vars, loads, op, rewrite, substitute
 from ..ir.simplify import simplify
-from .errors import Mismatch, UnsupportedOpError
+from .errors import Mismatch, UnknownSizeError
 
 Source = tuple[str, str]  # ("arg", "q") or ("capture", "self.bias"): where a call finds the tensor
 
@@ -190,12 +190,12 @@ class Graph:
 
     def _record(self, fact: Expr) -> None:
         for term in conjuncts(fact):
-            if term == TRUE:
+            if term == TRUE or _trivial(term):
                 continue
             if unknown := sorted(free_vars(term) & self.late):
-                raise UnsupportedOpError(
-                    f"{self.location}: needs to know {term} before {', '.join(unknown)} exists, the size of a "
-                    "result that attnc has no rule for; compute that op outside and pass its result"
+                raise UnknownSizeError(
+                    f"needs to know {term} before {', '.join(unknown)} exists, the size of a result that attnc has no "
+                    "rule for"
                 )
             match term:
                 case Op("==", (Var(a), Var(b))):  # the older name stays
@@ -208,6 +208,12 @@ class Graph:
                         self.aliases[name] = other
                 case Op("==", (Op("%", (whole, part)), Const(0))):
                     self.exact.add((whole, part))
+                case Op("==", (Op("//", (Var() as whole, Const() as part)), Const() as value)) if (
+                    whole,
+                    part,
+                ) in self.exact:
+                    self._record(op("==", whole, part * value))
+                    continue
             kept = self.value_guards if loads(term) else self.guards
             if term != TRUE and not _trivial(term) and term not in kept:
                 kept.append(term)

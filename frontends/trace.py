@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -35,15 +37,23 @@ def trace(fn: Callable[..., Any], binder: Binder, values: tuple[Any, ...], finde
     traced = replace_leaves(values, [_argument(tracer, path, x, lead, double) for path, x in named])
     plain = [str(e) for n, x in zip(graph.inputs, leaves, strict=True) if x is lead for e in n.shape]
     graph.hints = {name: graph.hints[name] for name in plain} | graph.hints  # the first of two equal sizes names both
+    drawn = torch.get_rng_state()  # PyTorch is asked about types with calls that may draw random numbers
     try:
-        with tracer, torch.enable_grad():  # so that the function's own no_grad() is seen
+        with tracer, _uncompiled(), torch.enable_grad():  # so that the function's own no_grad() is seen
             out = binder.call(fn, traced)
             graph.outputs = map_arg(out, lambda x: _output(tracer, x))
     finally:
         tracer.active = False
+        torch.set_rng_state(drawn)
     graph.settle()
     graph.traced = len(graph.guards)
     return graph
+
+
+def _uncompiled() -> AbstractContextManager[object]:
+    """What ``torch.compile`` made of a function is the function, for as long as this lasts."""
+    dynamo = "torch._dynamo" in sys.modules  # else nothing was compiled, and it takes long to import
+    return torch.compiler.set_stance("force_eager") if dynamo else nullcontext()
 
 
 def where_defined(fn: Callable[..., Any]) -> Location:

@@ -7,6 +7,7 @@ import a second of PyTorch's compiler on the first op.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,17 @@ from torch.overrides import TorchFunctionMode
 from ..ir.expr import Expr, Var
 from . import autocast, rules
 from .calls import call_text
-from .errors import DeviceError, DtypeError, Mismatch, MissingDimension, RankError, ShapeError, UnknownTensorError
+from .errors import (
+    DeviceError,
+    DtypeError,
+    Mismatch,
+    MissingDimension,
+    RankError,
+    ShapeError,
+    TransformError,
+    UnknownTensorError,
+    UnsupportedOpError,
+)
 from .gradient import is_smooth
 from .graph import Graph, Input, Node, Source, leaves, map_arg, type_text
 from .locate import user_line, with_text
@@ -74,6 +85,11 @@ class Tracer(TorchFunctionMode):
         if known is not None:
             return known[1]
         path = self.find(tensor)
+        if path is None and torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+            raise TransformError(
+                f"{with_text(self.location)}: a transformation such as torch.vmap inside a compiled function cannot be "
+                "traced; write the batch dimensions out, or transform the compiled function"
+            )
         if path is None:
             raise UnknownTensorError(
                 f"{with_text(self.location)}: uses a tensor of shape {tuple(tensor.shape)} that is neither an argument "
@@ -115,7 +131,7 @@ class Tracer(TorchFunctionMode):
         if name in rules.TRANSPARENT or not (
             name in rules.FACTORIES or _has_tensor(args) or _has_tensor(kwargs.values())
         ):
-            return func(*args, **kwargs)
+            return _quotient(*args, **kwargs) if name == "div" else func(*args, **kwargs)
         self.location = user_line()
         args = map_arg(tuple(args), self._wrap)
         kwargs = map_arg(kwargs, self._wrap)
@@ -131,20 +147,32 @@ class Tracer(TorchFunctionMode):
         early = rules.EARLY.get(name)
         if early is not None:
             return early(self, *args, **kwargs)
+        if getattr(func, "__name__", "") == "__get__" and isinstance(getattr(Traced, name, None), property):
+            return getattr(args[0], name)  # of a captured tensor
         rule = rules.RULES.get(name)
         if rule is None and name.endswith("_") and not name.startswith("__"):
             rule = rules.in_place(name)
         if rule is None:
-            return rules.unknown(self, func, name, args, kwargs)
+            return rules.opened(self, func, name, args, kwargs)
         self.result = self.probe(func, args, kwargs) if name in rules.PROBED else None
+        kwargs = {rules.RENAMED.get(k, k): v for k, v in kwargs.items()}
         try:
-            return rule(self, *args, **{rules.RENAMED.get(k, k): v for k, v in kwargs.items()})
+            return rule(self, *args, **kwargs)
+        except TypeError as error:
+            try:
+                inspect.signature(rule).bind(self, *args, **kwargs)
+            except TypeError as reason:
+                raise UnsupportedOpError(f"{with_text(self.location)}: {name}: {reason} that attnc knows of") from None
+            raise error
         except Mismatch as error:
             shapes = ", ".join(type_text(x.node) for x in leaves((list(args), kwargs)) if isinstance(x, Traced))
             kind = RankError if isinstance(error, MissingDimension) else ShapeError
             raise kind(f"{with_text(self.location)}: {error} (in {name} of {shapes})") from None
 
     def _wrap(self, x: Any) -> Any:
+        if type(x).__name__ == "CausalBias":  # of torch.nn.attention.bias: a mask that is not written out
+            lower = x.seq_len_kv - x.seq_len_q if x.variant.name == "LOWER_RIGHT" else 0
+            return self(torch.ones, x.seq_len_q, x.seq_len_kv, dtype=torch.bool, device=self.device).tril(lower)
         return self.capture(x) if isinstance(x, torch.Tensor) and not isinstance(x, Traced) else x
 
     def probe(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -223,6 +251,11 @@ class Tracer(TorchFunctionMode):
 
     def number(self, e: Expr) -> Any:
         return graph_number(self.graph, e)
+
+
+def _quotient(input: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
+    """``torch.div`` of two sizes, which are never negative; eager gives a tensor, used where a number may stand."""
+    return input / other if rounding_mode is None else input // other
 
 
 def _plain(x: Any) -> Any:

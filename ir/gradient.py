@@ -358,6 +358,8 @@ class ScatterOp(IRDLOperation):
             known |= set().union(*(free_vars(s) for s in tensor_type(v).shape))
         for d in self.dims.data:
             known |= free_vars(d.extent)
+        if isinstance(func := self.parent_op(), FuncOp):
+            known |= set(func.sizes())
         loose = set().union(*(free_vars(e) for e in self.index.data)) - known
         loose |= {load.tensor for e in self.index.data for load in loads(e)} - set(self.captured)
         if loose:

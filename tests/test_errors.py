@@ -43,6 +43,7 @@ from attnc.compiler.passes.simplify_masks import SimplifyMasks
 from attnc.compiler.plan import Plan
 from attnc.compiler.settings import Settings
 from attnc.compiler.zoo import systems as zoo
+from attnc.frontends.errors import UnknownSizeError
 from attnc.frontends.programs import program
 from attnc.ir import attn, interpret_tile
 from attnc.ir.attributes import Dim
@@ -69,6 +70,11 @@ def branch(q: Any) -> Any:
 def write(q: Any) -> Any:
     q += 1
     return q
+
+
+def places(q):
+    rows, _columns = torch.triu_indices(q.shape[0], q.shape[0])
+    return rows + torch.ones(6)
 
 
 def strides(q: Any) -> Any:
@@ -243,6 +249,7 @@ MISTAKES = [
     Mistake(attnc.DataDependentError, lambda: call(branch, torch.ones(3)), HERE + ".*use torch.where"),
     Mistake(attnc.MutationError, lambda: call(write, torch.ones(3)), HERE + r".*q\.clone"),
     Mistake(attnc.UnsupportedOpError, lambda: call(strides, torch.ones(3)), HERE + ".*as_strided"),
+    Mistake(UnknownSizeError, lambda: call(places, torch.ones(3)), HERE + ".*needs to know"),
     Mistake(attnc.UnknownTensorError, lambda: call(unknown, torch.ones(8)), HERE + ".*pass it as an argument"),
     Mistake(attnc.LeakedTracerError, leak, HERE + ".*earlier trace"),
     Mistake(attnc.FallbackError, lambda: call(sorted_weights, *qkv(), fallback="error"), HERE + ".*stay eager"),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ..graph import Graph
 from .composite import expand_composites
 from .contract import Contractions
+from .distribute import distribute
 from .match import Matcher
 from .notes import EagerNote
 from .partition import partition
@@ -39,6 +40,7 @@ def raise_graph(graph: Graph) -> Raised:
     values = Values(graph)
     expand_composites(values)
     matcher = Matcher(values, Contractions(values))
+    distribute(graph, values, matcher)
     parts = partition(graph, values, matcher)
     values.refresh()
     return Raised(Emitter(graph, values).module(parts), parts.notes)

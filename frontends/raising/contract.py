@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ...ir.expr import Const, Expr, Load, Var, substitute
 from ..graph import Node
@@ -47,6 +48,10 @@ class Contractions:
         self.values = values
         self._memo: dict[Load, Contraction | None] = {}
         self._sums: dict[Load, Sum] = {}
+
+    @property
+    def memos(self) -> tuple[dict[Load, Any], ...]:
+        return self._memo, self._sums
 
     def of(self, e: Expr) -> Contraction | None:
         """``e`` as an inner product of two tensors."""

@@ -46,7 +46,7 @@ class Emitter:
         for plan in parts.plans:
             match plan:
                 case AttendPlan():
-                    self._attend(plan)
+                    self._attend(plan.changed(graph.canon))  # sizes may be known since that were not when it was made
                 case ReorderPlan():
                     result = ReorderOp(self.ssa[plan.base.name], plan.index, plan.inverse, self._type(plan.node))
                     self._add(plan.node, result, result.output)

@@ -161,7 +161,13 @@ def _relative(values: Values, s: CandidateSource, row: str) -> CandidateSource:
         return s
     p, axis, at = spots[0]
     if any(other != at for _, _, other in spots[1:]):
-        raise NoMatch("keys and values are read at different rows")
+        both = any(q is p and m != axis for q, m, _ in spots[1:])
+        raise NoMatch(
+            "the keys are counted from the query along two dimensions; unfold an image whose rows and columns are one "
+            "dimension, or mask the distances of rows and columns"
+            if both
+            else "keys and values are read at different rows"
+        )
     written, at = at, _unclamped(values, at, s.mask)
     split = split_linear(of_expr(at), s.var)
     stride = None if split is None else constant_value(split[0])

@@ -32,6 +32,10 @@ def ungated(
 ) -> Gated:
     """Take factors off ``weights``, the element of a product's weights for key ``key``."""
     node, index = weights
+
+    def counts(x: object) -> bool:
+        return isinstance(x, Node) and weighty(x) and any(key in free_vars(e) for e in broadcast(x, index))
+
     rows: list[Gate] = []
     keys: list[Gate] = []
     while node.op not in ("softmax", "exp", "exp2"):
@@ -47,9 +51,9 @@ def ungated(
             node = node["input"]
         elif node.op in ("mul", "div"):
             side, other = node["input"], node["other"]
-            if node.op == "mul" and isinstance(other, Node) and weighty(other):
+            if node.op == "mul" and counts(other):
                 side, other = other, side
-            if not isinstance(side, Node) or not weighty(side) or (isinstance(other, Node) and weighty(other)):
+            if not isinstance(side, Node) or not counts(side) or counts(other):
                 break
             gate = _gate(values, other, index, node.op == "div")
             used = frozenset().union(*(free_vars(x) for x in gate.index)) if gate.index else frozenset()

@@ -6,17 +6,20 @@ of what is summed; read the scores; find the query row; write the maps.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import torch
 
 from ...ir.expr import FALSE, TRUE, Const, Expr, Load, Op, Var, free_vars, substitute, walk
 from ..graph import Input, Node
+from .attempt import attempt
 from .contract import Contraction, Contractions, Element
 from .elementwise import ELEMENTWISE
 from .finish import Candidate, CandidateSource, finish
 from .gates import placed, ungated
 from .normaliser import Part, cover
+from .notes import elements
 from .peel import Peeled, joint, peel
 from .plan import AttendPlan, Gate
 from .roles import weighs
@@ -40,6 +43,7 @@ class _Piece:
     values: Element | None
     dens: tuple[Expr, ...]
     gates: tuple[Gate, ...] = ()  # factors of the values
+    total: bool = False  # the sum of the weights
 
 
 class Matcher:
@@ -59,7 +63,9 @@ class Matcher:
         if node.name not in self._found:
             outer = self.values.rows, self.values.keys  # of an attention that asks about what it reads
             try:
-                self._found[node.name] = self._match(node)
+                with self._attempt():
+                    plan = self._match(node)
+                self._found[node.name] = plan
             except NoMatch as error:
                 self._found[node.name] = error
             finally:
@@ -69,6 +75,14 @@ class Matcher:
             raise found
         return found
 
+    def forget(self) -> None:
+        """Nodes have become other ops."""
+        for memo in (self._found, self._weighty, self._scored, self._attended):
+            memo.clear()
+
+    def _attempt(self) -> AbstractContextManager[None]:
+        return attempt(self.values, self._found, *self.contractions.memos)
+
     def _match(self, node: Node) -> AttendPlan:
         values = self.values
         values.rows, values.keys = set(), set()
@@ -76,14 +90,18 @@ class Matcher:
             return self._log_sum_exp(node)
         index = tuple(values.fresh("x", size) for size in node.shape)
         pieces = self._pieces(node, index)
+        if pieces[0].total:
+            return self._unnormalised(node, index, pieces)
         try:
             try:
-                return self._attention(node, index, pieces)
+                with self._attempt():
+                    return self._attention(node, index, pieces)
             except NoMatch:
                 opened, gates = self._ungated(node, index, pieces)
                 if opened == pieces:
                     raise
-                plan = self._attention(node, index, opened)
+                with self._attempt():
+                    plan = self._attention(node, index, opened)
                 return replace(
                     plan, gates=tuple(placed(g, {x.name: n for n, x in enumerate(index)}, node) for g in gates)
                 )
@@ -92,6 +110,8 @@ class Matcher:
                 return self._unnormalised(node, index, pieces)
             except NoMatch:
                 pass
+            if all(self._is_small(p.weights[0]) for p in pieces):
+                raise NoMatch(loud=False) from None
             error.attention = any(self._scores(p.weights[0]) for p in pieces)
             raise
 
@@ -187,6 +207,8 @@ class Matcher:
             den = den + over
             sums = [f for f in num if contractions.of(f) is not None]
             rest = [f for f in num if f not in sums and f not in (Const(1.0), Const(1))]
+            if not sums and num == whole and root.op == "sum":
+                return [self._total(root, index)]
             if len(sums) != 1 or rest or sign < 0:
                 raise NoMatch(loud=False)
             c = contractions.of(sums[0])
@@ -194,6 +216,14 @@ class Matcher:
             weights, operand = self._orient(c, node)
             pieces.append(_Piece(c.variable, c.extent, weights, operand, tuple(den)))
         return pieces
+
+    def _total(self, node: Node, index: tuple[Expr, ...]) -> _Piece:
+        """The sum of what may be weights, as a product with values of 1."""
+        found = self.contractions.sum_of(load(node, index))
+        if found is None or not self._scores(node["input"]) or self.weighty(node["input"]) or found.body[0].rank < 2:
+            raise NoMatch(loud=False)
+        one = self.values.made("ones", f"torch.ones(1, dtype={node.dtype}, device=device)", (), (Const(1),), node)
+        return _Piece(found.variable, found.extent, found.body, (one, (Const(0),)), (), total=True)
 
     def _orient(self, c: Contraction, node: Node) -> tuple[Element, Element]:
         values = self.values
@@ -234,11 +264,20 @@ class Matcher:
             )
         return self._scored[node.name]
 
+    def _is_small(self, node: Node) -> bool:
+        """A bare product, no larger than what it is made of: the sum over keys in linear attention."""
+        while node.op in VIEWS:
+            node = node["input"]
+        if node.op not in ("matmul", "einsum"):
+            return False
+        size, *sizes = (self.values.hint(elements(self.values, x)) for x in (node, *node.inputs))
+        return size <= max(sizes)
+
     def _attends(self, node: Node) -> bool:
         """Does elementwise arithmetic on the result of an attention give this?"""
         if node.name not in self._attended:
             try:
-                found = any(map(self._attends, node.inputs)) if _transparent(node) else bool(self.match(node))
+                found = any(map(self._attends, node.inputs)) if _transparent(node) else not self.match(node).is_total
             except NoMatch:
                 found = False
             self._attended[node.name] = found
@@ -344,7 +383,11 @@ class Matcher:
             scores = drop_common_shift(scores, [v.name for v, *_ in read])
         result = []
         for (var, extent, score, piece), expr in zip(read, scores, strict=True):
-            operand = peel(values, *piece.values, like=target) if piece is not None and piece.values else None
+            operand = (
+                peel(values, *piece.values, like=target, feature=feature)
+                if piece is not None and piece.values
+                else None
+            )
             gates: tuple[Gate, ...] = ()
             if piece is not None and piece.gates and operand is not None:
                 at = {x.name: n for n, x in enumerate(operand.index) if isinstance(x, Var)}
@@ -365,10 +408,11 @@ class Matcher:
         key, query = c.left, c.right
         if var.name in _index_vars(query):
             key, query = query, key
-        if var.name in _index_vars(query) or var.name not in _index_vars(key):
+        alone = self.values.extents[var.name] == Const(1)  # one key: it has no variable
+        if var.name in _index_vars(query) or not (alone or var.name in _index_vars(key)):
             raise NoMatch("the score's inner product is not between a query and a key", key[0].location)
         batch = {n for n in names if n not in self.values.rows}
-        q, k = (peel(self.values, *x, like=target, factor_vars=batch) for x in (query, key))
+        q, k = (peel(self.values, *x, like=target, factor_vars=batch, feature=c.variable.name) for x in (query, key))
         factor = [f for f in (q.factor, k.factor, c.factor) if f != Const(1.0)]
         scaled: Expr = Var("dot", "float")
         for f in factor:

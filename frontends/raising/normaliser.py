@@ -6,10 +6,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+
 from ...ir.expr import Const, Expr, Load, Op, Var, conjuncts, loads, op
 from .contract import Contractions
 from .score import split_mask
-from .terms import NoMatch, addends, product
+from .terms import NoMatch, addends, product, total
 from .values import Values
 from .weights import Weights, check_factors, read_factors, read_weights
 
@@ -216,9 +218,41 @@ def _elsewhere(e: Load, axis: int) -> tuple[Expr, ...]:
 
 
 def _without_guard(values: Values, den: Expr, parts: list[Part]) -> Expr:
-    """``max(sum, tiny)``: with the row maximum subtracted a sum is at least 1, and no live key means 0 either way."""
-    shifted = all(any(values.node_of(x).op == "amax" for x in loads(p.weights.raw)) for p in parts)
+    """``max(sum, tiny)`` or ``sum + tiny``, the row maximum subtracted: a sum is at least 1.
+
+    The first is meant for rows without a live key as well, where attention gives 0 either way.
+    """
     match den:
-        case Op("max", (x, Const(c))) if shifted and 0 < c <= 1:
+        case Op("max", (x, Const(c))) if 0 < c <= 1 and _has_peak(values, parts):
             return x
+        case Op("+", (Load() as x, Const(c))) if 0 < c <= torch.finfo(values.node_of(x).dtype).eps / 4:
+            # nothing so small changes a sum of 1 or more
+            return x if not any(p.weights.masks for p in parts) and _has_peak(values, parts) else den
     return den
+
+
+def _has_peak(values: Values, parts: list[Part]) -> bool:
+    """Are the weights exponentials of scores without the maximum of all of them, so that one of a row is 1?"""
+    begin: Expr = Const(0)
+    for p in parts:
+        if p.weights.softmax is not None or p.weights.factors or not _without_peak(values, p, begin):
+            return False
+        begin = begin + p.extent
+    return True
+
+
+def _without_peak(values: Values, part: Part, begin: Expr) -> bool:
+    w = part.weights
+    for e in loads(total([(1, x) for x in w.scores])):
+        node = values.node_of(e)
+        dims = node["dim"] if node.op == "amax" else ()
+        axes = dims if isinstance(dims, tuple | list) else (dims,)
+        if len(axes) != 1:
+            continue
+        axis = axes[0]
+        index = (*e.index[:axis], _shifted(values, part.var, begin), *e.index[axis + bool(node["keepdim"]) :])
+        scores = values.simplify(values.at(node["input"], index))
+        if values.simplify(total([(1, x) for x in w.scores])) == values.simplify(scores - e):
+            known = set(conjuncts(values.simplify(split_mask(scores, values.sizes)[0])))
+            return all(term in known for mask in w.masks for term in conjuncts(values.simplify(mask)))
+    return False

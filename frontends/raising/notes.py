@@ -38,11 +38,11 @@ class TokenSizes:
         self.pairs: set[tuple[frozenset[str], frozenset[str], int]] = set()  # sizes of both, and how many pairs
         for node in graph.nodes:
             if node.op in ("softmax", "log_softmax", "logsumexp"):
-                self._add(node["input"].shape[-2:])
+                self.add(node["input"].shape[-2:])
             elif node.op == "scaled_dot_product_attention":
-                self._add((node["query"].shape[-2], node["key"].shape[-2]))
+                self.add((node["query"].shape[-2], node["key"].shape[-2]))
 
-    def _add(self, shape: Sequence[Expr]) -> None:
+    def add(self, shape: Sequence[Expr]) -> None:
         if len(shape) == 2:
             queries, keys = (free_vars(self.values.simplify(size)) for size in shape)
             self.pairs.add((queries, keys, math.prod(map(self.values.hint, shape))))
@@ -51,7 +51,7 @@ class TokenSizes:
         """Count in the sizes of the weights that a failed attention multiplies: its operand that is not the values."""
         for x in node.inputs:
             if not isinstance(x, Input) and x.op not in VIEWS:
-                self._add(x.shape[-2:])
+                self.add(x.shape[-2:])
 
     def quadratic(self, node: Node) -> bool:
         """Does ``node`` hold an element for each pair of an attention, and more as both token counts grow?

@@ -75,14 +75,18 @@ def partition(graph: Graph, values: Values, matcher: Matcher) -> Partition:
             calls += [n for n in made if n.op in MADE]
             reads = [n for n in reads if n.name in order] + [x for p in more for x in _reads(p)]
         needed |= {n.name for n in reads}
-    covered = {p.node.name for p in chosen if isinstance(p, AttendPlan)}
+    plans = [p for p in chosen if isinstance(p, AttendPlan)]
+    covered = _covered(plans)
     failures = [(n, e) for n, e in failures if not _combines(n, covered)]
     merged = {n.name for n in calls if _combines(n, covered) and _no_larger(values, n, graph, covered)}
-    plans = [p for p in chosen if isinstance(p, AttendPlan)]
     merged |= {n.name for n in calls if any(_in_grid(values, n, p) for p in plans)}
-    tables = {n.name for p in plans for n in p.tables()}
-    notes = _notes(values, graph, matcher, list(reversed(calls)), failures, merged, tables)
+    notes = _notes(values, graph, matcher, list(reversed(calls)), failures, merged, plans)
     return Partition(_shared(_once(list(reversed(chosen)))), notes)
+
+
+def _covered(plans: list[AttendPlan]) -> set[str]:
+    """The nodes that attentions compute."""
+    return {n.name for p in plans for n in (p.node, p.lse) if n is not None}
 
 
 def _once(plans: list[Plan]) -> list[Plan]:
@@ -187,18 +191,22 @@ def _notes(
     calls: list[Node],
     failures: list[tuple[Node, NoMatch]],
     merged: set[str],
-    tables: set[str],
+    attentions: list[AttendPlan],
 ) -> list[EagerNote]:
     """A note for each eager op that allocates; one with the matcher's reason for each attention that failed.
 
     A softmax that stays eager is attention that was not fused, whatever its size is.
     """
+    tables = {n.name for plan in attentions for n in plan.tables()}
     tokens = TokenSizes(values, graph)
+    for plan in attentions:
+        for source in plan.sources:
+            tokens.add((plan.dims[-1][1], source.extent))
     for node, error in failures:
         if error.attention:
             tokens.add_operands(node)
     reasons = {node.name: error for node, error in failures}
-    softmaxes = softmaxes_of(graph, calls)
+    softmaxes = softmaxes_of(graph, calls, _covered(attentions))
     explain: dict[str, str] = {}  # everything that feeds a failed attention stays eager for its reason
     for node in reversed(graph.nodes):
         if node.name in reasons:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...ir.expr import Const, Expr, Var, const, free_vars, op
+from ...ir.expr import Const, Expr, Op, Var, const, free_vars, op, walk
 from ..graph import Node
 from . import views
 from .elementwise import broadcast
@@ -26,22 +26,36 @@ class Peeled:
 
 
 def peel(
-    values: Values, node: Node, index: tuple[Expr, ...], *, like: torch.dtype, factor_vars: set[str] | None = None
+    values: Values,
+    node: Node,
+    index: tuple[Expr, ...],
+    *,
+    like: torch.dtype,
+    factor_vars: set[str] | None = None,
+    feature: str | None = None,
 ) -> Peeled:
     """Follow ``node`` through views, casts and (if ``factor_vars`` is given) scaling.
 
     ``factor_vars`` are the variables that a factor may depend on.  The result is the deepest tensor of type
-    ``like``, or the deepest of all when there is none.
+    ``like``, or the deepest of all when there is none, that holds the ``feature`` along one dimension.
     """
     best: Peeled | None = None
     scale: list[Expr] = []
     while True:
-        if node.dtype == like or best is None or best.node.dtype != like:
-            best = Peeled(node, tuple(values.simplify(x) for x in index), product(scale))
+        if best is None or node.dtype == like or best.node.dtype != like:
+            at = tuple(values.simplify(x) for x in index)
+            if best is None or not _divided(at, feature):
+                best = Peeled(node, at, product(scale))
         following = _step(values, node, index, scale, factor_vars)
         if following is None:
             return best
         node, index = following
+
+
+def _divided(index: tuple[Expr, ...], name: str | None) -> bool:
+    """Is the position along one dimension a quotient or a remainder of a variable?"""
+    parts = [x for e in index for x in walk(e) if isinstance(x, Op) and x.name in ("//", "%")]
+    return any(name in free_vars(x) for x in parts)
 
 
 def joint(values: Values, element: tuple[Node, tuple[Expr, ...]], key: str) -> Expr | None:

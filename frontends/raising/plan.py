@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -59,6 +60,39 @@ class AttendPlan:
     lse_map: tuple[Expr, ...] = ()
     wants_out: bool = True
     normaliser: str = "softmax"
+
+    @property
+    def is_total(self) -> bool:
+        """Is this a sum of weights, without values?"""
+        return all(s.value is not None and s.value.op == "ones" for s in self.sources)
+
+    def changed(self, f: Callable[[Expr], Expr]) -> AttendPlan:
+        """The same with another way of writing sizes."""
+
+        def every(exprs: tuple[Expr, ...]) -> tuple[Expr, ...]:
+            return tuple(map(f, exprs))
+
+        sources = tuple(
+            replace(
+                s,
+                extent=f(s.extent),
+                key_map=every(s.key_map),
+                value_map=every(s.value_map),
+                mask=f(s.mask),
+                score=f(s.score),
+                gates=tuple(replace(g, index=every(g.index)) for g in s.gates),
+            )
+            for s in self.sources
+        )
+        return replace(
+            self,
+            dims=tuple((n, f(e)) for n, e in self.dims),
+            query_map=every(self.query_map),
+            sources=sources,
+            out_map=every(self.out_map),
+            gates=tuple(replace(g, index=every(g.index)) for g in self.gates),
+            lse_map=every(self.lse_map),
+        )
 
     def operands(self) -> list[Node]:
         """Nodes whose tensors the attention reads."""

@@ -14,14 +14,32 @@ _PLAIN = "it is a softmax that is not part of an attention of a known form"
 _DROPOUT = "dropout of attention weights is random, and is left to PyTorch"
 
 
-def softmaxes_of(graph: Graph, calls: Iterable[Node]) -> dict[str, str]:
-    """Names of the eager ``calls`` that are a softmax, with a reason for those whose matcher had none."""
+def softmaxes_of(graph: Graph, calls: Iterable[Node], attentions: set[str]) -> dict[str, str]:
+    """Names of the eager ``calls`` that are a softmax, with a reason for those whose matcher had none.
+
+    One over results of ``attentions``, such as their log-sum-exps, only weighs these against each other.
+    """
     readers: dict[str, list[Node]] = {}
     for node in graph.nodes:
         for x in node.inputs:
             readers.setdefault(x.name, []).append(node)
     found = [n for n in calls if _named(n.op) or (_exponential(n) and _written_out(n, readers))]
+    found = [n for n in found if not _only_of(n, attentions)]
     return {n.name: _DROPOUT if n.args.get("dropout_p") else _PLAIN for n in found}
+
+
+def _only_of(node: Node, attentions: set[str]) -> bool:
+    """Do elementwise arithmetic and views make what is normalised here of results of attentions, at least one?"""
+    todo, seen = list(node.inputs), set()
+    while todo:
+        x = todo.pop()
+        if x.name in attentions or x.name in seen:
+            seen.add(x.name)
+        elif _passes(x) and x.inputs:
+            todo += x.inputs
+        else:
+            return False
+    return bool(seen)
 
 
 def _named(name: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from functools import reduce
+from typing import Any
 
 import torch
 
@@ -20,7 +21,7 @@ from .distances import by_distance
 from .terms import apply, has_loads, kind_of_dtype, load
 
 # calls to PyTorch that raising adds
-MADE = frozenset({"concatenated", "distances", "by_distance", "places", "logarithm", "products"})
+MADE = frozenset({"concatenated", "distances", "by_distance", "places", "logarithm", "ones", "products"})
 
 
 class Values:
@@ -47,6 +48,11 @@ class Values:
         self._hints: dict[Expr, int] = {}
         self._next_id = max((n.id for n in graph.nodes), default=0) + 1
         self.refresh()
+
+    @property
+    def memos(self) -> tuple[dict[Any, Any], ...]:
+        """What was written with the guards of its time; the rest is cleared by :meth:`refresh`."""
+        return self.cat_conditions, self._made, self._joined, self._hints
 
     # ---- facts
 
@@ -279,7 +285,8 @@ def _pad(values: Values, node: Node, index: tuple[Expr, ...]) -> Expr:
 
 def _scatter(values: Values, node: Node, index: tuple[Expr, ...]) -> Expr | None:
     """A write of part of a tensor: ``x[:, a:b] = part``, ``x[:, n] = part``."""
-    if not values.pairwise(index) and (node.rank > 1 or _writes(node) > 4):
+    pairwise = values.pairwise(index)
+    if _writes(node) > (8 if pairwise else 4) or (not pairwise and node.rank > 1):
         return None  # a picture painted region by region: PyTorch computes it once
     dim, x = node["dim"], index[node["dim"]]
     if node.op == "select_scatter":

@@ -95,6 +95,8 @@ def _read(values: Values, term: Expr, key: str, found: Weights, numerator: list[
                 pass
             case Op("exp", (x,)) | Op("exp2", (x,)) | Op("pow", (Const(), x)):
                 numerator.append(_read_exponent(values, f, x, found))
+            case Op("where", (Load() as cond, Const(value), a)) if value == 0 and _is_nan_of(values, cond, a):
+                _read(values, a, key, found, numerator)  # as with nan_to_num below
             case Op("where", (cond, a, Const(value))) if value == 0:
                 if a != Const(1.0):
                     inner: list[Expr] = []
@@ -122,6 +124,11 @@ def _read(values: Values, term: Expr, key: str, found: Weights, numerator: list[
             case _:
                 found.factors.append(f)
                 numerator.append(f)
+
+
+def _is_nan_of(values: Values, cond: Load, a: Expr) -> bool:
+    node = values.node_of(cond)
+    return node.op == "isnan" and values.at(node["input"], cond.index) == a
 
 
 def _alike(values: Values, cond: Expr, a: Expr, b: Expr, key: str) -> tuple[Expr, Expr] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from . import conversions, convolutions, creation, images, indexing, layout, pointwise, products, reductions
 from .indexing import put_back
+from .opened import opened
 from .registry import EARLY, FACTORIES, PROBED, RENAMED, RULES, SAME
 from .unknown import copy_, in_place, unknown
 
@@ -28,6 +29,7 @@ __all__ = [
     "in_place",
     "indexing",
     "layout",
+    "opened",
     "pointwise",
     "products",
     "put_back",

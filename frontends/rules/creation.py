@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...ir.expr import Expr, Op, const, kind_of
+from .. import shapes
 from ..errors import DeviceError
 from ..graph import leaves, map_arg
 from ..locate import with_text
@@ -144,6 +145,43 @@ def literal(t: Tracer, data: Any, *, dtype: Any = None, device: Any = None, **op
     return result
 
 
+@rule("linspace", factory=True)
+def linspace(
+    t: Tracer, start: Any, end: Any, steps: Any, *, dtype: Any = None, device: Any = None, **options: Any
+) -> Traced:
+    on_device(t, device)
+    kind = dtype or (start.dtype if isinstance(start, Traced) else torch.get_default_dtype())
+    args = {"start": start, "end": end, "steps": as_expr(steps), "dtype": kind}
+    call = "torch.linspace({start}, {end}, {steps}, dtype={dtype}, device=device)"
+    return t.emit("linspace", args, (args["steps"],), call, dtype=kind)
+
+
+@rule("polar", "complex", probe=True)
+def pairs_of_parts(t: Tracer, a: Traced, b: Traced) -> Traced:
+    return t.emit(t.op, {"input": a, "other": b}, shapes.broadcast(t.graph, a.node.shape, b.node.shape),
+                  f"torch.{t.op}({{input}}, {{other}})")  # fmt: skip
+
+
+_COMPLEX = {torch.float16: torch.complex32, torch.float32: torch.complex64, torch.float64: torch.complex128}
+
+
+@rule("view_as_complex")
+def view_as_complex(t: Tracer, input: Traced) -> Traced:
+    t.graph.unify(input.node.shape[-1], const(2))
+    kind = _COMPLEX[input.dtype]
+    made = t.emit(
+        "view_as_complex", {"input": input}, input.node.shape[:-1], "torch.view_as_complex({input})", dtype=kind
+    )
+    return t.view(input, made)
+
+
+@rule("view_as_real")
+def view_as_real(t: Tracer, input: Traced) -> Traced:
+    kind = next(k for k, v in _COMPLEX.items() if v == input.dtype)
+    shape = (*input.node.shape, const(2))
+    return t.view(input, t.emit("view_as_real", {"input": input}, shape, "torch.view_as_real({input})", dtype=kind))
+
+
 @rule("eye", factory=True)
 def eye(t: Tracer, n: Any, m: Any = None, *, dtype: Any = None, device: Any = None, **options: Any) -> Traced:
     """``eye`` is a comparison of positions."""
@@ -160,7 +198,6 @@ def fill_(t: Tracer, input: Traced, value: Any = 0) -> Traced:
 
 
 FOUND_BY_NAME = (
-    "linspace",
     "logspace",
     "tril_indices",
     "triu_indices",

@@ -268,6 +268,24 @@ def _put(t: Tracer, into: Traced, indices: dict[int, Traced], value: Traced) -> 
     return t.emit("index_put", {"input": into, "indices": full, "value": value}, into.node.shape, call)
 
 
+@rule("diag", "diag_embed", "diagflat")
+def diag(
+    t: Tracer, input: Traced, diagonal: int = 0, dim1: int = -2, dim2: int = -1, *, offset: int | None = None
+) -> Traced:
+    """A matrix with ``input`` on a diagonal, or the diagonal of a matrix."""
+    shift = diagonal if offset is None else offset
+    if t.op == "diag" and input.dim() == 2:
+        return t(torch.diagonal, input, shift)
+    if t.op == "diagflat":
+        input = t(torch.flatten, input)
+    wide = t(torch.nn.functional.pad, input, (0, abs(shift))) if shift else input
+    at = t(torch.arange, t.number(wide.node.shape[-1]), device=t.device)
+    wide = wide[..., :, None] if shift > 0 else wide[..., None, :]
+    there = t(torch.eq, at[None, :] - at[:, None], shift)
+    full = t(torch.where, there, wide, 0)
+    return full if (dim1, dim2) == (-2, -1) else t(torch.movedim, full, (-2, -1), (dim1, dim2))
+
+
 @rule("diagonal")
 def diagonal(t: Tracer, input: Traced, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Traced:
     a, b = shapes.dim(input.dim(), dim1), shapes.dim(input.dim(), dim2)

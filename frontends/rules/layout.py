@@ -284,6 +284,26 @@ def chunk(t: Tracer, input: Traced, chunks: int, dim: int = 0) -> Any:
     return split(t, input, t.number(ceildiv(size, as_expr(chunks))), dim)
 
 
+@rule("tensor_split")
+def tensor_split(
+    t: Tracer,
+    input: Traced,
+    indices_or_sections: Any = None,
+    dim: int = 0,
+    *,
+    indices: Any = None,
+    sections: Any = None,
+) -> Any:
+    given = next(x for x in (indices_or_sections, indices, sections) if x is not None)
+    d = shapes.dim(input.dim(), dim)
+    if not isinstance(given, tuple | list):
+        size, parts = t.number(input.node.shape[d]), int(given)
+        each, longer = size // parts, int(size % parts)
+        given = [n * each + min(n, longer) for n in range(1, parts)]
+    ends = zip([None, *given], [*given, None], strict=True)
+    return tuple(input[(*[slice(None)] * d, slice(a, b))] for a, b in ends)
+
+
 @rule("split", "split_with_sizes")
 def split(
     t: Tracer,

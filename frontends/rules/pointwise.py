@@ -166,9 +166,9 @@ def lerp(t: Tracer, input: Traced, end: Traced, weight: Any) -> Traced:
     return t(torch.add, input, t(torch.mul, t(torch.sub, end, input), weight))
 
 
-@rule("dropout", "dropout1d", "dropout2d", "alpha_dropout")
+@rule("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
 def dropout(t: Tracer, input: Traced, p: float = 0.5, training: bool = True, inplace: bool = False) -> Traced:
     if not training or hint_of(p) == 0:
         return input
-    call = "torch.nn.functional.dropout({input}, {p}, True)"
+    call = f"torch.nn.functional.{t.op}({{input}}, {{p}}, True)"
     return t.emit("dropout", {"input": input, "p": p}, input.node.shape, call)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import string
 from typing import TYPE_CHECKING, Any
 
@@ -95,10 +96,37 @@ def sdpa(
     return t.emit("scaled_dot_product_attention", args, (*batch, q[-2], graph.canon(v[-1])), call)
 
 
+@rule("tensordot")
+def tensordot(t: Tracer, a: Traced, b: Traced, dims: Any = 2, out: None = None) -> Traced:
+    if isinstance(dims, int):
+        dims = range(a.dim() - dims, a.dim()), range(dims)
+    summed = [[x.dim() + d if d < 0 else d for d in at] for x, at in zip((a, b), dims, strict=True)]
+    letters = iter(string.ascii_letters)
+    left, right = [next(letters) for _ in range(a.dim())], [next(letters) for _ in range(b.dim())]
+    for m, n in zip(*summed, strict=True):
+        right[n] = left[m]
+    kept = [c for c in (*left, *right) if not (c in left and c in right)]
+    return t(torch.einsum, f"{''.join(left)},{''.join(right)}->{''.join(kept)}", a, b)
+
+
+@rule("cdist")
+def cdist(t: Tracer, x1: Traced, x2: Traced, p: float = 2.0, compute_mode: str | None = None) -> Traced:
+    (*a, rows, _), (*b, columns, _) = x1.node.shape, x2.node.shape
+    args = {"input": x1, "other": x2, "p": p, "compute_mode": compute_mode}
+    call = "torch.cdist({input}, {other}, p={p}, compute_mode={compute_mode})"
+    return t.emit("cdist", args, (*shapes.broadcast(t.graph, a, b), rows, columns), call)
+
+
 @rule("einsum", probe=True)
 def einsum(t: Tracer, equation: str, *operands: Any) -> Traced:
     tensors = tuple(operands[0]) if len(operands) == 1 and isinstance(operands[0], list | tuple) else operands
     terms, result = explicit_terms(equation, [x.dim() for x in tensors])
+    if len(tensors) > 2:
+        probed = t.result
+        terms, tensors = _two(t, terms, list(tensors), result)
+        t.result = probed
+    if len(tensors) == 2 and set(result) == set("".join(terms)) and all(len(set(s)) == len(s) for s in terms):
+        return t(torch.mul, *(_aligned(t, x, s, result) for x, s in zip(tensors, terms, strict=True)))  # no sum
     sizes: dict[str, Expr] = {}
     for term, x in zip(terms, tensors, strict=True):
         for letter, size in zip(term, x.node.shape, strict=True):
@@ -110,6 +138,36 @@ def einsum(t: Tracer, equation: str, *operands: Any) -> Traced:
     traced = t.emit("einsum", holes, [sizes[letter] for letter in result], call)
     traced.node.args = {k: traced.node.args[k] for k in args}
     return traced
+
+
+def _two(t: Tracer, terms: list[str], tensors: list[Any], result: str) -> tuple[list[str], list[Any]]:
+    """Two operands of many: those whose product is smallest are multiplied first."""
+    sizes: dict[str, int] = {}
+    for term, x in zip(terms, tensors, strict=True):
+        sizes |= {c: int(t.graph.hint(e)) for c, e in zip(term, x.node.shape, strict=True)}
+    while len(tensors) > 2:
+        pairs = {
+            (m, n): _kept(terms[m] + terms[n], [result, *(s for k, s in enumerate(terms) if k not in (m, n))])
+            for n in range(len(tensors))
+            for m in range(n)
+        }
+        # of two that are equally small the one that sums
+        m, n = min(pairs, key=lambda p: (math.prod(sizes[c] for c in pairs[p]), len(pairs[p])))
+        made = t(torch.einsum, f"{terms[m]},{terms[n]}->{pairs[m, n]}", tensors[m], tensors[n])
+        letters = pairs[m, n]
+        terms = [*(s for k, s in enumerate(terms) if k not in (m, n)), letters]
+        tensors = [*(x for k, x in enumerate(tensors) if k not in (m, n)), made]
+    return terms, tensors
+
+
+def _kept(letters: str, elsewhere: list[str]) -> str:
+    return "".join(c for c in dict.fromkeys(letters) if any(c in s for s in elsewhere))
+
+
+def _aligned(t: Tracer, x: Traced, letters: str, all: str) -> Traced:
+    """``x`` with a dimension for each of ``all`` letters, of size 1 where it has none."""
+    x = t(torch.permute, x, [letters.index(c) for c in all if c in letters])
+    return x[tuple(slice(None) if c in letters else None for c in all)]
 
 
 def explicit_terms(equation: str, ranks: list[int]) -> tuple[list[str], str]:

@@ -32,7 +32,7 @@ for _entry in _SYNONYMS.split():
     _name, _, _target = _entry.partition("=")
     SAME[_name] = _target
 
-RENAMED = {"axis": "dim", "keepdims": "keepdim", "self": "input", "exponent": "other"}
+RENAMED = {"axis": "dim", "keepdims": "keepdim", "self": "input", "exponent": "other", "train": "training"}
 
 
 def rule(*names: str, factory: bool = False, probe: bool = False) -> Callable[[Rule], Rule]:
