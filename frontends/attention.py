@@ -94,7 +94,7 @@ def definition(
     pooled = pattern.pooled if isinstance(pattern, Sources) else ()
     pattern = pattern.pattern if isinstance(pattern, Sources) else unpacked(pattern)
     scores = query @ key.mT * factor
-    shift = key.shape[2] - query.shape[2] if offset == "end" else offset
+    shift = key.shape[2] - query.shape[2] if isinstance(offset, str) else offset  # "end"
     at = _positions(query, key.shape[2], shift)
     if score is not None:
         scores = _four(unpacked(score)(scores, *at), "the score function").to(scores.dtype)
