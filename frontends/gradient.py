@@ -9,14 +9,10 @@ import torch
 
 from . import autocast
 from .recompute import Call, recomputed
+from .smooth import is_smooth
 
 if TYPE_CHECKING:
     from .specialise import Specialisation
-
-
-def is_smooth(dtype: torch.dtype) -> bool:
-    """May there be gradients of tensors of this type?"""
-    return dtype.is_floating_point or dtype.is_complex
 
 
 class _Refused(Exception):

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from .gradient import is_smooth
 from .programs import Program, program
+from .smooth import is_smooth
 
 Tensors = Sequence[torch.Tensor]
 _KEEP: list[Any] = []  # a library of PyTorch lives as long as its object

@@ -6,7 +6,6 @@ The name holds a digest of all that the program depends on, so that equal names 
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 Tensors = Sequence[torch.Tensor]
 _programs: dict[str, Program] = {}
-_lock = threading.Lock()
 
 
 @dataclass(eq=False)
@@ -177,10 +175,7 @@ def program_of(found: Specialisation, compiled: CompiledAttention) -> Program:
     parts = (found.graph.text(), found.plan.guards, found.plan.backend, compiled.fallback, options)
     digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
     name = f"{found.graph.name}_{digest}"
-    with _lock:
-        if name not in _programs:
-            _programs[name] = Program(name, found, compiled.fallback)
-        return _programs[name]
+    return _programs.get(name) or _programs.setdefault(name, Program(name, found, compiled.fallback))
 
 
 def program(name: str) -> Program:

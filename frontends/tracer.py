@@ -29,10 +29,10 @@ from .errors import (
     UnknownTensorError,
     UnsupportedOpError,
 )
-from .gradient import is_smooth
 from .graph import Graph, Input, Node, Source, leaves, map_arg, type_text
 from .locate import user_line, with_text
 from .sizes import as_expr, graph_number, hint_of, is_number
+from .smooth import is_smooth
 from .traced import Traced
 
 

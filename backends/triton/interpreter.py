@@ -8,6 +8,7 @@ raw 16-bit words, truncates where a GPU rounds to nearest even, and multiplies t
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +24,8 @@ from triton.runtime.jit import JITFunction
 
 from .importing import import_file
 
-_lock = threading.RLock()  # the swap is global to the process
+_lock = threading.RLock()  # the swap is global to the process, and so no process forks within one
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 _swapped: dict[int, Any] = {}
 
 

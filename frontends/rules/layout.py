@@ -8,8 +8,8 @@ import torch
 
 from ...ir.expr import ONE, Expr, ceildiv, const, op
 from .. import shapes
-from ..gradient import is_smooth
 from ..sizes import as_expr
+from ..smooth import is_smooth
 from ..traced import Traced
 from .registry import rule
 
