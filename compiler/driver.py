@@ -22,6 +22,7 @@ from ..ir.errors import AttncError
 from .cache import DiskCache, Entry, digest, source_hash
 from .collector import resting
 from .errors import BackendError, nearest
+from .forking import building
 from .late_methods import late_methods
 from .lowering import BACKENDS, Gradient, Request, load_backend, show_log
 from .plan import FORMAT, Note, Plan
@@ -207,7 +208,7 @@ def _build(
     # Instruments show only what runs, so a build under them does not take the result of one without.
     instrumented = settings.verify == "each" or settings.dump is not None
     slot = f"{name} {settings.verify} {settings.dump}" if instrumented else name
-    with _lock(slot), late_methods():
+    with _lock(slot), building(), late_methods():
         for plan in _memory.get(slot, ()):
             if hints is None or plan.guards_hold(hints):
                 return plan

@@ -3,7 +3,7 @@
 Triton decides when it is imported whether its own library (``tl.sum``, ``tl.max``) is compiled or interpreted.
 Here the library is swapped while a kernel runs and put back afterwards.  The interpreter keeps bfloat16 as
 raw 16-bit words, truncates where a GPU rounds to nearest even, and multiplies those words as integers in
-``tl.dot``; the conversions below are right.
+``tl.dot``, and conditions of one value as integers; the conversions below are right.
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ def _interpreting() -> Iterator[None]:
             swap(builder, name, _cast)
         swap(builder, "create_fp_to_fp", lambda self, source, type, rounding: _cast(self, source, type))
         swap(builder, "create_dot", _dot)
+        swap(builder, "create_splat", _splat)
         swap(interpreter, "_patch_lang_tensor", _patch_tensor)
         swap(interpreter, "_patch_lang", _patch_language)
         yield
@@ -137,6 +138,15 @@ def _cast(self: Any, source: Any, type: Any) -> Any:
     if to == tl.bfloat16:
         return interpreter.TensorHandle(float32_to_bfloat16(data), to)
     return _cast_impl(self, interpreter.TensorHandle(data, tl.float32), type)
+
+
+_splat_impl = interpreter.InterpreterBuilder.create_splat
+
+
+def _splat(self: Any, type: Any, source: Any) -> Any:
+    """A condition stays one: the interpreter makes it an integer, which no load takes for a mask."""
+    found = _splat_impl(self, type, source)
+    return interpreter.TensorHandle(found.data.astype(bool), tl.int1) if source.data.dtype == bool else found
 
 
 def _dot(self: Any, a: Any, b: Any, d: Any, *options: Any) -> Any:

@@ -11,7 +11,6 @@ islpy is imported inside, and every use of it holds :data:`LOCK`: an isl context
 from __future__ import annotations
 
 import copy
-import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 LOCK = threading.RLock()
-# a child of a fork has none of the threads that could let go of it: nobody is in a question while a process forks
-os.register_at_fork(before=LOCK.acquire, after_in_parent=LOCK.release, after_in_child=LOCK.release)
 # isl operations after which a question is given up: some tenths of a second
 BUDGET = 400_000
 

@@ -69,9 +69,8 @@ def disentangled(q, k, v, of_queries, of_keys):
     return causal(torch.where(i == 0, scores * 0.5, scores) / 3).softmax(-1) @ v
 
 
-@pytest.mark.parametrize("backend", ["cpu", "triton"])
-@pytest.mark.parametrize("n", [7, 67])
-def test_products_with_a_small_table_are_looked_up(n, backend):
+@pytest.mark.parametrize(("backend", "n"), [("cpu", 7), ("cpu", 67), ("triton", 19)])
+def test_products_with_a_small_table_are_looked_up(backend, n):
     args = tensors(*[(B, H, n, D)] * 3, (H, 5, D), (H, 5, D))
     assert_compiles(disentangled, args, backend)
 
