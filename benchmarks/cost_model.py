@@ -12,6 +12,7 @@ the tiles that the model alone would take.
 from __future__ import annotations
 
 import argparse
+import importlib
 import itertools
 import json
 import math
@@ -39,7 +40,7 @@ from attnc.compiler.lowered import Lowered
 from attnc.compiler.spaces import own_choices, space_of
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-import patterns  # type: ignore[import-not-found]
+patterns: Any = importlib.import_module("patterns")  # those of the tests, which a type checker does not find
 
 HEADS = 1, 4  # forward and backward: a run takes milliseconds, so that the least of many is undisturbed
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}

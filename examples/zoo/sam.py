@@ -44,7 +44,8 @@ def windows(x: Tensor, rel_h: Tensor, rel_w: Tensor, m: int) -> Tensor:
     """``x`` (3, B, heads, H, W, D) of queries, keys and values, in windows of ``m`` x ``m``."""
     _, b, heads, height, width, d = x.shape
     x = x.view(3, b, heads, height // m, m, width // m, m, d).permute(0, 1, 2, 3, 5, 4, 6, 7)
-    out = _decomposed(*x.reshape(3, -1, m * m, d).unbind(0), rel_h, rel_w, (m, m))
+    q, k, v = x.reshape(3, -1, m * m, d).unbind(0)
+    out = _decomposed(q, k, v, rel_h, rel_w, (m, m))
     out = out.view(b, heads, height // m, width // m, m, m, d).permute(0, 1, 2, 4, 3, 5, 6)
     return out.reshape(b, heads, height, width, d)
 
