@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import patterns as patterns
     from .compiler.autotune.shipping import load_tuned as load_tuned
     from .compiler.autotune.tuner import autotune as autotune
     from .compiler.driver import STAGES as STAGES
@@ -50,10 +51,12 @@ _HOME = {
     "OptionError": ".compiler.errors",
 }
 
-__all__ = ["__version__", *_HOME]  # noqa: PLE0604
+__all__ = ["__version__", "patterns", *_HOME]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:
+    if name == "patterns":
+        return importlib.import_module(".patterns", __name__)
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

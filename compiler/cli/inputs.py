@@ -69,7 +69,7 @@ def derive(
     if shape is None:
         if args:
             raise InputsError("--arg needs --shape")
-        return _from_example(target)
+        return _converted(_from_example(target), dtype, device, data)
     sizes = parse_sizes(shape)
     make = _Maker(torch_dtype(dtype), _device(device, data), data)
     given = dict(_parse_arg(a, sizes) for a in args or ())
@@ -153,6 +153,23 @@ def _from_example(target: Target) -> Inputs:
         case tuple() | list() as args:
             return tuple(args), {}
     return (result,), {}
+
+
+def _converted(inputs: Inputs, dtype: str, device: str, data: bool) -> Inputs:
+    """Arguments of a file in the type and on the device asked for; the defaults leave them as they are."""
+    wanted, place = torch_dtype(dtype), _device(device, data)
+    if dtype in ("f32", "float32") and place.type == "cpu":
+        return inputs
+
+    def converted(x: Any) -> Any:
+        if isinstance(x, list | tuple):
+            return type(x)(map(converted, x)) if not hasattr(x, "_fields") else type(x)(*map(converted, x))
+        if not _is_tensor(x):
+            return x
+        return x.to(place, wanted) if x.is_floating_point() else x.to(place)
+
+    args, kwargs = inputs
+    return tuple(map(converted, args)), {name: converted(x) for name, x in kwargs.items()}
 
 
 def _of_function(target: Target, inputs: Mapping[str, Sequence[Any]]) -> tuple[Any, ...]:

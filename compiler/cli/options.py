@@ -28,10 +28,8 @@ ArgOption = Annotated[
         show_default=False,
     ),
 ]
-DtypeOption = Annotated[
-    str, typer.Option("--dtype", metavar="f32|f64|bf16|f16", help="Element type of --shape's inputs.")
-]
-DeviceOption = Annotated[str, typer.Option("--device", metavar="cpu|cuda", help="Where --shape's inputs live.")]
+DtypeOption = Annotated[str, typer.Option("--dtype", metavar="f32|f64|bf16|f16", help="Element type of the inputs.")]
+DeviceOption = Annotated[str, typer.Option("--device", metavar="cpu|cuda", help="Where the inputs live.")]
 BackendOption = Annotated[
     str, typer.Option("--backend", metavar="auto|cpu|triton|reference", help="The backend that runs the kernels.")
 ]

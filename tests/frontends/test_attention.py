@@ -127,6 +127,7 @@ def test_decoding_with_shared_heads_and_a_bias():
 
 
 def test_patterns_are_values():
+    assert attnc.patterns.Causal is Causal
     assert Causal() & Window(4) == Causal() & Window(4)
     assert hash(Causal() | Global(1)) == hash(Causal() | Global(1))
     assert Window(4) != Window(5)

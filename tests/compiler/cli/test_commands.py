@@ -45,6 +45,7 @@ def test_example_inputs(attnc, window_py: Path) -> None:
     text = "def example_inputs():\n    return (torch.zeros(1, 2, 8, 4),) * 3, {}\n"
     window_py.write_text(window_py.read_text() + text)
     assert "attn.attend" in attnc("dump", f"{window_py}:dilated", "--stage", "attn").out
+    assert "bf16" in attnc("dump", f"{window_py}:dilated", "--stage", "attn", "--dtype", "bf16").out
 
 
 def test_example_inputs_by_function(attnc, window_py: Path) -> None:
