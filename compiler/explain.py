@@ -299,11 +299,11 @@ def _why(after: attn.AttendOp, facts: tuple[Expr, ...], target: str, forced: boo
     """How the tiles compare with the other candidates of the cost model."""
     assert after.tiles is not None
     on = cost.device(target)
-    times = dict(cost.timings(work_of(after, facts), on, cost.NOMINAL_LENGTH))  # known since the tiles were chosen
-    mine = times.pop(after.tiles.data, None)
     if forced:
         best = cost.choose_tiles(work_of(after, facts), target)
         return f"set by an option; the cost model for {on.name} takes {best[0]} x {best[1]}"
+    times = dict(cost.timings(work_of(after, facts), on, cost.NOMINAL_LENGTH))  # known since the tiles were chosen
+    mine = times.pop(after.tiles.data, None)
     if mine is None:
         return "so few queries have tiles of their own, which the cost model does not choose"
     if not times:

@@ -24,15 +24,14 @@ class _State:
     def before(self) -> None:
         me = threading.get_ident()
         self.changed.acquire()
-        self.changed.wait_for(lambda: not +self.builders or set(+self.builders) == {me}, PATIENCE)
+        self.changed.wait_for(lambda: set(+self.builders) <= {me}, PATIENCE)
 
     def after_in_parent(self) -> None:
         self.changed.release()
 
     def after_in_child(self) -> None:
-        own = self.builders[threading.get_ident()]
-        self.__init__()  # type: ignore[misc]
-        self.builders[threading.get_ident()] = own
+        me = threading.get_ident()
+        self.changed, self.builders = threading.Condition(), Counter({me: self.builders[me]})
 
 
 _state = _State()

@@ -35,24 +35,23 @@ class Packed(NamedTuple):
     keywords: dict[str, Any]
 
 
-def packed(value: Any) -> Any:
-    """``value`` with every function in it taken apart; other callables stay whole, as does one that holds itself."""
-    return _packed(value, ())
+def packed(value: Any, around: tuple[Any, ...] = ()) -> Any:
+    """``value`` with every function in it taken apart; other callables stay whole, as does one that holds itself.
 
-
-def _packed(value: Any, around: tuple[Any, ...]) -> Any:
+    ``around`` are the functions that ``value`` is found in.
+    """
     if type(value) is tuple:
-        return tuple(_packed(x, around) for x in value)
+        return tuple(packed(x, around) for x in value)
     if type(value) is not types.FunctionType or any(value is f for f in around) or hasattr(value, "__wrapped__"):
         return value
     within = (*around, value)
     try:
-        cells = tuple(_packed(c.cell_contents, within) for c in value.__closure__ or ())
+        cells = tuple(packed(c.cell_contents, within) for c in value.__closure__ or ())
     except ValueError:  # a cell that is still empty
         return value
     code = Code(value.__code__, id(value.__globals__), value.__globals__)
-    defaults = tuple(_packed(x, within) for x in value.__defaults__ or ())
-    return Packed(code, cells, defaults, {k: _packed(x, within) for k, x in (value.__kwdefaults__ or {}).items()})
+    defaults = tuple(packed(x, within) for x in value.__defaults__ or ())
+    return Packed(code, cells, defaults, {k: packed(x, within) for k, x in (value.__kwdefaults__ or {}).items()})
 
 
 def unpacked(value: Any) -> Any:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ..ir.errors import AttncError
+
+if TYPE_CHECKING:
+    from .graph import Location
 
 
 class NotAFunctionError(AttncError, TypeError):
@@ -86,11 +91,11 @@ class ProgramError(AttncError):
 class UnknownSizeError(UnsupportedOpError):
     """A fact about a size that only running an op tells."""
 
-    def __init__(self, reason: str):
+    def __init__(self, reason: str, location: Location | None = None):
         from .locate import user_line, with_text
 
         self.reason = reason
-        super().__init__(f"{with_text(user_line())}: {reason}; compute that op outside and pass its result")
+        super().__init__(f"{with_text(location or user_line())}: {reason}; compute that op outside and pass its result")
 
 
 class TransformError(AttncError):

@@ -14,7 +14,7 @@ from ..ir.calls import draws_random
 from ..ir.errors import AttncError
 from ..ir.expr import OPS, Expr, Load, Var, evaluate, free_vars, parse, rewrite
 from . import autocast
-from .errors import UnsupportedOpError
+from .errors import UnknownSizeError
 from .fallback import report_backward
 from .graph import Graph, Location, Node, map_arg
 from .locate import with_text
@@ -46,9 +46,10 @@ class Specialisation:
     def __post_init__(self) -> None:
         self.guards = list(dict.fromkeys([*self.graph.guards, *self.graph.value_guards, *map(parse, self.plan.guards)]))
         if late := sorted(set().union(*map(free_vars, self.guards)) & self.graph.late):
-            raise UnsupportedOpError(
-                f"{self.graph.location}: the kernel must be chosen before {', '.join(late)} exists, the size of a "
-                "result that attnc has no rule for; compute that op outside and pass its result"
+            raise UnknownSizeError(
+                f"the kernel must be chosen before {', '.join(late)} exists, the size of a result that attnc has no "
+                "rule for",
+                self.graph.location,
             )
         self.holds = _guard_function(self.graph, self.guards)
         # the plan checks types, shapes and facts about sizes by itself, but not the values of Python floats

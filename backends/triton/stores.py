@@ -49,12 +49,12 @@ def emit_store(emitter: Emitter, op: StoreOp) -> None:
     value, shape = _summed(emitter, op)
     if collides(op):
         index = by_distance(op, shape, emitter.kernel.rows.data.name)
-        own = _owner(op.index.data, shape)
-        if index is None and own is not None:
-            _by_columns(emitter, op, value, shape, own)
-            return
         if index is None:
-            _by_turns(emitter, op, op.index.data, value, shape)
+            own = _owner(op.index.data, shape)
+            if own is None:
+                _by_turns(emitter, op, op.index.data, value, shape)
+            else:
+                _by_columns(emitter, op, value, shape, own)
             return
         for total, diagonals in sums(emitter, value, shape, emitter.memory[op.memory]):
             if not injective(index, diagonals):

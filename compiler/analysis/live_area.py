@@ -213,20 +213,20 @@ def nominal_sizes(
             found |= dict.fromkeys(free, max(round(rest ** (1 / len(free))), 1))
     _fill(domain, found, known)
     inner = {d.name for d in domain} | {s.key for s in sources}
-    for extent in (d.extent for d in domain[:-1] if not free_vars(d.extent) & inner):
-        few = free_vars(extent) - long - known.keys()
-        while few and evaluate(extent, found) < 1 and found[min(few)] < length:  # no whole window in so small an image
-            found |= {n: 2 * found[n] for n in few}
     return {n: found[n] for n in sorted(names - inner)}
 
 
 def _fill(domain: Sequence[Dim], sizes: dict[str, int], known: Mapping[str, int]) -> None:
-    """Make sizes larger until no dimension is empty, such as the groups ``g < N // 49`` of so few tokens."""
+    """Make sizes larger until no dimension is empty, such as the groups ``g < N // 49`` of so few tokens.
+
+    ``sizes`` are changed in place; a dimension whose extent uses others may be empty for some of these.
+    """
     inner = {d.name for d in domain}
     for d in domain:
-        free = sorted(free_vars(d.extent) - inner - known.keys())
+        used = free_vars(d.extent)
+        free = set() if used & inner else used - known.keys()
         for _ in range(MOST_DOUBLINGS):
-            if not free or free_vars(d.extent) & inner or evaluate(d.extent, sizes) >= 1:
+            if not free or evaluate(d.extent, sizes) >= 1:
                 break
             sizes |= {n: sizes[n] * 2 for n in free}
 

@@ -30,7 +30,7 @@ from ..analysis.segments import widths
 from .common import facts_about
 from .gradient_problem import Problem
 from .kernel_builder import fresh
-from .patches import Box, Patches, patches, whole_rows
+from .patches import Patches, patches, whole_rows
 
 WORTHWHILE = 0.8  # the share of pairs that may be left
 # rows and columns, by their product
@@ -91,7 +91,7 @@ def _of_queries(problem: Problem, of: Sequence[int], found: Patches) -> Problem:
 
     sources = list(problem.sources)
     for n, box in zip(of, found.boxes, strict=True):
-        sources[n] = _moved(problem, n, box, found.domain, box.dim.extent)
+        sources[n] = box.source(sources[n], found.domain, box.dim.extent, problem.facts)
     maps: dict[str, Any] = {name: moved(getattr(problem, name)) for name in _MAPS}
     return replace(problem, batch=tuple(batch), row=row, sources=tuple(sources), **maps)
 
@@ -102,14 +102,6 @@ def _of_keys(problem: Problem, of: Sequence[int], found: Patches) -> Problem:
     (n,), (box,) = of, found.boxes
     inside = facts_about((*found.domain, box.dim), problem.facts)
     sources = list(problem.sources)
-    sources[n] = _moved(problem, n, box, found.domain, key.extent)
+    sources[n] = box.source(sources[n], found.domain, key.extent, problem.facts)
     maps: dict[str, Any] = {name: tuple(box.moved(e, inside) for e in getattr(problem, name)) for name in _MAPS}
     return replace(problem, batch=tuple(batch), row=box.dim, sources=tuple(sources), **maps)
-
-
-def _moved(problem: Problem, n: int, box: Box, domain: Sequence[Dim], extent: Expr) -> attn.Source:
-    """Source ``n`` between a patch and its box."""
-    s, inside = problem.sources[n], facts_about((*domain, box.dim), problem.facts)
-    key, value = (tuple(box.moved(e, inside) for e in m) for m in (s.key_map, s.value_map))
-    score = replace(s.score, body=box.moved(s.score.body, inside))
-    return attn.Source(s.key, extent, key, value, box.moved(s.mask, inside), score)

@@ -37,7 +37,7 @@ from ...ir.expr import Expr, evaluate, free_vars
 from ..analysis.cost import NOMINAL_LENGTH, device, timings
 from ..analysis.segments import widths
 from .common import attends, facts_about, fresh, moved_maps, work_of
-from .patches import Box, patches, whole_rows
+from .patches import patches, whole_rows
 from .rewriting import replace as replace_op
 
 PATCHES = ((8, 16), (16, 8), (4, 32), (8, 8), (4, 16))  # rows and columns
@@ -102,14 +102,7 @@ def _by_patches(
     found = patches(attend.domain, walked, width, size, (fresh("y", attend), fresh("x", attend)), facts)
     if found is None:
         return None
-    sources = [_boxed(s, box, found.domain, facts) for s, box in zip(attend.source_list, found.boxes, strict=True)]
+    boxed = zip(attend.source_list, found.boxes, strict=True)
+    sources = [box.source(s, found.domain, box.dim.extent, facts) for s, box in boxed]
     maps = moved_maps(attend, found.domain, found.held, facts)
     return attend.rebuilt(dims=found.domain, sources=tuple(sources), **maps)
-
-
-def _boxed(s: attn.Source, box: Box, domain: tuple[Dim, ...], facts: tuple[Expr, ...]) -> attn.Source:
-    """A source over the box of keys that a patch sees."""
-    inside = facts_about((*domain, box.dim), facts)
-    key, value = (tuple(box.moved(e, inside) for e in m) for m in (s.key_map, s.value_map))
-    score = replace(s.score, body=box.moved(s.score.body, inside))
-    return attn.Source(s.key, box.dim.extent, key, value, box.moved(s.mask, inside), score)

@@ -14,8 +14,9 @@ rest.  Images are whole rows, which callers know.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ...ir import attn
 from ...ir.attributes import Dim
 from ...ir.expr import (
     TRUE,
@@ -56,6 +57,13 @@ class Box:
     def moved(self, e: Expr, inside: Facts) -> Expr:
         """An expression about pairs in the new dimensions."""
         return inside.simplify(substitute(rewrite(e, self.parts.get), self.now))
+
+    def source(self, s: attn.Source, domain: Sequence[Dim], extent: Expr, facts: tuple[Expr, ...]) -> attn.Source:
+        """``s`` between a patch, the last dimension of ``domain``, and this box; ``extent`` is that of its keys."""
+        inside = facts_about((*domain, self.dim), facts)
+        key, value = (tuple(self.moved(e, inside) for e in m) for m in (s.key_map, s.value_map))
+        score = replace(s.score, body=self.moved(s.score.body, inside))
+        return attn.Source(s.key, extent, key, value, self.moved(s.mask, inside), score)
 
 
 @dataclass(frozen=True)

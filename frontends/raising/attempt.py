@@ -22,11 +22,8 @@ def attempt(values: Values, *memos: dict[Any, Any]) -> Iterator[None]:
     memos = (*memos, *values.memos)
     lengths = [len(m) for m in memos]
     try:
-        try:
-            yield
-        except UnknownSizeError as error:
-            raise NoMatch(error.reason, attention=True) from None
-    except NoMatch:
+        yield
+    except (NoMatch, UnknownSizeError) as error:
         if before[:2] != (graph.guards, graph.value_guards):
             graph.guards[:], graph.value_guards[:] = before[:2]
             graph.aliases, graph.exact = before[2:]
@@ -34,4 +31,6 @@ def attempt(values: Values, *memos: dict[Any, Any]) -> Iterator[None]:
                 while len(memo) > length:
                     memo.popitem()
             values.refresh()
+        if isinstance(error, UnknownSizeError):
+            raise NoMatch(error.reason, attention=True) from None
         raise

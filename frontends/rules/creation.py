@@ -162,22 +162,18 @@ def pairs_of_parts(t: Tracer, a: Traced, b: Traced) -> Traced:
                   f"torch.{t.op}({{input}}, {{other}})")  # fmt: skip
 
 
-_COMPLEX = {torch.float16: torch.complex32, torch.float32: torch.complex64, torch.float64: torch.complex128}
-
-
 @rule("view_as_complex")
 def view_as_complex(t: Tracer, input: Traced) -> Traced:
     t.graph.unify(input.node.shape[-1], const(2))
-    kind = _COMPLEX[input.dtype]
-    made = t.emit(
-        "view_as_complex", {"input": input}, input.node.shape[:-1], "torch.view_as_complex({input})", dtype=kind
-    )
+    kind = input.dtype.to_complex()
+    shape = input.node.shape[:-1]
+    made = t.emit("view_as_complex", {"input": input}, shape, "torch.view_as_complex({input})", dtype=kind)
     return t.view(input, made)
 
 
 @rule("view_as_real")
 def view_as_real(t: Tracer, input: Traced) -> Traced:
-    kind = next(k for k, v in _COMPLEX.items() if v == input.dtype)
+    kind = input.dtype.to_real()
     shape = (*input.node.shape, const(2))
     return t.view(input, t.emit("view_as_real", {"input": input}, shape, "torch.view_as_real({input})", dtype=kind))
 

@@ -100,7 +100,7 @@ def sdpa(
 def tensordot(t: Tracer, a: Traced, b: Traced, dims: Any = 2, out: None = None) -> Traced:
     if isinstance(dims, int):
         dims = range(a.dim() - dims, a.dim()), range(dims)
-    summed = [[x.dim() + d if d < 0 else d for d in at] for x, at in zip((a, b), dims, strict=True)]
+    summed = [[shapes.dim(x.dim(), d) for d in at] for x, at in zip((a, b), dims, strict=True)]
     letters = iter(string.ascii_letters)
     left, right = [next(letters) for _ in range(a.dim())], [next(letters) for _ in range(b.dim())]
     for m, n in zip(*summed, strict=True):
