@@ -52,7 +52,6 @@ bench: $(INSTALLED) ## run the benchmarks and write benchmarks/results/ (BENCH_A
 	$(BIN)/python benchmarks/startup.py $(BENCH_ARGS)
 
 docs: $(INSTALLED) ## build the documentation into build/site; a broken link is an error
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	$(BIN)/mkdocs build --strict --quiet
 
 clean: ## remove .venv and everything that the targets made
