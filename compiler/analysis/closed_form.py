@@ -238,7 +238,7 @@ def arms(name: str, bounds: Iterable[Expr]) -> list[Expr]:
 
 
 def _int(value: Any) -> int:
-    return int(value.to_str())
+    return value.get_num_si()
 
 
 def _floordiv(a: poly.Poly, by: int) -> poly.Poly:
