@@ -33,14 +33,14 @@ from xdsl.passes import ModulePass
 
 from ...ir import attn
 from ...ir.attributes import Dim
-from ...ir.expr import Expr, evaluate, free_vars
+from ...ir.expr import TRUE, Expr, evaluate, free_vars
 from ..analysis.cost import NOMINAL_LENGTH, device, timings
-from ..analysis.segments import widths
+from ..analysis.segments import images
 from .common import attends, facts_about, fresh, moved_maps, work_of
-from .patches import patches, whole_rows
+from .patches import NAMES, SHAPES, patches, whole_images
 from .rewriting import replace as replace_op
 
-PATCHES = ((8, 16), (16, 8), (4, 32), (8, 8), (4, 16))  # rows and columns
+PATCHES = SHAPES[128] + SHAPES[64]
 
 
 @dataclass(frozen=True)
@@ -70,20 +70,22 @@ class ImagePatches(ModulePass):
     def _change(self, attend: attn.AttendOp, facts: tuple[Expr, ...], sizes: Mapping[str, int]) -> list[Expr]:
         """Rewrite one attention if that pays; the guards that it then relies on."""
         row, masks = attend.domain[-1], [s.mask for s in attend.source_list]
-        for width in widths(masks, lambda x: row.name in free_vars(x)):
-            whole = whole_rows([row.extent, *(s.extent for s in attend.source_list)], width)
+        for inner in images(masks, lambda x: row.name in free_vars(x)):
+            whole = whole_images([row.extent, *(s.extent for s in attend.source_list)], inner)
             whole = [g for g in whole if not facts_about(attend.domain, facts).always(g)]
             if any(not free_vars(g) <= sizes.keys() or not evaluate(g, sizes) for g in whole):
                 continue
             known = (*facts, *whole)
-            found = [(p, math.prod(size)) for size in PATCHES if (p := _by_patches(attend, width, size, known))]
+            shapes = [size for size in PATCHES if len(size) == len(inner) + 1]
+            found = [(p, math.prod(size)) for size in shapes if (p := _by_patches(attend, inner, size, known))]
             on, work = device(self.target), work_of(attend, known)
             before = min(timings(work, on, NOMINAL_LENGTH).values())
             timed = []
             for patch, rows in found:
-                after = replace(work, domain=patch.domain, sources=tuple(patch.source_list))
-                times = timings(after, on, NOMINAL_LENGTH)
-                timed += [(time, tiles, patch) for tiles, time in times.items() if tiles[0] == rows]
+                boxes = tuple(replace(s, mask=TRUE) for s in patch.source_list)  # which a tile sees as a whole
+                after = replace(work, domain=patch.domain, sources=boxes)
+                times = timings(after, on, NOMINAL_LENGTH, rows=rows)
+                timed += [(time, tiles, patch) for tiles, time in times.items()]
             time, tiles, best = min(timed, key=lambda x: x[0], default=(before, (0, 0), attend))
             if time < before:
                 if not self.guards_only:
@@ -95,11 +97,12 @@ class ImagePatches(ModulePass):
 
 
 def _by_patches(
-    attend: attn.AttendOp, width: int, size: tuple[int, int], facts: tuple[Expr, ...]
+    attend: attn.AttendOp, inner: tuple[int, ...], size: tuple[int, ...], facts: tuple[Expr, ...]
 ) -> attn.AttendOp | None:
     """The same with rows in patches of ``size``; None where boxes of keys have no form."""
     walked = [(Dim(s.key, s.extent), s.mask) for s in attend.source_list]
-    found = patches(attend.domain, walked, width, size, (fresh("y", attend), fresh("x", attend)), facts)
+    names = tuple(fresh(name, attend) for name in NAMES[-len(size) :])
+    found = patches(attend.domain, walked, inner, size, names, facts)
     if found is None:
         return None
     boxed = zip(attend.source_list, found.boxes, strict=True)
