@@ -19,6 +19,7 @@ PASSES = {
     "dilation": "dilation:Dilation",
     "image-patches": "image_patches:ImagePatches",
     "image-rows": "image_rows:ImageRows",
+    "pack-groups": "pack_groups:PackGroups",
     "few-rows": "few_rows:FewRows",
     "split-keys": "split_keys:SplitKeys",
     "choose-tiles": "choose_tiles:ChooseTiles",
