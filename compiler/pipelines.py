@@ -24,9 +24,9 @@ def forward(target: str, narrow: bool, sizes: Mapping[str, int] | None = None) -
             # Before image-rows, which takes what has no patches.  Only here: the gradient of the keys would walk the
             # image rows, or patches, one by one, so gradient-kernels makes its own.
             ("image-patches", at_hand),
-            ("image-rows", {"target": target}),
-            # After every other change of the domain: what is a small group is known then.
+            # After what gradients have as well, and nothing else: both then rely on the same guards.
             ("pack-groups", at_hand),
+            ("image-rows", {"target": target}),
             # After every change of the domain, for it counts the rows that are left; it may choose tiles itself.
             ("few-rows", at_hand),
             # Only few rows are worth it, and few-rows says which are few.
@@ -60,7 +60,7 @@ def gradient(
             *_domain(target, sizes),
             # What the forward plan relies on, gradient-kernels may, too.
             ("image-patches", {"target": target, **_at_hand(sizes), "guards_only": True}),
-            # As in the forward pipeline, whose guards hold here as well.
+            # As in the forward pipeline.
             ("pack-groups", {"target": target, **_at_hand(sizes)}),
             # Before tiles, which the gradient wants of another shape.
             ("differentiate", {"wanted": tuple(wanted), "given": tuple(given)}),

@@ -115,17 +115,12 @@ def _packed(attend: attn.AttendOp, dim: Dim, many: int, guard: Expr, facts: tupl
     for s in attend.source_list:
         keys, key = _split(Dim(s.key, s.extent), dim, many), Dim(s.key, s.extent * many)
         inside = facts_about((*domain, key), (*facts, guard))
-
-        def moved(e: Expr, by: Mapping[str, Expr], inside: Any = inside) -> Expr:
-            return inside.simplify(substitute(e, by))
-
         pairs = {s.key: keys[s.key], **rows}
         same = eq(Var(row.name) // row.extent, Var(s.key) // s.extent)
-        maps = [tuple(moved(e, keys) for e in m) for m in (s.key_map, s.value_map)]
-        score = Lambda(s.score.params, moved(s.score.body, pairs))
-        sources.append(
-            attn.Source(s.key, key.extent, *maps, moved(op("and", same, substitute(s.mask, pairs)), {}), score)
-        )
+        key_map, value_map = (tuple(inside.simplify(substitute(e, keys)) for e in m) for m in (s.key_map, s.value_map))
+        mask = inside.simplify(op("and", same, substitute(s.mask, pairs)))
+        score = Lambda(s.score.params, inside.simplify(substitute(s.score.body, pairs)))
+        sources.append(attn.Source(s.key, key.extent, key_map, value_map, mask, score))
     return {"dims": domain, "sources": tuple(sources), **moved_maps(attend, domain, rows, (*facts, guard))}
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import attnc
+from attnc.ir.attn import func_of
 from attnc.ir.tile import kernels_of
 
 from ...numerics import assert_gradients_match, assert_matches, gradients
@@ -44,3 +45,8 @@ def test_another_number_of_groups_has_a_plan_of_its_own():
     for count in (4, 3, 6):
         inputs = [*torch.randn(3, 1, 1, 8 * count, 16), torch.randn(1, 8, 8)]
         assert_matches(fn, compiled(*inputs), inputs)
+        (found,) = gradients(compiled, inputs)
+        assert_gradients_match(fn, found, inputs)
+        lowered = compiled.lower(*inputs)
+        forward, backward = (func_of(x.module("tile")) for x in (lowered, lowered.backward()))
+        assert set(backward.facts) <= set(forward.facts)
