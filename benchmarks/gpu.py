@@ -12,7 +12,8 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,8 @@ class Run:
         self.start = time.monotonic()
         self.end = self.start + args.deadline
         self.path = args.out / "gpu.json"
-        self.result: dict[str, Any] = {"setup": {"deadline_s": args.deadline, "quick": args.quick, "dry": args.dry}}
+        setup = {"deadline_s": args.deadline, "quick": args.quick, "dry": args.dry}
+        self.result: dict[str, Any] = {"setup": setup, "gpu": {}, "rows": [], "failed": {}}
 
     def say(self, text: str) -> None:
         print(f"[{time.monotonic() - self.start:5.0f} s] {text}", flush=True)
@@ -52,6 +54,17 @@ class Run:
         self.result["seconds"] = round(time.monotonic() - self.start)
         self.args.out.mkdir(parents=True, exist_ok=True)
         self.path.write_text(json.dumps(self.result, indent=1) + "\n")
+
+    def stage(self, work: Callable[..., Any], *args: Any) -> Any:
+        """What ``work`` returns; None where it fails, which is recorded: the other stages are worth their time."""
+        try:
+            return work(*args)
+        except Exception as error:
+            self.result["failed"][work.__name__] = traceback.format_exc()
+            self.say(f"{work.__name__} failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            return None
+        finally:
+            self.save()
 
     # ---- the stages
 
@@ -214,19 +227,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         run = Run(args, Path(folder))
-        run.machine()
-        right = args.no_checks or run.check()
-        run.save()
+        run.stage(run.machine)
+        right = args.no_checks or run.stage(run.check)
         if not args.no_speed:
-            run.prepare(cases)
-            run.measure(cases)
-            run.save()
-            show(run.result)
+            run.stage(run.prepare, cases)
+            run.stage(run.measure, cases)
+            run.stage(show, run.result)
             picture = args.out / "gpu.png"
-            if draw(run.result["rows"], str(run.result["gpu"].get("name")), picture):
+            if run.stage(draw, run.result["rows"], str(run.result["gpu"].get("name")), picture):
                 print(picture)
     print(run.path)
-    return 0 if right else 1
+    return 0 if right and not run.result["failed"] else 1
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,22 +25,26 @@ RECORD = Path(__file__).parent / "results" / "gpu_static.json"
 TARGETS = ("sm_90", "sm_80", "sm_100", "gfx942")
 # Heads are 64 wide in the whole table, and 128 in the patterns that stand for the rest: one of each kind of mask.
 WIDE = ("dense", "causal", "window", "dilated", "window_2d", "block_mask", "hierarchical", "gqa", "dense_bias")
+# In float32, whose products run on ordinary units with their operands in registers: one of each number of main loops.
+SINGLE = ("dense", "causal")
 # What may change without being worse: the assembler schedules anew whenever anything changes.
 MORE_REGISTERS, MORE_INSTRUCTIONS = 8, 1.03
 
 
 @dataclass(frozen=True)
 class Case:
-    """One compilation: a pattern with heads of a width, forward or backward, for a target."""
+    """One compilation: a pattern with heads of a width, forward or backward, for a target and a dtype."""
 
     pattern: str
     width: int
     direction: str
     target: str
+    dtype: str = "bf16"
 
     @property
     def name(self) -> str:
-        return f"{self.pattern} D{self.width} {self.direction} {self.target}"
+        of_other_dtype = "" if self.dtype == "bf16" else f" {self.dtype}"
+        return f"{self.pattern} D{self.width} {self.direction} {self.target}{of_other_dtype}"
 
 
 def table_of_patterns() -> Mapping[str, Any]:
@@ -54,10 +59,12 @@ def plan(targets: Sequence[str] = TARGETS) -> Iterator[Case]:
             for width in (64, 128) if pattern in WIDE else (64,):
                 for direction in ("forward", "backward"):
                     yield Case(pattern, width, direction, target)
+        for pattern, width in itertools.product(SINGLE, (64, 128)):
+            yield from (Case(pattern, width, direction, target, "f32") for direction in ("forward", "backward"))
 
 
 def measure(case: Case) -> dict[str, dict[str, Any]]:
-    """The machine code of a case's kernels, by name, in bfloat16; ``wrong`` lists what no kernel may do."""
+    """The machine code of a case's kernels, by name; ``wrong`` lists what no kernel may do."""
     import torch
 
     import attnc
@@ -65,7 +72,8 @@ def measure(case: Case) -> dict[str, dict[str, Any]]:
     from attnc.ir.tile import DotOp, kernels_of
 
     pattern = table_of_patterns()[case.pattern]
-    inputs = pattern.inputs(1, 8, 256, 256, case.width, dtype=torch.bfloat16)
+    dtype = torch.bfloat16 if case.dtype == "bf16" else torch.float32
+    inputs = pattern.inputs(1, 8, 256, 256, case.width, dtype=dtype)
     lowered = attnc.compile(pattern.fn, backend="triton", fallback="error").lower(*inputs).on(case.target)
     if case.direction == "backward":
         lowered = lowered.backward()
@@ -77,7 +85,9 @@ def measure(case: Case) -> dict[str, dict[str, Any]]:
     for name, code in machine_code(lowered).items():
         wrong = [] if code.fits else [f"{code.shared_bytes} bytes of shared memory, of {code.shared_limit}"]
         wrong += [f"{code.loop_spills} spills in main loops"] if code.loop_spills else []
-        wrong += ["no matrix instruction"] if name in products and not code.matrix else []
+        if name in products:
+            wrong += ["no matrix instruction"] if case.dtype == "bf16" and not code.matrix else []
+            wrong += ["no main loop"] if case.dtype == "f32" and not code.loops else []
         found[name] = code.to_json() | {"wrong": wrong}
     return found
 
@@ -137,7 +147,7 @@ def run(cases: Sequence[Case], jobs: int) -> Iterator[tuple[Case, dict[str, Any]
 def table(kernels: Mapping[str, Mapping[str, Any]]) -> Any:
     from rich.table import Table
 
-    page = Table(title="machine code, bf16; main loops in instructions a turn", title_justify="left", title_style="")
+    page = Table(title="machine code; main loops in instructions a turn", title_justify="left", title_style="")
     heads = "case", "kernel", "registers", "spills", "shared KiB", "tasks", "matrix", "main loops", "in it", "wrong"
     for n, head in enumerate(heads):
         page.add_column(head, justify="left" if n in (0, 1, 6, 9) else "right")

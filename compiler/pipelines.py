@@ -24,6 +24,8 @@ def forward(target: str, narrow: bool, sizes: Mapping[str, int] | None = None) -
             # Before image-rows, which takes what has no patches.  Only here: the gradient of the keys would walk the
             # image rows, or patches, one by one, so gradient-kernels makes its own.
             ("image-patches", at_hand),
+            # After what gradients have as well, and nothing else: both then rely on the same guards.
+            ("pack-groups", at_hand),
             ("image-rows", {"target": target}),
             # After every change of the domain, for it counts the rows that are left; it may choose tiles itself.
             ("few-rows", at_hand),
@@ -58,6 +60,8 @@ def gradient(
             *_domain(target, sizes),
             # What the forward plan relies on, gradient-kernels may, too.
             ("image-patches", {"target": target, **_at_hand(sizes), "guards_only": True}),
+            # As in the forward pipeline.
+            ("pack-groups", {"target": target, **_at_hand(sizes)}),
             # Before tiles, which the gradient wants of another shape.
             ("differentiate", {"wanted": tuple(wanted), "given": tuple(given)}),
             ("choose-tiles", {"target": target}),

@@ -94,6 +94,24 @@ def test_results_are_written_and_drawn(gpu: Any, monkeypatch: pytest.MonkeyPatch
     assert (tmp_path / "gpu.png").stat().st_size > 10_000
 
 
+def test_a_stage_that_fails_is_recorded_and_the_others_run(
+    gpu: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def broken(*args: object) -> None:
+        raise RuntimeError("no such file")
+
+    def measure(run: Any, cases: Any) -> None:
+        run.result["rows"] = [{"case": c.name, "error": "not run"} for c in cases]
+
+    for name, stage in {"machine": broken, "check": broken, "prepare": broken, "measure": measure}.items():
+        monkeypatch.setattr(gpu.Run, name, stage)
+    monkeypatch.setattr(gpu, "draw", broken)
+    assert gpu.main(["--device", "cpu", "--dry", "--jobs", "1", "--out", str(tmp_path)]) == 1
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert [text.splitlines()[-1] for text in found["failed"].values()] == ["RuntimeError: no such file"]
+    assert len(found["rows"]) == 17
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("pattern", "rows"), [("window", 2), ("decode", 1)])
 def test_dry_run(pattern: str, rows: int, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Reading assembly: the instructions of a kernel, which kinds they are of, and the loops that they lie in.
 
 A loop is what lies between its beginning and the last way back to it (:mod:`.flow`).  The ones that matter are the
-innermost among those with matrix instructions: a wait for a barrier is a loop as well, of two instructions.
+innermost among those with products: a wait for a barrier is a loop as well, of two instructions.  Products are matrix
+instructions; in kernels without any (float32 on NVIDIA, one query) many multiply-adds.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from .flow import Flow
+
+MANY = 64  # multiply-adds of a loop: a tile's products, where exponentials and addresses have a few
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Syntax:
     instruction: str  # its groups are the name and the operands
     jump: str  # found in name and operands; its group is the label
     final: str  # matches a line behind which the next one is not reached, unless something jumps there
+    multiply: str  # a multiply-add of floating-point numbers, matched against the name
     kinds: dict[str, str]  # matched against the name
 
 
@@ -33,6 +37,7 @@ _SASS = Syntax(
     instruction=r"/\*[0-9a-f]+\*/\s+(?:\{\s*)?(?:@!?U?P\w+\s+)?([A-Z][\w.]+)\s*(.*)",
     jump=r"^BRA\b.*\(\.?(L_\w+)\)",
     final=r"/\*[0-9a-f]+\*/\s+(BRA\s+`|EXIT|RET)",
+    multiply=r"[DFH]FMA",
     kinds={
         "matrix": r"(H|I|D|Q|O|B)MMA|[A-Z]GMMA|UTC\w*MMA",
         "on_chip": r"U?LDS|U?STS|LDSM|STSM|LDTM|STTM|ATOMS",
@@ -46,6 +51,7 @@ _PTX = Syntax(
     instruction=r"(?:@!?%p\d+\s+)?([a-z][\w.:]+)\s*(.*);",
     jump=r"^bra[\w.]*\s+(\$\w+)",
     final=r"(bra|ret|exit)\b",
+    multiply=r"fma\.",
     kinds={
         "matrix": r"mma\.sync|wgmma\.mma_async|tcgen05\.mma",
         "on_chip": r"(ld|st)\.shared|ldmatrix|stmatrix|tcgen05\.(ld|st)",
@@ -59,6 +65,7 @@ _AMDGCN = Syntax(
     instruction=r"([vs]_\w+|ds_\w+|global_\w+|buffer_\w+|flat_\w+|scratch_\w+)\s*(.*)",
     jump=r"^s_c?branch\w*\s+(\.?LBB\w+)",
     final=r"s_(branch|endpgm|setpc)",
+    multiply=r"v_(pk_)?(fma|mad|mac)",
     kinds={
         "matrix": r"v_s?mfma",
         "on_chip": r"ds_",
@@ -92,7 +99,7 @@ class Listing:
         return sum(_bytes(name) for name, _ in self.instructions if re.match(self.syntax.kinds["spill"], name))
 
     def main_loops(self) -> list[tuple[int, int]]:
-        """First and last instruction of each innermost loop with matrix instructions."""
+        """First and last instruction of each innermost loop with products."""
         jumps: dict[int, int] = {}
         for n, (name, operands) in enumerate(self.instructions):
             jump = re.search(self.syntax.jump, f"{name} {operands}")
@@ -100,7 +107,13 @@ class Listing:
                 jumps[n] = self.labels[jump[1]]
         found = Flow(len(self.instructions), jumps, self.final).loops()
         loops = [x for x in found if self.count(x[0], x[1] + 1)["matrix"]]
+        if not loops:
+            loops = [x for x in found if self._multiplies(*x) >= MANY]
         return [x for x in loops if not any(x != y and x[0] <= y[0] and y[1] <= x[1] for y in loops)]
+
+    def _multiplies(self, first: int, last: int) -> int:
+        names = (name for name, _ in self.instructions[first : last + 1])
+        return sum(re.match(self.syntax.multiply, name) is not None for name in names)
 
 
 def read(text: str, language: str) -> Listing:

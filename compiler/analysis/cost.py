@@ -36,16 +36,20 @@ GRADIENT_PRODUCTS = 5  # of a pair; a forward kernel has 2
 
 
 @lru_cache(maxsize=1024)
-def timings(work: Work, on: Device, length: int, gradient: bool = False) -> dict[tuple[int, int], float]:
-    """Predicted time of one core for ``work`` in each (queries, keys) tile that fits, at a nominal length."""
+def timings(work: Work, on: Device, length: int, gradient: bool = False, rows: int = 0) -> dict[tuple[int, int], float]:
+    """Predicted time of one core for ``work`` in each (queries, keys) tile that fits, at a nominal length.
+
+    With ``rows``, in those of so many queries alone.
+    """
     found, sizes = candidates(work, on, gradient), work.sizes(length)
+    found = tuple(c for c in found if rows in (0, c.rows))
     if not on.is_gpu:
         return {c.tiles: cpu_time(work, on, c, sizes, gradient)[0].total for c in found}
     times: dict[tuple[int, int], float] = {}
-    for rows in dict.fromkeys(c.rows for c in found):  # the ranges of keys are evaluated once for each
-        keys = [c.keys for c in found if c.rows == rows]
-        for k, area in zip(keys, _areas(work, rows, [(rows, k) for k in keys], sizes), strict=True):
-            times[rows, k] = _gpu_seconds(work, on, (rows, k), area)
+    for high in dict.fromkeys(c.rows for c in found):  # the ranges of keys are evaluated once for each
+        keys = [c.keys for c in found if c.rows == high]
+        for k, area in zip(keys, _areas(work, high, [(high, k) for k in keys], sizes), strict=True):
+            times[high, k] = _gpu_seconds(work, on, (high, k), area)
     return {c.tiles: times[c.tiles] for c in found}
 
 

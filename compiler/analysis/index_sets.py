@@ -39,7 +39,7 @@ from ...ir.simplify import Range as Bounds
 from ...ir.tile import Axis, Range
 from .closed_form import Interval, Prover, arms, intervals
 from .hulls import Ends, arms_of, interval_ranges
-from .integer_sets import Space, holds_under, isl, within_budget
+from .integer_sets import Space, holds_under, is_hard, isl, within_budget
 from .segments import segments
 from .tiles import KeyRanges, Tile, Wanted
 from .witness import exists
@@ -129,6 +129,8 @@ def _ranges_of_case(tile: Tile, wanted: Wanted) -> KeyRanges:
     if settled:
         return quick
     arms = arms_of(tile, _LAST) if _is_costly(tile) else None
+    if arms is None and is_hard(tile.mask, (tile.rows.name, tile.key.name)):
+        return quick
 
     def ask() -> KeyRanges:
         return (_Sets(tile) if arms is None else _Sets.of_arms(tile, arms)).ranges(wanted) or quick

@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ...ir.expr import COMPARISONS, TRUE, Const, Expr, Op, Var, conjuncts, free_vars, kind_of, loads, op
+from ...ir.expr import COMPARISONS, TRUE, Const, Expr, Op, Var, conjuncts, free_vars, kind_of, loads, op, walk
 from .bounds import non_negative
 from .numeric import integer_bound
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 # isl operations after which a question is given up: some tenths of a second
 BUDGET = 400_000
+# roundings and choices in a condition, beyond which no question about it has been seen to stay within the budget
+MOST_TERMS = 8
 _context: ContextVar[Any] = ContextVar("_context")
 
 
@@ -71,6 +73,19 @@ def _used_up(ctx: Any) -> bool:
     except isl().Error:
         return True
     return False
+
+
+def is_hard(condition: Expr, inner: Iterable[str]) -> bool:
+    """Is it known without asking that a set of such points takes more than the budget?
+
+    Each rounding of an inner variable is one more variable, and each choice between two values one more piece.
+    """
+    names = set(inner)
+    terms = {e for e in walk(condition) if isinstance(e, Op) and e.name in _SPLITTING and free_vars(e) & names}
+    return len(terms) > MOST_TERMS
+
+
+_SPLITTING = ("//", "%", "min", "max", "where")
 
 
 class Space:

@@ -11,8 +11,8 @@ from ...ir.expr import TRUE, ZERO, Const, Expr, Op, Var, all_of, conjuncts, free
 from ...ir.simplify import simplify
 from .closed_form import Prover, intervals
 from .index_sets import in_domain
-from .integer_sets import Space, holds_under, isl, within_budget
-from .witness import exists
+from .integer_sets import Space, holds_under, is_hard, isl, within_budget
+from .witness import exists, several
 
 _RESIDUE = "_residue"
 _OTHER_ROW, _OTHER_KEY = "_row", "_key"
@@ -31,7 +31,9 @@ def residue(domain: Sequence[Dim], source: Source, period: int, facts: Sequence[
     stated = _stated(row, source, period)
     if stated is not None:
         return simplify(stated % period)
-    if _has_several(domain, source, where, facts):
+    if several(where, source.mask, (*domain, Dim(key, source.extent)), facts):
+        return None
+    if _has_several(domain, source, where, facts) or is_hard(source.mask, (row, key)):
         return None
 
     def ask() -> Expr | None:

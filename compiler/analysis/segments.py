@@ -7,7 +7,7 @@ whose touched interval is known in closed form; the keys are the places of each 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from ...ir.attributes import Dim
@@ -58,6 +58,21 @@ def widths(masks: Iterable[Expr], is_token: Callable[[Expr], bool]) -> list[int]
             case Op("//" | "%" as name, (x, Const(int() as c))) if c > 1 and is_token(x):
                 found[name].add(c)
     return sorted(found["//"] & found["%"])
+
+
+def images(masks: Sequence[Expr], is_token: Callable[[Expr], bool]) -> list[tuple[int, ...]]:
+    """How masks take a token apart, as the sizes of its inner parts: rows of 128 are ``(128,)``, and volumes of 48 such
+    rows, whose parts are ``x // 6144``, ``x // 128 % 48`` and ``x % 128``, are ``(48, 128)``.  Deepest first.
+    """
+    lines = widths(masks, is_token)
+    volumes: set[tuple[int, int]] = set()
+    for e in (e for mask in masks for e in walk(mask)):
+        match e:
+            case Op("%", (Op("//", (x, Const(int() as width))), Const(int() as high))) if is_token(x):
+                volumes.add((high, width))
+            case Op("//", (Op("%", (x, Const(int() as plane))), Const(int() as width))) if is_token(x):
+                volumes.add((plane // width, width) if width > 0 and plane % width == 0 else (1, 1))
+    return [*sorted(v for v in volumes if min(v) > 1), *((width,) for width in lines)]
 
 
 def _parts(tile: Tile, width: int) -> tuple[Tile, Tile] | None:

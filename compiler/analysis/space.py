@@ -155,7 +155,7 @@ def _cpu_tiles(work: Work, on: Device, vectors: Iterable[int], blocks: Iterable[
 def _gpu_tiles(work: Work, on: Device) -> Iterator[tuple[int, int]]:
     size = ELEMENT_BYTES[work.dtype]
     width, value_width = padded(work.width), padded(work.value_width)
-    most_rows, most_keys = _plain_tile(work.dtype, max(width, value_width))
+    most_rows, most_keys = _plain_tile(work.dtype, max(width, value_width), on)
     reads = max((_read_bytes(s, work.domain[-1].name) for s in work.sources), default=0)
     for rows, keys in itertools.product((128, 64, 32, 16), (128, 64, 32, 16)):
         if rows > most_rows or keys > most_keys:
@@ -183,13 +183,20 @@ def _read_bytes(source: Source, row: str) -> int:
     return most
 
 
-def _plain_tile(dtype: str, width: int) -> tuple[int, int]:
+def _plain_tile(dtype: str, width: int, on: Device) -> tuple[int, int]:
     """The largest tile whose products fit registers when plain multiply-adds compute them (f32 and f64)."""
     if dtype in ("f16", "bf16"):
         return 128, 128
     rows, keys, at = (64, 32, 128) if dtype == "f32" else (32, 32, 64)
+    if _multiplies_alone(dtype, on):
+        at = 64
     shrink = max(1, width // at)
     return max(16, rows // shrink), max(16, keys // shrink)
+
+
+def _multiplies_alone(dtype: str, on: Device) -> bool:
+    """Are products plain multiply-adds, which have rows of both operands in registers, as wide as the features?"""
+    return dtype in ("f32", "f64") and on.name.startswith("sm_")
 
 
 # The largest tiles whose four products stay in registers, by what the assemblers say: widths up to 64, up to 128.
@@ -208,9 +215,9 @@ def largest_gradient_tile(work: Work, on: Device) -> tuple[int, int]:
         rows, step = _HALF_GRADIENT[on.name][widest > 64]
         group = _largest_group(work)
         return min(rows, group), min(step, group)
-    rows, step = 32, 32
-    widths = sum(padded(w) for w in (work.width, work.value_width))
     size = ELEMENT_BYTES[work.dtype]
+    rows = step = 16 if _multiplies_alone(work.dtype, on) and padded(widest) * size > 256 else 32
+    widths = sum(padded(w) for w in (work.width, work.value_width))
     while True:
         shared = (rows + 2 * step) * widths * size  # two tensors are held, the other two fetched ahead
         accumulators = rows * (widths + 2 * step) * max(4, size)

@@ -18,6 +18,7 @@ from ...ir.simplify import Facts
 from .numeric import array_value, countable
 
 POINTS = 512  # for each choice of sizes
+SIDE = 96  # first rows, and keys, all pairs of which are looked at
 # sizes that have awkward remainders, and sizes that have none
 SIZES = (1, 2, 7, 37, 130, 384, 768, 1000)
 Env = dict[str, Any]
@@ -36,6 +37,35 @@ def exists(condition: Expr, dims: Sequence[Dim], facts: Sequence[Expr] = ()) -> 
             return bool(np.any(array_value(condition, env)))
     except (ArithmeticError, ValueError):
         return False  # a shift or a power out of range
+
+
+def several(value: Expr, condition: Expr, dims: Sequence[Dim], facts: Sequence[Expr] = ()) -> bool:
+    """Was ``value`` found to differ among pairs of the last two dimensions where the condition holds?  No says nothing.
+
+    Pairs that a narrow mask lets through are rare among points of the whole domain, so the first ones of each size are
+    looked at one and all.
+    """
+    exprs = (condition, value, *facts, *(d.extent for d in dims))
+    if not all(map(countable, exprs)):
+        return False
+    *batch, row, key = dims
+    names = set().union(*map(free_vars, exprs)) - {d.name for d in dims}
+    for env in _sizes(tuple(facts), tuple(sorted(names))):
+        try:
+            with np.errstate(all="ignore"):
+                for d in batch:
+                    env[d.name] = 0
+                if any(array_value(d.extent, env) <= 0 for d in batch):
+                    continue
+                for d, shape in ((row, (-1, 1)), (key, (1, -1))):
+                    env[d.name] = np.arange(min(max(int(array_value(d.extent, env)), 0), SIDE)).reshape(shape)
+                live, values = np.broadcast_arrays(array_value(condition, env), array_value(value, env))
+        except (ArithmeticError, ValueError, TypeError):
+            continue
+        found = values[live.astype(bool)]
+        if found.size and (found != found[0]).any():
+            return True
+    return False
 
 
 @lru_cache(maxsize=256)

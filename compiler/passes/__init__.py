@@ -18,6 +18,7 @@ PASSES = {
     "block-diagonal": "block_diagonal:BlockDiagonal",
     "dilation": "dilation:Dilation",
     "image-patches": "image_patches:ImagePatches",
+    "pack-groups": "pack_groups:PackGroups",
     "image-rows": "image_rows:ImageRows",
     "few-rows": "few_rows:FewRows",
     "split-keys": "split_keys:SplitKeys",

@@ -12,7 +12,7 @@ after, with patches of keys and boxes of the queries that see them::
 
 The kernel of the queries has patches of queries, and boxes of the keys of every source.
 
-Legality: that of :mod:`.patches`; facts say that the image's rows are whole.
+Legality: that of :mod:`.patches`; facts say that the image's rows, or a video's frames, are whole.
 """
 
 from __future__ import annotations
@@ -26,15 +26,13 @@ from ...ir.attributes import Dim
 from ...ir.expr import TRUE, Expr, Var, substitute
 from ..analysis.cost import NOMINAL_LENGTH
 from ..analysis.live_area import computed_pairs, nominal_sizes
-from ..analysis.segments import widths
+from ..analysis.segments import images
 from .common import facts_about
 from .gradient_problem import Problem
 from .kernel_builder import fresh
-from .patches import Patches, patches, whole_rows
+from .patches import NAMES, SHAPES, Patches, patches, whole_images
 
 WORTHWHILE = 0.8  # the share of pairs that may be left
-# rows and columns, by their product
-SHAPES = {128: ((8, 16), (16, 8), (4, 32)), 64: ((8, 8), (4, 16)), 32: ((4, 8), (2, 16)), 16: ((4, 4), (2, 8))}
 _MAPS = "query_map", "out_map", "lse_map"
 
 
@@ -57,12 +55,12 @@ def _least(
     domain, extents = (*problem.batch, held), [held.extent, *(d.extent for d in others)]
     known = facts_about(domain, problem.facts, extents)
     best, least, taken = None, WORTHWHILE * _pairs(problem, domain, walked), set(problem.taken)
-    y, x = fresh("y", taken), fresh("x", taken)
-    for width in widths([m for _, m in walked], lambda e: isinstance(e, Var) and e.name == problem.row.name):
-        if not all(known.always(guard) for guard in whole_rows(extents, width)):
+    names = tuple(fresh(n, taken) for n in NAMES)
+    for inner in images([m for _, m in walked], lambda e: isinstance(e, Var) and e.name == problem.row.name):
+        if not all(known.always(guard) for guard in whole_images(extents, inner)):
             continue
-        for size in SHAPES.get(problem.sizes(held.name)[held.name], ()):
-            found = patches(domain, walked, width, size, (y, x), problem.facts)
+        for size in (s for s in SHAPES.get(problem.sizes(held.name)[held.name], ()) if len(s) == len(inner) + 1):
+            found = patches(domain, walked, inner, size, names[-len(size) :], problem.facts)
             if found is not None:
                 pairs = _pairs(problem, found.domain, [(box.dim, TRUE) for box in found.boxes])
                 if pairs < least:

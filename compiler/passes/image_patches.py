@@ -11,8 +11,9 @@ after, with patches of 8 rows and 16 columns::
       source "j < (min(N // 128, y * 8 + 14) - max(y * 8 - 6, 0)) * 28" key %k "b, h, <row j // 28, column j % 28>, d"
       mask "abs(...) <= 6 and abs(...) <= 6"
 
-128 queries in a line see 13 whole rows of keys, a tenth of which are live; those of a patch see a box of 20 x 28.  For
-GPUs, whose tiles are large; a CPU's small ones fit in a row (``image-rows``).
+128 queries in a line see 13 whole rows of keys, a tenth of which are live; those of a patch see a box of 20 x 28.  In
+a video, patches and boxes have three directions.  For GPUs, whose tiles are large; a CPU's small ones fit in a row
+(``image-rows``).
 
 Gradients get patches from ``gradient-kernels``, those of keys as well as those of queries.  In their pipeline the pass
 comes with ``guards_only``: it leaves attention as it is, and requires what the forward plan relies on.
@@ -33,14 +34,14 @@ from xdsl.passes import ModulePass
 
 from ...ir import attn
 from ...ir.attributes import Dim
-from ...ir.expr import Expr, evaluate, free_vars
+from ...ir.expr import TRUE, Expr, evaluate, free_vars
 from ..analysis.cost import NOMINAL_LENGTH, device, timings
-from ..analysis.segments import widths
+from ..analysis.segments import images
 from .common import attends, facts_about, fresh, moved_maps, work_of
-from .patches import patches, whole_rows
+from .patches import NAMES, SHAPES, Patches, patches, whole_images
 from .rewriting import replace as replace_op
 
-PATCHES = ((8, 16), (16, 8), (4, 32), (8, 8), (4, 16))  # rows and columns
+PATCHES = SHAPES[128] + SHAPES[64]
 
 
 @dataclass(frozen=True)
@@ -70,24 +71,31 @@ class ImagePatches(ModulePass):
     def _change(self, attend: attn.AttendOp, facts: tuple[Expr, ...], sizes: Mapping[str, int]) -> list[Expr]:
         """Rewrite one attention if that pays; the guards that it then relies on."""
         row, masks = attend.domain[-1], [s.mask for s in attend.source_list]
-        for width in widths(masks, lambda x: row.name in free_vars(x)):
-            whole = whole_rows([row.extent, *(s.extent for s in attend.source_list)], width)
+        for inner in images(masks, lambda x: row.name in free_vars(x)):
+            whole = whole_images([row.extent, *(s.extent for s in attend.source_list)], inner)
             whole = [g for g in whole if not facts_about(attend.domain, facts).always(g)]
             if any(not free_vars(g) <= sizes.keys() or not evaluate(g, sizes) for g in whole):
                 continue
             known = (*facts, *whole)
-            found = [(p, math.prod(size)) for size in PATCHES if (p := _by_patches(attend, width, size, known))]
+            walked = [(Dim(s.key, s.extent), s.mask) for s in attend.source_list]
+            names = tuple(fresh(name, attend) for name in NAMES)[-len(inner) - 1 :]
+            shapes = [size for size in PATCHES if len(size) == len(inner) + 1]
+            found = [(p, s) for s in shapes if (p := patches(attend.domain, walked, inner, s, names, known))]
+            if not found:
+                continue
             on, work = device(self.target), work_of(attend, known)
-            before = min(timings(work, on, NOMINAL_LENGTH).values())
             timed = []
-            for patch, rows in found:
-                after = replace(work, domain=patch.domain, sources=tuple(patch.source_list))
-                times = timings(after, on, NOMINAL_LENGTH)
-                timed += [(time, tiles, patch) for tiles, time in times.items() if tiles[0] == rows]
-            time, tiles, best = min(timed, key=lambda x: x[0], default=(before, (0, 0), attend))
-            if time < before:
+            for patch, shape in found:
+                # a tile sees the whole of its box
+                boxes = [attn.Source(s.key, box.dim.extent, (), (), TRUE, s.score)
+                         for s, box in zip(work.sources, patch.boxes, strict=True)]  # fmt: skip
+                after = replace(work, domain=patch.domain, sources=tuple(boxes))
+                times = timings(after, on, NOMINAL_LENGTH, rows=math.prod(shape))
+                timed += [(time, tiles, patch) for tiles, time in times.items()]
+            time, tiles, best = min(timed, key=lambda x: x[0])
+            if time < min(timings(work, on, NOMINAL_LENGTH).values()):
                 if not self.guards_only:
-                    new = best.rebuilt(tiles=tiles)
+                    new = _by_patches(attend, best, tiles, known)
                     new.attributes["patch"] = UnitAttr()
                     replace_op(attend, new)
                 return whole
@@ -95,14 +103,10 @@ class ImagePatches(ModulePass):
 
 
 def _by_patches(
-    attend: attn.AttendOp, width: int, size: tuple[int, int], facts: tuple[Expr, ...]
-) -> attn.AttendOp | None:
-    """The same with rows in patches of ``size``; None where boxes of keys have no form."""
-    walked = [(Dim(s.key, s.extent), s.mask) for s in attend.source_list]
-    found = patches(attend.domain, walked, width, size, (fresh("y", attend), fresh("x", attend)), facts)
-    if found is None:
-        return None
+    attend: attn.AttendOp, found: Patches, tiles: tuple[int, int], facts: tuple[Expr, ...]
+) -> attn.AttendOp:
+    """The same with rows in patches and keys in boxes."""
     boxed = zip(attend.source_list, found.boxes, strict=True)
     sources = [box.source(s, found.domain, box.dim.extent, facts) for s, box in boxed]
     maps = moved_maps(attend, found.domain, found.held, facts)
-    return attend.rebuilt(dims=found.domain, sources=tuple(sources), **maps)
+    return attend.rebuilt(dims=found.domain, sources=tuple(sources), tiles=tiles, **maps)

@@ -31,7 +31,7 @@ from xdsl.rewriter import InsertPoint, Rewriter
 
 from ...ir import attn, tile
 from ...ir.attributes import Dim
-from ...ir.expr import TRUE, ZERO, Expr, Var, all_of, free_vars, op, substitute
+from ...ir.expr import TRUE, ZERO, Const, Expr, Var, all_of, free_vars, op, substitute
 from ..analysis.index_sets import KeyRanges as Ranges
 from ..analysis.index_sets import Tile, implies, tile_ranges
 from .kernel_builder import fresh
@@ -59,6 +59,8 @@ class KeyRanges(ModulePass):
 
     def _split(self, kernel: tile.KernelOp, loop: tile.ForOp, facts: tuple[Expr, ...]) -> None:
         rows, grid = kernel.rows.data, kernel.grid.data
+        single: dict[str, Expr] = {d.name: ZERO for d in grid if d.extent == Const(1)}
+        rows = replace(rows, base=substitute(rows.base, single))
         masks = [o for o in loop.body.block.ops if isinstance(o, tile.MaskOp)]
         mask = all_of(m.condition.data for m in masks)
         key = Dim(loop.axis.data, loop.range_list[0].hi)

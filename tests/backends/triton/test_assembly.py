@@ -110,6 +110,15 @@ def test_a_loop_may_end_where_it_begins_without_a_jump() -> None:
     assert only_loop(TURNED, "amdgcn") == {"all": 6, "on_chip": 1, "matrix": 1, "special": 1}
 
 
+def test_without_matrix_instructions_a_loop_of_multiply_adds_counts() -> None:
+    products = "        /*0010*/                   FFMA R1, R2, R3, R1 ;\n" * 64
+    spill = "        /*0020*/                   LDL R9, [R1+0x10] ;\n"
+    end = "        /*0030*/               @P0 BRA `(.L_x_1) ;\n"
+    assert only_loop(".L_x_1:\n" + products + spill + end, "sass") == {"all": 66, "spill": 1}
+    exponentials = products.splitlines(keepends=True)[:4]
+    assert read(".L_x_1:\n" + "".join(exponentials) + end, "sass").main_loops() == []
+
+
 def test_a_kernel_without_loops() -> None:
     assert read("        /*0000*/                   EXIT ;\n", "sass").main_loops() == []
 

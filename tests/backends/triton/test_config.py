@@ -41,9 +41,11 @@ def kernels(lowered):
     return kernels_of(lowered.module("tile")).values()
 
 
-def test_gradients_in_float32_have_eight_warps_for_their_operands():
+@pytest.mark.parametrize("width, rows", [(64, 32), (128, 16)])
+def test_gradients_in_float32_have_eight_warps_for_their_operands(width, rows):
     def dense(q, k, v):
         return (q @ k.mT).softmax(-1) @ v
 
-    lowered = attnc.compile(dense, backend="triton").lower(*torch.randn(3, 1, 1, 64, 64), target="sm_90").backward()
+    lowered = attnc.compile(dense, backend="triton").lower(*torch.randn(3, 1, 1, 64, width), target="sm_90").backward()
     assert [choose(k, TARGETS["sm_90"]).num_warps for k in kernels(lowered)] == [4, 8, 8]  # the first has no products
+    assert [k.rows.data.size for k in kernels(lowered)] == [rows] * 3

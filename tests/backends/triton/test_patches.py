@@ -23,6 +23,19 @@ def neighbourhood(width, reach, causal=False):
     return near
 
 
+def volume(high, width, causal=False):
+    """Tokens of the frames before and after, in squares of 3 x 3; where causal, of the frame before alone."""
+
+    def near(q, k, v):
+        i, j = torch.arange(q.shape[-2])[:, None], torch.arange(k.shape[-2])
+        (t, y, x), (tk, yk, xk) = ((n // (high * width), n // width % high, n % width) for n in (i, j))
+        live = ((t - tk).abs() <= 1) & ((y - yk).abs() <= 1) & ((x - xk).abs() <= 1)
+        live = live & (tk <= t) if causal else live
+        return (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~live, float("-inf")).softmax(-1) @ v
+
+    return near
+
+
 def tensors(tokens, width=16, dtype=torch.float32):
     torch.manual_seed(0)
     return list(torch.randn(3, 1, 2, tokens, width).to(dtype))
@@ -44,6 +57,19 @@ def test_gradients(lines):
     compiled = attnc.compile(fn, backend="triton", fallback="error")
     grids = [k.grid.data for k in kernels_of(compiled.lower(*inputs).backward().module("tile")).values()]
     assert [any(d.name == "x" for d in grid) for grid in grids] == [False, True, True]  # delta, queries, keys
+    (found,) = gradients(compiled, inputs)
+    assert_gradients_match(fn, found, inputs)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_patches_of_a_video(causal):
+    fn, inputs = volume(8, 16, causal), tensors(3 * 8 * 16)
+    compiled = attnc.compile(fn, backend="triton", fallback="error")
+    lowered = compiled.lower(*inputs)
+    assert "z <" in lowered.ir("tile")
+    assert_matches(fn, compiled(*inputs), inputs)
+    grids = [k.grid.data for k in kernels_of(lowered.backward().module("tile")).values()]
+    assert [[d.name for d in grid if d.name in "zyx"] for grid in grids[1:]] == [["z", "y", "x"]] * 2
     (found,) = gradients(compiled, inputs)
     assert_gradients_match(fn, found, inputs)
 

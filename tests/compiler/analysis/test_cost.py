@@ -102,7 +102,8 @@ def test_holes_are_worth_taking_out() -> None:
         ("gfx942", "bf16", 128, (32, 16)),
         ("sm_80", "f16", 256, (32, 32)),
         ("sm_80", "f32", 64, (32, 32)),
-        ("sm_80", "f32", 256, (32, 16)),
+        ("sm_80", "f32", 128, (16, 16)),
+        ("sm_80", "f32", 256, (16, 16)),
     ],
 )
 def test_tiles_of_gradients(target: str, dtype: str, width: int, tiles: tuple[int, int]) -> None:

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
+from attnc.compiler.analysis import index_sets
 from attnc.compiler.analysis.index_sets import (
     KeyRanges,
     implies,
@@ -210,3 +211,19 @@ def test_every_pair_of_patterns_joined_and_met():
             assert countable(source.mask)
             for n, n_k in ((7, 7), (65, 65), (65, 40), (33, 70)):
                 check(ranges, dims, 16, source, {"N": n, "N_k": n_k}, source.mask)
+
+
+def test_what_is_known_to_be_too_hard_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(question: object, otherwise: object) -> None:
+        raise AssertionError("integer sets were asked")
+
+    monkeypatch.setattr(index_sets, "within_budget", asked)
+    # a dilated neighbourhood on an image, pushed inwards at its borders
+    start = "min(max({0} // 2 - 1, 0), ({1} - {0} % 2 + 1) // 2 - 3)"
+    parts = [("i // 7", "j // 7", "N // 7"), ("i % 7", "j % 7", "7")]
+    seen = [f"{i} % 2 == {j} % 2 and {start.format(i, n)} <= {j} // 2 and {j} // 2 < {start.format(i, n)} + 3"
+            for i, j, n in parts]  # fmt: skip
+    source = Source("j", parse("N"), (), (), parse(" and ".join(seen)))
+    domain = DimsAttr.read("b < B, i < N")
+    for rows in (16, 64):
+        assert key_ranges(domain, rows, source).partial

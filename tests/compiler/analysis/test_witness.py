@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from attnc.compiler.analysis.residues import residue
-from attnc.compiler.analysis.witness import exists
+from attnc.compiler.analysis.witness import exists, several
 from attnc.ir.attn import Source
 from attnc.ir.attributes import DimsAttr
 from attnc.ir.expr import parse
@@ -24,6 +24,15 @@ def test_what_holds_nowhere_is_not() -> None:
         assert not exists(parse(condition), DIMS, facts), condition
     assert not exists(parse("m.bool[i]"), DIMS)
     assert not exists(parse("i == j"), DIMS, [parse("N == 0")])
+
+
+def test_a_value_that_differs_among_rare_pairs_is_found() -> None:
+    window = parse("abs(i // 7 - j // 7) <= 1 and i // 7 % 2 == j // 7 % 2 and i % 7 % 2 == j % 7 % 2")
+    assert several(parse("(i - j) % 14"), window, DIMS)
+    assert not several(parse("(i - j) % 2"), window, DIMS)
+    assert not several(parse("(i - j) % 14"), parse("i == j"), DIMS)
+    nowhere = DimsAttr.read("b < B // 4096, i < N, j < N_k")
+    assert not several(parse("i - j"), parse("True"), nowhere)  # there is no batch at any size that is tried
 
 
 @pytest.mark.parametrize(
