@@ -38,7 +38,7 @@ from .attributes import (
     tensor_type,
     where,
 )
-from .expr import Expr, free_vars, kind_of, loads, map_text
+from .expr import Expr, Load, free_vars, inners, kind_of, loads, map_text, without_inners
 from .syntax import VerifyException
 
 NORMALISERS = ("softmax", "none")
@@ -177,7 +177,13 @@ class Attention(IRDLOperation):
             yield from _fits(f"{at}the value", source.value_map, value, names | {"e"})
             names = names | {row}
             yield from _unknown(f"{at}the mask", [source.mask], names)
-            yield from _unknown(f"{at}the score", [source.score.body], names | set(source.score.params))
+            yield from _unknown(f"{at}the score", [without_inners(source.score.body)], names | {*source.score.params})
+            for product in inners(source.score.body):
+                yield from _unknown(f"{at}the score", product.args, names | {"d"})
+                if len(product.args) != 2 or not all(isinstance(x, Load) and "d" in free_vars(x) for x in product.args):
+                    yield f"{at}{product} must be of two captured tensors, read along the features d"
+            if inners(source.mask):
+                yield f"{at}the mask holds an inner product"
             if source.score.params != ("dot",):
                 yield f"{at}the score takes one argument, dot, found {', '.join(source.score.params) or 'none'}"
             if kind_of(source.mask) != "bool":

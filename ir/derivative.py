@@ -18,10 +18,12 @@ _ZERO = Const(0.0)
 # steps, and functions whose values are integers or conditions
 _FLAT = frozenset(("//", "floor", "ceil", "int", "&", "|", "^", "<<", ">>", "and", "or", "not"))
 _FLAT |= {"<", "<=", ">", ">=", "==", "!="}
+_FLAT |= {"inner"}  # varies as a whole: what its operands' elements do to it is a sum over pairs
 
 
-def derivative(e: Expr, of: Var | Load) -> Expr:
-    """The derivative of ``e`` with respect to the float variable ``of``, or to every read of one element.
+def derivative(e: Expr, of: Var | Load | Op) -> Expr:
+    """The derivative of ``e`` with respect to the float variable ``of``, to every read of one element, or to an
+    inner product of two reads, which are constants themselves.
 
     Two reads are of one element if their indices are equal as expressions; other reads of that tensor, and the
     indices inside ``e``, are constants.
@@ -31,7 +33,7 @@ def derivative(e: Expr, of: Var | Load) -> Expr:
 
 
 class _Derivative:
-    def __init__(self, of: Var | Load):
+    def __init__(self, of: Var | Load | Op):
         self.of = of
         self._memo: dict[Expr, Expr] = {}
 

@@ -138,6 +138,11 @@ class Load(Expr):
 
 ExprLike = Expr | int | float | bool
 
+
+def _unfolded(*args: Number) -> Number:
+    raise TypeError("tensors have no value yet")
+
+
 # name -> (kind of the result, or None for the promoted kind of the arguments; fold on Python numbers)
 OPS: dict[str, tuple[Kind | None, Callable[..., Number]]] = {
     "+": (None, lambda a, b: a + b),
@@ -178,6 +183,8 @@ OPS: dict[str, tuple[Kind | None, Callable[..., Number]]] = {
     "sigmoid": ("float", lambda a: 1.0 / (1.0 + math.exp(-a))),
     "sin": ("float", math.sin),
     "cos": ("float", math.cos),
+    # inner(x[..., d], y[..., d]), two reads of captured tensors: their products summed over the features d
+    "inner": ("float", _unfolded),
 }
 COMPARISONS = {"<": ">=", "<=": ">", ">": "<=", ">=": "<", "==": "!=", "!=": "=="}  # op -> its negation
 TRUE, FALSE, ZERO, ONE = Const(True), Const(False), Const(0), Const(1)
@@ -385,6 +392,16 @@ def free_vars(e: Expr) -> frozenset[str]:
 def loads(e: Expr) -> list[Load]:
     """Captured-tensor reads, in order of first appearance."""
     return list(dict.fromkeys(n for n in walk(e) if isinstance(n, Load)))
+
+
+def inners(e: Expr) -> list[Op]:
+    """Inner products of two reads, in order of first appearance."""
+    return list(dict.fromkeys(n for n in walk(e) if isinstance(n, Op) and n.name == "inner"))
+
+
+def without_inners(e: Expr) -> Expr:
+    """``e`` with numbers for its inner products: what is left are reads of single elements."""
+    return rewrite(e, lambda x: Const(0.0) if isinstance(x, Op) and x.name == "inner" else None)
 
 
 def substitute(e: Expr, bindings: Mapping[str, ExprLike]) -> Expr:

@@ -50,7 +50,7 @@ def attend(
             j = torch.arange(int(evaluate(source.extent, env)))
             k = read(key, indices(source.key_map, env, {source.key: j, "d": d})).to(dtype)
             dot = q @ k.T
-            names = env | {row.name: i[:, None], source.key: j[None, :], "dot": dot}
+            names = env | {row.name: i[:, None], source.key: j[None, :], "dot": dot, "d": d}
             score = tensor_value(source.score.body, names, captured, dtype).expand(len(i), len(j))
             mask = tensor_value(source.mask, names, captured, dtype)
             scores.append(torch.where(mask, score, -torch.inf if op.normalised else 0.0))

@@ -107,6 +107,10 @@ class _Task:
                     memory.copy_(memory + value.sum() if op.add is not None else value.reshape(()))
             case tile.DotOp():
                 self.values[op.result] = self.dot(op)
+            case tile.BandDotOp():
+                self.values[op.result] = self.band_dot(op)
+            case tile.BandAddOp():
+                self.band_add(op)
             case tile.MapOp():
                 inputs = [self.broadcast(v, op.result) for v in op.inputs]
                 names = self.env | self.axes(op.result) | dict(zip(op.function.data.params, inputs, strict=True))
@@ -131,7 +135,37 @@ class _Task:
             case _:
                 raise TypeError(f"the interpreter does not know {op.name}")
 
-    def claim(self, op: tile.StoreOp, at: Sequence[Tensor]) -> None:
+    def triples(self, index: Sequence[Expr], shape: Mapping[str, int]) -> list[Tensor]:
+        """An index at all points of three axes."""
+        axes = {
+            a: along(torch.arange(n) + self.starts.get(a, 0), k, len(shape)) for k, (a, n) in enumerate(shape.items())
+        }
+        sizes = list(shape.values())
+        return [tensor_value(e, self.env | axes, self.captured, torch.float64).expand(sizes) for e in index]
+
+    def band_dot(self, op: tile.BandDotOp) -> Tensor:
+        lhs, out = self.shape(op.lhs), self.shape(op.result)
+        letters = dict(zip({**lhs, **out}, "abc", strict=True))
+        rows = read(self.memory[op.memory], self.triples(op.index.data, {**lhs, **out})).to(self.dtype(op.result))
+        names = "".join(letters[a] for a in lhs), "".join(letters[a] for a in out)
+        x = torch.einsum(f"{names[0]},abc->{names[1]}", self.values[op.lhs].to(rows.dtype), rows)
+        return x if op.acc is None else x + self.values[op.acc]
+
+    def band_add(self, op: tile.BandAddOp) -> None:
+        pairs, lhs, memory = self.shape(op.pairs), self.shape(op.lhs), self.memory[op.memory]
+        letters = dict(zip({**pairs, **lhs}, "abc", strict=True))
+        names = "".join(letters[a] for a in pairs), "".join(letters[a] for a in lhs)
+        factors = (self.values[v].to(memory.dtype) for v in (op.pairs, op.lhs))
+        value = torch.einsum(f"{names[0]},{names[1]}->abc", *factors)
+        at = self.triples(op.index.data, {**pairs, **lhs})
+        inside = torch.ones(value.shape, dtype=torch.bool)
+        for x, n in zip(at, memory.shape, strict=True):
+            inside &= (x >= 0) & (x < n)
+        at = [x[inside] for x in at]
+        self.claim(op, at)
+        memory.index_put_(tuple(at), value[inside], accumulate=True)
+
+    def claim(self, op: tile.StoreOp | tile.BandAddOp, at: Sequence[Tensor]) -> None:
         """Note that this task writes these elements.  Raises :class:`TasksMeetError` if another one did."""
         writer = self.writers.setdefault(op.memory, torch.zeros(self.memory[op.memory].shape, dtype=torch.int32))
         before = writer[tuple(at)]

@@ -47,6 +47,10 @@ def tensor_value(e: Expr, env: Mapping[str, Any], tensors: Mapping[str, Tensor],
             at = [tensor_value(x, env, tensors, dtype) for x in index]
             value = read(source, at)
             return value.to(dtype) if kind == "float" else value.to(torch.int64) if kind == "int" else value.bool()
+        case Op("inner", (a, b)):
+            rank = max(torch.as_tensor(x).dim() for x in env.values())
+            features = {**env, "d": env["d"].reshape(-1, *[1] * rank)}
+            return (tensor_value(a, features, tensors, dtype) * tensor_value(b, features, tensors, dtype)).sum(0)
         case Op(name, args):
             values = [tensor_value(a, env, tensors, dtype) for a in args]
             if name in ("int", "floor", "ceil"):

@@ -213,6 +213,7 @@ class KernelOp(IRDLOperation):
         """Which arguments start at zero: the outputs that are added to, and those that no store is left for."""
         stores = [op for op in self.body.walk() if isinstance(op, StoreOp)]
         added, stored = ({op.memory for op in stores if (op.add is not None) == add} for add in (True, False))
+        added |= {op.memory for op in self.body.walk() if isinstance(op, BandAddOp)}
         outputs = list(enumerate(self.args))[-self.outputs.data :]
         return [n for n, arg in outputs if arg in added or arg not in stored]
 
@@ -410,6 +411,72 @@ class DotOp(IRDLOperation):
             )
         if self.acc is not None and self.acc.type != self.result.type:
             raise VerifyException(f"tile.dot: accumulator {self.acc.type} differs from result {self.result.type}")
+
+
+@irdl_op_definition
+class BandDotOp(IRDLOperation):
+    """Contract a tile with elements of a memory that are read for each pair: ``sum over d of q[i, d] * r[i - j, d]``.
+
+    The memory is read at every point of the axes of both tiles; what ``lhs`` has and the result lacks is summed.  With
+    an accumulator, it is added.  The index may lie outside of the memory for pairs that a mask takes away.
+    """
+
+    name = "tile.band_dot"
+    lhs = operand_def(TileType)
+    memory = operand_def(MemType)
+    acc = opt_operand_def(TileType)
+    index = prop_def(MapAttr)
+    result = result_def(TileType)
+    irdl_options = (AttrSizedOperandSegments(as_property=True),)
+    assembly_format = (
+        "$lhs `,` $memory `at` $index (`acc` $acc^)? attr-dict `:` type($lhs) `,` type($memory) (`,` type($acc)^)? "
+        "`->` type($result)"
+    )
+
+    def __init__(
+        self, lhs: SSAValue, memory: SSAValue, index: Sequence[Expr], type: TileType, acc: SSAValue | None = None
+    ):
+        super().__init__(operands=[lhs, memory, acc], properties={"index": MapAttr(tuple(index))}, result_types=[type])
+
+    @property
+    def contracted(self) -> str:
+        """The axis summed over."""
+        (axis,) = (a for a in tile_type(self.lhs).shape if a not in tile_type(self.result).shape)
+        return axis
+
+    def verify_(self) -> None:
+        _check_index(self, self.memory, self.index.data)
+        lhs, out = tile_type(self.lhs).shape, tile_type(self.result).shape
+        if len(lhs) != 2 or len(out) != 2 or len(lhs.keys() & out.keys()) != 1:
+            raise VerifyException(f"tile.band_dot: {_shape(lhs)} and {_shape(out)} must share one axis{where(self)}")
+        if self.acc is not None and self.acc.type != self.result.type:
+            raise VerifyException(f"tile.band_dot: accumulator {self.acc.type} differs from {self.result.type}")
+
+
+@irdl_op_definition
+class BandAddOp(IRDLOperation):
+    """Add ``pairs[i, j] * lhs[i, d]`` to ``memory[index]`` for every ``i``, ``j`` and ``d`` that is live.
+
+    The memory starts at zero.  An index outside of it, as pairs have that a mask took away, is skipped.
+    """
+
+    name = "tile.band_add"
+    pairs = operand_def(TileType)
+    lhs = operand_def(TileType)
+    memory = operand_def(MemType)
+    index = prop_def(MapAttr)
+    assembly_format = (
+        "$pairs `,` $lhs `,` $memory `at` $index attr-dict `:` type($pairs) `,` type($lhs) `->` type($memory)"
+    )
+
+    def __init__(self, pairs: SSAValue, lhs: SSAValue, memory: SSAValue, index: Sequence[Expr]):
+        super().__init__(operands=[pairs, lhs, memory], properties={"index": MapAttr(tuple(index))})
+
+    def verify_(self) -> None:
+        _check_index(self, self.memory, self.index.data)
+        pairs, lhs = tile_type(self.pairs).shape, tile_type(self.lhs).shape
+        if len(pairs) != 2 or len(lhs) != 2 or len(lhs.keys() & pairs.keys()) != 1:
+            raise VerifyException(f"tile.band_add: {_shape(pairs)} and {_shape(lhs)} must share one axis{where(self)}")
 
 
 @irdl_op_definition
@@ -619,7 +686,7 @@ def op_exprs(op: Operation) -> list[Expr]:
             return [op.function.data.body]
         case MaskOp():
             return [op.condition.data]
-        case LoadOp() | StoreOp():
+        case LoadOp() | StoreOp() | BandDotOp() | BandAddOp():
             return list(op.index.data)
         case ForOp():
             return [e for r in op.range_list for e in (r.lo, r.hi)]
@@ -649,6 +716,6 @@ def kernels_of(module: Operation) -> dict[str, KernelOp]:
 
 Tile = Dialect(
     "tile",
-    [KernelOp, LaunchOp, FullOp, LoadOp, StoreOp, DotOp, MapOp, MaskOp, ReduceOp, ForOp, YieldOp],
+    [KernelOp, LaunchOp, FullOp, LoadOp, StoreOp, DotOp, BandDotOp, BandAddOp, MapOp, MaskOp, ReduceOp, ForOp, YieldOp],
     [MemType, TileType, AxisAttr, RangeAttr],
 )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 
-from ...ir.tile import DotOp, ForOp, LoadOp, YieldOp
+from ...ir.tile import BandAddOp, BandDotOp, DotOp, ForOp, LoadOp, YieldOp
 from .plan import BlockPlan, Pass, axes
 
 
@@ -53,7 +53,9 @@ class _Assigner:
             if isinstance(step, Pass):
                 for value in step.stored:
                     self._define(value, n)
-            elif isinstance(step, LoadOp) or (isinstance(step, DotOp) and self.buffers.axis in axes(step.result)):
+            elif isinstance(step, LoadOp | BandDotOp) or (
+                isinstance(step, DotOp) and self.buffers.axis in axes(step.result)
+            ):
                 self._define(step.result, n)
             elif isinstance(step, ForOp):
                 self._loop(step, n)
@@ -78,7 +80,8 @@ class _Assigner:
             if isinstance(user, YieldOp):
                 found.append((len(self.plan.steps), False))
             elif user in self.step_of:
-                whole = isinstance(user, ForOp) or (isinstance(user, DotOp) and user.acc is not value)
+                whole = isinstance(user, ForOp) or (isinstance(user, DotOp | BandDotOp) and user.acc is not value)
+                whole |= isinstance(user, BandAddOp)
                 found.append((self.step_of[user], not whole))
             else:  # computed again wherever its result is used
                 found += self._reads(user.results[0])
@@ -112,7 +115,11 @@ class _Assigner:
     def _accumulated(self, value: SSAValue) -> SSAValue:
         """What a dot adds to ``value``, if that is its only use: the sum belongs in the same place."""
         uses = [use.operation for use in value.uses]
-        return uses[0].result if len(uses) == 1 and isinstance(uses[0], DotOp) and uses[0].acc is value else value
+        return (
+            uses[0].result
+            if len(uses) == 1 and isinstance(uses[0], DotOp | BandDotOp) and uses[0].acc is value
+            else value
+        )
 
     def _dies_in_place(self, value: SSAValue, step: int) -> bool:
         """Is ``step`` the last to read the value, element by element, and not the one that made it?"""

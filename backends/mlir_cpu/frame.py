@@ -82,6 +82,8 @@ class Frame:
     tile_views: dict[tuple[SSAValue, str], TileView] = field(default_factory=dict)  # with the kind of dot
     positions: dict[tuple[str, Expr], Val] = field(default_factory=dict)  # tables of indices, by axis and expression
 
+    bands: dict[tuple[SSAValue, tuple[Expr, ...]], Val] = field(default_factory=dict)  # rows by distance, transposed
+
     @property
     def element(self) -> str:
         return self.expressions.float
@@ -114,7 +116,13 @@ class Frame:
         spans = self.spans | spans
         positions = {key: table for key, table in self.positions.items() if self.spans.get(key[0]) is spans.get(key[0])}
         return replace(
-            self, spans=spans, views=views, pair_views=pair_views, tile_views=tile_views, positions=positions
+            self,
+            spans=spans,
+            views=views,
+            pair_views=pair_views,
+            tile_views=tile_views,
+            positions=positions,
+            bands={},
         )
 
     def call(self, name: str, arguments: Sequence[Val], emit: Callable[[Frame, Sequence[Val]], None]) -> None:

@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from xdsl.dialects.builtin import Float64Type, IntegerType
 from xdsl.ir import Attribute, Operation, SSAValue
 
-from ...ir.tile import DotOp, ForOp, KernelOp, LoadOp, MemType, StoreOp, TileType, memory_type
+from ...ir.tile import BandAddOp, BandDotOp, DotOp, ForOp, KernelOp, LoadOp, MemType, StoreOp, TileType, memory_type
 from . import amx
 from .amx_dots import TileDots
 from .amx_pack import Packs as TilePacks
 from .amx_pack import load_lanes, packed_bytes
+from .bands import Bands
 from .buffers import Buffers, assign
 from .builder import ELEMENT_BYTES, Builder, Val
 from .errors import UnsupportedKernelError
@@ -298,6 +299,9 @@ class _BlockEmitter:
                 case DotOp():
                     self._comment(step)
                     RowDotEmitter(self.f, step).emit()
+                case BandDotOp() | BandAddOp():
+                    self._comment(step)
+                    Bands(self.f, step).emit()
                 case ForOp():
                     self._loop(step)
 

@@ -13,7 +13,21 @@ from dataclasses import dataclass, field
 
 from xdsl.ir import Block, Operation, SSAValue
 
-from ...ir.tile import DotOp, ForOp, FullOp, LoadOp, MapOp, MaskOp, ReduceOp, StoreOp, TileType, YieldOp, tile_type
+from ...ir.tile import (
+    BandAddOp,
+    BandDotOp,
+    DotOp,
+    ForOp,
+    FullOp,
+    LoadOp,
+    MapOp,
+    MaskOp,
+    ReduceOp,
+    StoreOp,
+    TileType,
+    YieldOp,
+    tile_type,
+)
 from .errors import UnsupportedKernelError
 from .pairs import is_paired
 from .tiles import Tiles
@@ -33,7 +47,9 @@ class Pass:
         return [op.results[0] for op in ([self.dot] if self.dot else []) + self.ops]
 
 
-Step = Pass | ForOp | StoreOp | LoadOp | DotOp  # a dot by itself contracts the row axis, or runs on tiles
+Step = (
+    Pass | ForOp | StoreOp | LoadOp | BandDotOp | BandAddOp | DotOp
+)  # a dot by itself contracts the row axis, or runs on tiles
 
 
 @dataclass
@@ -139,7 +155,7 @@ class _Planner:
                 body = _Planner(self.rows, self.pairs, self.tiles, self.loops | {op.axis.data})
                 self.plan.bodies[op] = body.run(op.body.block)
                 self._append(op)
-            case StoreOp():
+            case StoreOp() | BandDotOp() | BandAddOp():
                 self._append(op)
             case _:
                 raise UnsupportedKernelError(f"no CPU lowering for {op.name}")
@@ -154,9 +170,11 @@ class _Planner:
 
     def _reads_memory(self, op: Operation, value: SSAValue) -> bool:
         """Does ``op`` read the rows of the loaded ``value`` from memory, and not as lanes?"""
+        if isinstance(op, BandAddOp):
+            return op.lhs is value
         return isinstance(op, DotOp) and contracts_rows(op, self.rows) and row_dot(op)[1] is value
 
-    def _append(self, op: ForOp | StoreOp | LoadOp | DotOp) -> None:
+    def _append(self, op: ForOp | StoreOp | LoadOp | BandDotOp | BandAddOp | DotOp) -> None:
         self.steps.append(op)
         for result in op.results:
             self.ready[result] = len(self.steps)

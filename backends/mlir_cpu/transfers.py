@@ -42,7 +42,7 @@ class Transfers:
     def is_one(self, stride: Val | None) -> Val:
         return self.b.boolean(False) if stride is None else self.b.cmpi("eq", stride, self.b.integer(1))
 
-    def _widen(self, memory: Memory, pointer: Val, count: int) -> Val:
+    def widen(self, memory: Memory, pointer: Val, count: int) -> Val:
         """``count`` contiguous elements, converted, in a full vector; the rest is 0 and not read."""
         b, type = self.b, vec(self.f.lanes, memory.stored)
         if count < self.f.lanes:
@@ -51,8 +51,12 @@ class Transfers:
 
     def put(self, op: StoreOp, pointer: Val, value: Val, mask: Val | None = None) -> None:
         """Write or add a scalar or contiguous elements, the lanes of ``mask`` only."""
-        b, memory = self.b, self.f.memories[op.memory]
-        if op.add is not None:
+        self.put_in(self.f.memories[op.memory], pointer, value, mask, add=op.add is not None)
+
+    def put_in(self, memory: Memory, pointer: Val, value: Val, mask: Val | None = None, *, add: bool) -> None:
+        """The same, for what is no store."""
+        b = self.b
+        if add:
             type = vec(value.lanes, memory.stored)
             old = b.load(pointer, type) if mask is None else b.masked_load(pointer, mask, type)
             value = self._sum(memory, old, value)
@@ -64,10 +68,14 @@ class Transfers:
 
     def put_strided(self, op: StoreOp, pointer: Val, values: Val, stride: Val, mask: Val) -> None:
         """Write or add lanes to elements ``stride`` apart."""
-        b, memory = self.b, self.f.memories[op.memory]
+        self.put_strided_in(self.f.memories[op.memory], pointer, values, stride, mask, add=op.add is not None)
+
+    def put_strided_in(self, memory: Memory, pointer: Val, values: Val, stride: Val, mask: Val, *, add: bool) -> None:
+        """The same, for what is no store."""
+        b = self.b
         steps = b.binary("muli", b.iota(vec(values.lanes, "i64")), b.broadcast(stride, values.lanes))
         pointers = b.at(pointer, steps, memory.stored)
-        if op.add is not None:
+        if add:
             old = b.gather(pointers, mask, vec(values.lanes, memory.stored))
             values = self._sum(memory, old, values)
         b.scatter(self._narrow(memory, values), pointers, mask)
@@ -89,7 +97,7 @@ class Transfers:
             raise UnsupportedKernelError(f"cannot store {value.element} to {memory.name!r} of {memory.element}")
         return self.f.expressions.math.narrow(value, memory.stored)
 
-    def _blocks(self, width: int, emit: Callable[[Val, int], None]) -> None:
+    def blocks(self, width: int, emit: Callable[[Val, int], None]) -> None:
         """Run ``emit(first, count)`` for features in groups of a lane vector: a loop, then what is left."""
         lanes = self.f.lanes
         whole = width // lanes * lanes
@@ -149,10 +157,10 @@ class Transfers:
                 source = self.address(memory, op.index.data, **at, **{feature: b.integer(0)})
 
                 def copy(first: Val, count: int) -> None:
-                    value = self._widen(memory, b.at(source, first, memory.stored), count)
+                    value = self.widen(memory, b.at(source, first, memory.stored), count)
                     b.store(value, b.at(target, first, f.element), f.align)
 
-                self._blocks(width, copy)
+                self.blocks(width, copy)
                 return
             with b.loop(0, width, hint=feature) as column:
                 source = self.address(memory, op.index.data, **at, **{feature: column.iv})
@@ -195,7 +203,7 @@ class Transfers:
                 arguments = [rows, first, f.row_pointer(op.result, first, loop.iv)]
                 f.call(name, arguments, lambda inner, args: Transfers(inner).load_block(op, pairs, count, *args))
 
-            self._blocks(width // 2 if pairs else width, block)
+            self.blocks(width // 2 if pairs else width, block)
 
     def _row_addresses(
         self, index: Sequence[Expr], memory: Memory, value: SSAValue, lane: Val, *, ask: bool = False
@@ -221,7 +229,7 @@ class Transfers:
             if pairs:
                 vectors.append(self._pairs(b.at(row, b.mul(first, 2), memory.stored), count))
             else:
-                vectors.append(self._widen(memory, b.at(row, first, memory.stored), count))
+                vectors.append(self.widen(memory, b.at(row, first, memory.stored), count))
         for n, value in enumerate(self.transpose(vectors)[:count]):
             b.store(value, b.at(target, n * f.pitch(op.result), f.element), f.align)
 
@@ -289,7 +297,7 @@ class Transfers:
                 arguments = [rows, first, f.row_pointer(op.value, first, loop.iv), left]
                 f.call(name, arguments, lambda inner, args: Transfers(inner).store_block(op, memory, count, *args))
 
-            self._blocks(width, block)
+            self.blocks(width, block)
 
     def store_block(
         self, op: StoreOp, memory: Memory, count: int, rows: Val, first: Val, source: Val, live: Val
@@ -351,16 +359,16 @@ class Transfers:
                 first = [b.pure(f"vector.extract {v.ssa}[0] : i64 from {v.type}", "i64") if v.lanes else v
                          for v in index]  # fmt: skip
                 value = b.load(f.row_pointer(op.value, row.iv, lane.iv), f.vector, f.align)
-                mask = b.binary("andi", f.live_lanes(lane.iv), b.broadcast(self._inside(memory, index), f.lanes))
+                mask = b.binary("andi", f.live_lanes(lane.iv), b.broadcast(self.inside(memory, index), f.lanes))
                 self.put(op, memory.address(b, first), value, mask)
             with b.otherwise(), b.loop(0, live, hint=f.rows) as column:
                 scope = f.scalar_scope(at | {f.rows: b.add(rows.start, column.iv)})
                 position = [x.scalar(e, scope) for e in op.index.data]
                 value = b.load(f.row_pointer(op.value, row.iv, column.iv), f.element)
-                with b.when(self._inside(memory, position)):
+                with b.when(self.inside(memory, position)):
                     self.put(op, memory.address(b, position), value)
 
-    def _inside(self, memory: Memory, index: Sequence[Val]) -> Val:
+    def inside(self, memory: Memory, index: Sequence[Val]) -> Val:
         """Does the memory have this element?"""
         b, lanes = self.b, self.f.lanes if any(v.lanes for v in index) else 0
         inside = b.boolean(True, lanes)

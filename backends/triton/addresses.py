@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from xdsl.ir import SSAValue
+from xdsl.ir import Operation, SSAValue
 
 from ...ir import poly
 from ...ir.expr import Const, Expr, Var, free_vars, loads
-from ...ir.tile import ForOp, LoadOp, StoreOp, tile_type
+from ...ir.tile import BandAddOp, BandDotOp, ForOp, LoadOp, StoreOp, tile_type
 from .layout import AxisCode, padded, padded_shape
 from .scalars import Text, expanded
 
@@ -39,7 +39,7 @@ class Addresses:
 
     # ---- the base -------------------------------------------------------------------------------------
 
-    def prepare(self, op: LoadOp | StoreOp, level: int) -> None:
+    def prepare(self, op: LoadOp | StoreOp | BandDotOp | BandAddOp, level: int) -> None:
         """Name the base of an access if it is known at ``level`` of the kernel's steps, and not before."""
         linear = self.linear(op)
         index = [rest for _, rest in zip(*linear, strict=True)] if linear else list(op.index.data)
@@ -106,7 +106,7 @@ class Addresses:
 
     # ---- the tiles of a loop --------------------------------------------------------------------------
 
-    def linear(self, op: LoadOp | StoreOp) -> Linear | None:
+    def linear(self, op: Operation) -> Linear | None:
         """The index of a load in a loop as multiples of the loop's axis and the rest; None where it is not linear."""
         loop = op.parent_op()
         if (

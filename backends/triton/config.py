@@ -8,7 +8,7 @@ from xdsl.dialects.builtin import IntegerAttr
 
 from ...ir.dtypes import itemsize
 from ...ir.expr import walk
-from ...ir.tile import DotOp, ForOp, KernelOp, LoadOp, MaskOp, StoreOp, TileType, tile_type
+from ...ir.tile import BandDotOp, DotOp, ForOp, KernelOp, LoadOp, MaskOp, StoreOp, TileType, tile_type
 from .facts import most
 from .layout import padded
 from .targets import Target
@@ -116,7 +116,9 @@ def _heavy(kernel: KernelOp) -> bool:
     """Does a step of a loop hold more products than scores and output, or add to memory?"""
     loops = [op for op in kernel.body.walk() if isinstance(op, ForOp)]
     products = [sum(isinstance(op, DotOp) for op in loop.body.walk()) for loop in loops]
-    return max(products, default=0) > 2 or any(isinstance(op, StoreOp) for loop in loops for op in loop.body.walk())
+    return max(products, default=0) > 2 or any(
+        isinstance(op, StoreOp | BandDotOp) for loop in loops for op in loop.body.walk()
+    )
 
 
 def _longest_mask(kernel: KernelOp) -> int:

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ...ir import poly
-from ...ir.expr import Expr, Var, free_vars, kind_of, loads, rewrite
+from ...ir.distance import DISTANCE
+from ...ir.distance import by_distance as distances
+from ...ir.expr import Expr, loads
 from ...ir.tile import ForOp, StoreOp
 from .layout import AxisCode, padded
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from .emit import Emitter
-
-DISTANCE = "row_less_key"
 
 
 def by_distance(op: StoreOp, shape: Mapping[str, int], row: str) -> tuple[Expr, ...] | None:
@@ -32,22 +31,7 @@ def by_distance(op: StoreOp, shape: Mapping[str, int], row: str) -> tuple[Expr, 
         return None
     if any(loads(e) for e in op.index.data):
         return None
-    key = loop.axis.data
-    found = tuple(rewrite(e, lambda x: _distance(x, row, key)) for e in op.index.data)
-    return None if any(free_vars(e) & {row, key} for e in found) else found
-
-
-def _distance(e: Expr, row: str, key: str) -> Expr | None:
-    """A multiple of the distance and something else, said by the distance."""
-    if kind_of(e) != "int" or not {row, key} <= free_vars(e):
-        return None
-    first = poly.split_linear(poly.of_expr(e), Var(row))
-    second = poly.split_linear(first[1], Var(key)) if first else None
-    if first is None or second is None or poly.add(first[0], second[0]):
-        return None
-    if any(free_vars(a) & {row, key} for p in (first[0], second[1]) for a in poly.atoms(p)):
-        return None
-    return poly.to_expr(poly.add(poly.multiply(first[0], {(Var(DISTANCE),): 1}), second[1]))
+    return distances(op.index.data, row, loop.axis.data)
 
 
 def sums(emitter: Emitter, value: str, shape: Mapping[str, int], memory: str) -> Iterator[tuple[str, dict[str, int]]]:

@@ -13,6 +13,7 @@ from ...ir.dtypes import accumulator, name_of
 from ...ir.expr import Const, Expr, Load, free_vars, loads
 from ...ir.tile import memory_type, tile_type
 from .addresses import Addresses, scaled
+from .bands import emit_band_add, emit_band_dot
 from .common import common
 from .config import Config
 from .descriptors import FLAG, Descriptors
@@ -105,7 +106,7 @@ class Emitter:
                 self.line(f"{index} = tl.arange(0, {padded(width)}).to(tl.int64)")
                 self.axes[axis] = AxisCode(index, None if padded(width) == width else f"{index} < {width}", wide=True)
         for op in self.kernel.body.walk():
-            if isinstance(op, tile.LoadOp | tile.StoreOp):
+            if isinstance(op, tile.LoadOp | tile.StoreOp | tile.BandDotOp | tile.BandAddOp):
                 self.addresses.prepare(op, level)
         self.body(self.steps.before[level])
 
@@ -396,5 +397,7 @@ _TABLE: dict[type[Operation], Callable[..., None]] = {
     tile.MaskOp: Emitter.mask,
     tile.ReduceOp: Emitter.reduce,
     tile.DotOp: Emitter.dot,
+    tile.BandDotOp: emit_band_dot,
+    tile.BandAddOp: emit_band_add,
     tile.ForOp: Emitter.loop,
 }

@@ -9,7 +9,7 @@ from xdsl.dialects.builtin import ModuleOp
 from ...ir.dtypes import name_of
 from ...ir.expr import OPS, Const, Expr, Load, Op, Var, walk
 from ...ir.text import print_module
-from ...ir.tile import ForOp, KernelOp, LoadOp, StoreOp, memory_type, op_exprs, tile_type
+from ...ir.tile import BandAddOp, BandDotOp, ForOp, KernelOp, LoadOp, StoreOp, memory_type, op_exprs, tile_type
 
 Interval = tuple[int, int]
 _TORCH = {
@@ -99,6 +99,8 @@ def argument_shapes(kernel: KernelOp, sizes: Mapping[str, int]) -> dict[str, lis
             index.append((memory[op.memory], op.index.data))
             shape = tile_type(op.result if isinstance(op, LoadOp) else op.value).shape
             local |= {a: (0, n - 1) for a, n in shape.items() if a not in env}
+        if isinstance(op, BandDotOp | BandAddOp):
+            index.append((memory[op.memory], op.index.data))
         index += [(x.tensor, x.index) for e in op_exprs(op) for x in walk(e) if isinstance(x, Load)]
         for name, exprs in index:
             for n, e in enumerate(exprs):

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from xdsl.ir import Operation, SSAValue
 
 from ...ir.expr import Const, Expr, Op, Var, free_vars
-from ...ir.tile import DotOp, ForOp, FullOp, KernelOp, LoadOp, MapOp, StoreOp
+from ...ir.tile import BandAddOp, DotOp, ForOp, FullOp, KernelOp, LoadOp, MapOp, StoreOp
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class Steps:
         self.moved = {op for ops in (*self.before, *self.after) for op in ops}
         # do steps load what others stored?
         self.reread = any(op.add is not None and op not in waiting for op in stores)
+        self.reread |= any(isinstance(op, BandAddOp) for op in kernel.body.walk())
 
     def _level(self, op: LoadOp | StoreOp) -> int:
         """Where an access to the same addresses may stand."""

@@ -39,7 +39,7 @@ from ...ir.calls import draws_random
 from ...ir.derivative import derivative
 from ...ir.dtypes import SMOOTH, name_of
 from ...ir.errors import AttncError
-from ...ir.expr import Const, Expr, Var, loads
+from ...ir.expr import Const, Expr, Var, inners, loads
 from ...ir.gradient import AttendGradientOp, CallGradientOp, operand_names
 from .call_gradients import CallGradient, call_gradient, is_constant
 
@@ -265,6 +265,9 @@ def dependencies(op: attn.Attention, out: bool = True) -> list[str]:
     if out:
         live |= {f"value{n}" for n in range(len(bodies))}
     for body in bodies:
+        for product in inners(body):
+            if not _is_zero(derivative(body, product)):
+                live |= {f"capture:{load.tensor}" for load in loads(product)}
         for load in loads(body):
             if load.kind == "float" and not _is_zero(derivative(body, load)):
                 live.add(f"capture:{load.tensor}")

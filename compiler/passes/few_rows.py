@@ -42,6 +42,7 @@ from ..analysis.cost import Device, device
 from .common import attends, facts_about, tidy
 from .gradient_groups import by_groups, grouped_by
 from .gradient_problem import Problem
+from .inner_products import products_of
 from .kernel_builder import names_taken
 from .rewriting import replace
 
@@ -95,7 +96,7 @@ def _change(attend: attn.AttendOp, facts: tuple[Expr, ...], sizes: Mapping[str, 
             return []
         return [at_least(extent, few + 1)]
     whole = whole_groups(attend, facts, sizes, on.is_gpu)
-    changes = None if extent != row.extent else by_head(attend, (*facts, *whole), count)
+    changes = None if extent != row.extent or products_of(attend) else by_head(attend, (*facts, *whole), count)
     if changes is None:
         if on.is_gpu and isinstance(extent, Const):
             return []  # rows and keys of known numbers: the cost model knows best

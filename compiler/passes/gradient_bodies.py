@@ -9,6 +9,8 @@ from xdsl.ir import SSAValue
 
 from ...ir import attn
 from ...ir.expr import Load
+from . import gradient_bands
+from .gradient_bands import BandTarget
 from .gradient_captures import PairTarget, group_places, owned_places, reads, role_of, sum_target
 from .gradient_frame import Frame
 from .gradient_groups import by_groups
@@ -18,9 +20,12 @@ from .gradient_patches import key_patches, query_patches
 from .gradient_problem import DOT, Problem
 from .gradient_segments import Segments
 from .gradient_targets import Target, target
+from .inner_products import operands, products_of
 from .kernel_builder import ZERO
 
-Written = list[tuple[str, Target | PairTarget]]  # the operand that each output is a gradient of, and where it goes
+Written = list[
+    tuple[str, Target | PairTarget | BandTarget]
+]  # the operand that each output is a gradient of, and where it goes
 
 
 def delta_kernel(problem: Problem, name: str) -> Frame:
@@ -83,7 +88,8 @@ def query_kernel(
     i = problem.row.name
     of_source = [reads(problem, n, tensors, c) for n, c in enumerate(classes)]
     added = [owned_places(problem, n, tensors, problem.row) for n in range(len(problem.sources))]
-    if patches and not any(of_source) and not any(added):
+    bands = [gradient_bands.wanted(problem, n, tensors) for n in range(len(problem.sources))]
+    if patches and not any(of_source) and not any(added) and not products_of(problem.op):
         problem = query_patches(problem)
     found = list(dict.fromkeys(r for read in of_source for r in read))  # sources may share an element
     outputs: dict[str, Target] = {}
@@ -91,16 +97,27 @@ def query_kernel(
         outputs["dq"] = target(problem, [problem.row, problem.features[0]], problem.query_map, problem.type("query"))
     places = {read: f"grad{n}:{read.tensor}" for n, read in enumerate(found)}
     outputs |= {places[read]: sum_target(problem, problem.row, read) for read in found}
+    lefts = gradient_bands.lefts(problem, [x for products in bands for x in products], tensors)
+    sides = {read: f"grad_left{k}:{read.tensor}" for k, read in enumerate(lefts)}
+    outputs |= {sides[read]: to for read, to in lefts.items()}
+    rights = {
+        (n, x): to
+        for n, products in enumerate(bands)
+        for x, to in gradient_bands.rights(problem, n, products, tensors).items()
+    }
+    tables = {at: f"grad_right{k}:{to.read.tensor}" for k, (at, to) in enumerate(rights.items())}
     in_order = sorted(set().union(*(to.in_order for to in outputs.values())))
     sums = {(n, p.read): f"grad{n}_{k}:{p.read.tensor}" for n, own in enumerate(added) for k, p in enumerate(own)}
     types = _types(outputs) | {sums[n, p.read]: p.type(problem) for n, own in enumerate(added) for p in own}
-    frame = Frame(problem, name, problem.row, types, given=given, sequential=in_order)
+    types |= {tables[at]: to.type for at, to in rights.items()}
+    frame = Frame(problem, name, problem.row, types, given=given, sequential=in_order, tiles_in_order=bool(rights))
     b = frame.builder
     queries = Queries.load(frame)
-    state = {o: b.full(frame.hint(o), ZERO, *((i, "d") if o == "dq" else (i,))) for o in outputs}
+    wide = {"dq", *sides.values()}
+    state = {o: b.full(frame.hint(o), ZERO, *((i, "d") if o in wide else (i,))) for o in outputs}
     for n, source in enumerate(problem.sources):
         own = of_source[n]
-        pairs = Pairs(frame, n, [*([DOT] if query else []), *own, *(place.read for place in added[n])])
+        pairs = Pairs(frame, n, [*([DOT] if query else []), *own, *(place.read for place in added[n]), *bands[n]])
         if pairs.flat:
             continue
         shared = pairs.row_delta(queries)
@@ -117,6 +134,16 @@ def query_kernel(
             new = dict(zip(outputs, carried, strict=True))
             if query and (ds := gradients.pop(0)) is not None:
                 new["dq"] = b.dot("dq", rounded(frame, ds, f"key{n}", narrow), keys.key, i, "d", acc=new["dq"])
+            for product in reversed(bands[n]):
+                ds = _some(gradients.pop())
+                left, right = operands(product)
+                if left in sides:
+                    o, memory = sides[left], f"capture:{right.tensor}"
+                    pair = rounded(frame, ds, memory, narrow)
+                    new[o] = b.band(new[o].name_hint or "", pair, frame.memory[memory], right.index, i, "d", acc=new[o])
+                if (n, product) in tables:
+                    pair = rounded(frame, ds, f"capture:{left.tensor}", narrow)
+                    b.band_add(pair, queries.lefts[left], frame.memory[tables[n, product]], rights[n, product].index)
             for place in reversed(added[n]):
                 b.store(_some(gradients.pop()), frame.memory[sums[n, place.read]], place.index, add=True)
             for read, gradient in zip(own, gradients, strict=True):
@@ -126,9 +153,10 @@ def query_kernel(
         state = dict(zip(state, b.loop(problem.key(n), source.mask, list(state.values()), step), strict=True))
     for o, value in state.items():
         b.store(value, frame.memory[o], outputs[o].index, add=outputs[o].add)
-    roles = (["query"] if query else []) + [role_of(read) for read in found]
+    roles = (["query"] if query else []) + [role_of(read) for read in (*found, *lefts)]
     written: Written = list(zip(roles, outputs.values(), strict=True))
-    return frame, written + [(role_of(p.read), PairTarget(p.read, p, n)) for n, own in enumerate(added) for p in own]
+    written += [(role_of(p.read), PairTarget(p.read, p, n)) for n, own in enumerate(added) for p in own]
+    return frame, written + [(role_of(to.read), to) for to in rights.values()]
 
 
 def key_kernel(
@@ -160,7 +188,7 @@ def key_kernel(
     line = ""
     if lines and not whole:
         problem, line = by_lines(problem, n)
-    if patches and not reads(problem, n, tensors, classes):
+    if patches and not reads(problem, n, tensors, classes) and not products_of(problem.op):
         problem = key_patches(problem, n)
     source, own = problem.sources[n], problem.key(n)
     i, j = problem.row.name, source.key

@@ -108,5 +108,5 @@ def _drop_dead(ops: Iterable[Operation]) -> None:
         for region in old.regions:
             _drop_dead(region.block.ops)
         if old.results and not any(r.uses.get_length() for r in old.results):
-            if not any(isinstance(inner, tile.StoreOp) for inner in old.walk()):
+            if not any(isinstance(inner, tile.StoreOp | tile.BandAddOp) for inner in old.walk()):
                 Rewriter.erase_op(old)

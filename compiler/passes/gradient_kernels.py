@@ -35,11 +35,14 @@ from xdsl.rewriter import InsertPoint, Rewriter
 from ...ir import attn, tile
 from ...ir.expr import Expr, Load
 from ...ir.gradient import AttendGradientOp
+from . import gradient_bands
+from .gradient_bands import BandTarget
 from .gradient_bodies import Written, delta_kernel, key_kernel, norm_kernel, query_kernel
 from .gradient_captures import BOTH, KEY, NEITHER, ROW, PairTarget, pair_kernels, reads, role_of
 from .gradient_frame import Frame
 from .gradient_problem import Problem
 from .gradient_targets import Target, total, zeros
+from .inner_products import products_of
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class _Lowering:
         self.parts: dict[str, list[SSAValue]] = {w: [] for w in op.wanted_list}
         self.given: dict[str, SSAValue] = {}  # what was measured of each row
         self.names = set(tile.kernels_of(module))
+        self.products = products_of(op)
         self.tensors = [name for name in op.captured if f"capture:{name}" in self.parts]
 
     def run(self) -> None:
@@ -91,13 +95,14 @@ class _Lowering:
         dotted = [n for n in sources if self.problem.depends_on_dot(n)]
         query = "query" in self.parts and bool(dotted)
         keys = [self._wanted_of(n) for n in sources]
-        fused = query and self.options.fused and not by_row and all(keys[n] for n in dotted)
+        banded = any(gradient_bands.wanted(self.problem, n, self.tensors) for n in sources)
+        fused = query and self.options.fused and not self.products and not by_row and all(keys[n] for n in dotted)
 
         # a sum whose element depends on neither row nor key fits both kernels
         rows = [ROW, NEITHER] if (query and not fused) or by_row else [ROW]
         along_row = [rows if keys[n] or self._reads(n, [KEY]) else [ROW, NEITHER] for n in sources]
         done: dict[int, list[Load]] = {n: [] for n in sources}  # whose pairs are added up by another kernel
-        if (query and not fused) or any(self._reads(n, along_row[n]) for n in sources):
+        if (query and not fused) or banded or any(self._reads(n, along_row[n]) for n in sources):
             frame, written = self._query_kernel(query and not fused, along_row)
             self._built(frame, written)
             self._note(written, done)
@@ -152,7 +157,7 @@ class _Lowering:
             tensors=self.tensors,
             classes=classes,
             done=done,
-            whole=self.options.fused and self.problem.whole,
+            whole=self.options.fused and self.problem.whole and not self.products,
             lines=self.options.fused,
             patches=not self.options.fused,
         )
@@ -166,7 +171,7 @@ class _Lowering:
     def _reads(self, n: int, classes: Sequence[str]) -> list[Load]:
         return reads(self.problem, n, self.tensors, classes)
 
-    def _built(self, frame: Frame, written: Sequence[tuple[str, Target | PairTarget]]) -> None:
+    def _built(self, frame: Frame, written: Sequence[tuple[str, Target | PairTarget | BandTarget]]) -> None:
         """Launch a kernel that writes the gradients of these operands."""
         launch = self._launch(frame)
         for (role, target), value in zip(written, launch.outputs, strict=True):

@@ -8,15 +8,16 @@ gradient of the score is ``p * (d_out . value - delta)``, where ``delta`` is ``o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from xdsl.ir import Attribute, SSAValue
 
 from ...ir.derivative import derivative
-from ...ir.expr import Const, Expr, Lambda, Op, Var, free_vars, op, rewrite
+from ...ir.expr import Const, Expr, Lambda, Load, Op, Var, free_vars, op, rewrite
 from .gradient_frame import Frame
 from .gradient_problem import DOT
+from .inner_products import load_lefts, named, tiles_of
 from .kernel_builder import LOG2_E, element_of, fresh, live_weights, split_factor
 
 
@@ -32,17 +33,19 @@ class Queries:
     norm: SSAValue | None  # for steep scores
     delta: SSAValue | None  # what is subtracted; without a gradient of the output, what is added
     dlse: SSAValue | None  # the gradient of lse, where it is not in delta; 0 for rows without keys
+    lefts: Mapping[Load, SSAValue]  # operands of inner products that scores hold themselves
 
     @staticmethod
     def load(frame: Frame, *, measured: bool = True) -> Queries:
         """Load a tile; before rows are ``measured`` there is neither ``delta`` nor ``norm``."""
         b, problem, i = frame.builder, frame.problem, frame.problem.row.name
         query = b.load("query", frame.memory["query"], problem.query_map, i, "d")
+        lefts = load_lefts(b, captured(frame), problem.sources, i)
         gradient = delta = norm = dlse = None
         if "d_out" in frame.memory:
             gradient = b.load("grad", frame.memory["d_out"], problem.out_map, i, "e")
         if not problem.op.normalised:
-            return Queries(query, gradient, None, None, None, None)
+            return Queries(query, gradient, None, None, None, None, lefts)
         lse = b.load("lse", frame.memory["lse"], problem.lse_map, i)
         scaled = "lse" if problem.steep else f"lse * {LOG2_E!r}"
         shift = b.map("shift", f"lambda lse: where(lse == -inf, 0.0, {scaled})", [lse], i)
@@ -55,7 +58,7 @@ class Queries:
             dlse = b.map("dlse", "lambda dlse, lse: where(lse == -inf, 0.0, dlse)", [given, lse], i)
         if gradient is None:
             delta = dlse
-        return Queries(query, gradient, shift, norm, delta, dlse)
+        return Queries(query, gradient, shift, norm, delta, dlse, lefts)
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ class Pairs:
         self.frame = frame
         self.source = frame.problem.sources[n]
         self.score, self.factor = split_factor(self.source.score)
+        self.products: Mapping[Op, SSAValue] = {}  # of the tile at hand
         self.slopes = [derivative(self.score.body, of) for of in wanted]  # type: ignore[arg-type]
         constants = [s.value * self.factor for s in self.slopes if isinstance(s, Const) and s.value]
         # the factor that the score's gradient is computed with: one that saves a product
@@ -112,10 +116,12 @@ class Pairs:
         """
         b = self.frame.builder
         by_row = axes[0] == self.frame.problem.row.name
-        dot = b.dot("dot", *_in_order(queries.query, keys.key, by_row), *axes)
-        s = dot
+        row = self.frame.problem.row.name
+        self.products = tiles_of(b, captured(self.frame), self.source, row, queries.lefts, *axes)
+        s = dot = b.dot("dot", *_in_order(queries.query, keys.key, by_row), *axes)
         if self.score.body != DOT:
-            s = b.map("score", self.score, [dot], *axes)
+            score, bands = named(self.score, self.products)
+            s = b.map("score", score, [dot, *bands], *axes)
         if queries.shift is None:
             return self._sums(queries, keys, dot, s, axes)
         p = self._probabilities(b.mask(s, self.source.mask), queries.shift, queries.norm, axes)
@@ -187,7 +193,13 @@ class Pairs:
             by = rewrite(by, lambda e: value if e == self.score.body else None)
         used = [(v, x) for v, x in ((DOT, dot), (value, s)) if v.name in free_vars(by)]
         params = (ds.name, *(v.name for v, _ in used))
-        return self.frame.builder.map("ds", Lambda(params, Op("*", (ds, by))), [base, *(x for _, x in used)], *axes)
+        function, bands = named(Lambda(params, Op("*", (ds, by))), self.products)
+        return self.frame.builder.map("ds", function, [base, *(x for _, x in used), *bands], *axes)
+
+
+def captured(frame: Frame) -> dict[str, SSAValue]:
+    """The memories of captured tensors by the names that scores use."""
+    return {role.partition(":")[2]: m for role, m in frame.memory.items() if role.startswith("capture:")}
 
 
 def _in_order(query: SSAValue, key: SSAValue, by_row: bool) -> tuple[SSAValue, SSAValue]:

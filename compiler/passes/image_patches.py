@@ -38,6 +38,7 @@ from ...ir.expr import TRUE, Expr, evaluate, free_vars
 from ..analysis.cost import NOMINAL_LENGTH, device, timings
 from ..analysis.segments import images
 from .common import attends, facts_about, fresh, moved_maps, work_of
+from .inner_products import products_of
 from .patches import NAMES, SHAPES, Patches, patches, whole_images
 from .rewriting import replace as replace_op
 
@@ -70,6 +71,8 @@ class ImagePatches(ModulePass):
 
     def _change(self, attend: attn.AttendOp, facts: tuple[Expr, ...], sizes: Mapping[str, int]) -> list[Expr]:
         """Rewrite one attention if that pays; the guards that it then relies on."""
+        if products_of(attend):
+            return []  # they want rows and keys that count one by one
         row, masks = attend.domain[-1], [s.mask for s in attend.source_list]
         for inner in images(masks, lambda x: row.name in free_vars(x)):
             whole = whole_images([row.extent, *(s.extent for s in attend.source_list)], inner)

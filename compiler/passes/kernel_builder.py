@@ -87,6 +87,14 @@ class KernelBuilder:
     def dot(self, hint: str, lhs: SSAValue, rhs: SSAValue, *axes: str, acc: SSAValue | None = None) -> SSAValue:
         return self.add(hint, tile.DotOp(lhs, rhs, self.type(*axes), acc))
 
+    def band(
+        self, hint: str, lhs: SSAValue, memory: SSAValue, index: Sequence[Expr], *axes: str, acc: SSAValue | None = None
+    ) -> SSAValue:
+        return self.add(hint, tile.BandDotOp(lhs, memory, index, self.type(*axes), acc))
+
+    def band_add(self, pairs: SSAValue, lhs: SSAValue, memory: SSAValue, index: Sequence[Expr]) -> None:
+        self._insert("", tile.BandAddOp(pairs, lhs, memory, index))
+
     def reduce(self, hint: str, kind: str, value: SSAValue, *axes: str) -> SSAValue:
         return self.add(hint, tile.ReduceOp(kind, value, self.type(*axes)))
 

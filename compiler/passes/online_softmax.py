@@ -39,6 +39,7 @@ from ...ir import attn, tile
 from ...ir.attributes import Dim
 from ...ir.dtypes import accumulator
 from ...ir.expr import Lambda, Var, free_vars
+from .inner_products import load_lefts, named, tiles_of
 from .kernel_builder import (
     LN_2,
     LOG2_E,
@@ -118,6 +119,8 @@ class _Lowering:
         i, op_, b = self.row, self.op, self.builder
         compares = any("dot" in free_vars(s.score.body) for s in op_.source_list)
         q = b.load("query", self.query, op_.query_map.data, i, "d") if compares else None
+        self.captured = dict(zip(self.kernel.names, self.kernel.args, strict=True))
+        self.lefts = load_lefts(b, self.captured, op_.source_list, i)
         if not op_.normalised:
             self._sums(q)
             return
@@ -156,10 +159,11 @@ class _Lowering:
     def _score(self, n: int, q: SSAValue | None, score: Lambda) -> SSAValue:
         """The score of one tile of keys of source ``n``."""
         source, i, j, b = self.op.source_list[n], self.row, self.op.source_list[n].key, self.builder
+        score, bands = named(score, tiles_of(b, self.captured, source, i, self.lefts, i, j))
         if q is None or "dot" not in free_vars(score.body):
-            return b.map("score", Lambda((), score.body), [], i, j)
+            return b.map("score", Lambda(score.params[1:], score.body), bands, i, j)
         s = b.dot("dot", q, b.load("key", self.keys[n], source.key_map, j, "d"), i, j)
-        return s if score.body == Var("dot", "float") else b.map("score", score, [s], i, j)
+        return s if score.body == Var("dot", "float") else b.map("score", score, [s, *bands], i, j)
 
     def _units(self, factor: float) -> tuple[Callable[[str], str], Callable[[str], str]]:
         """A score in the units of ``m``, and the probability that a difference in them stands for."""

@@ -16,7 +16,6 @@ from torch import Tensor
 import attnc
 
 PATTERN = "causal"
-EAGER = "a score adds a product of the query with a row for each distance: all of them are as many as the scores"
 
 
 def _convolved(x: Tensor, weight: Tensor) -> Tensor:

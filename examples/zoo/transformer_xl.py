@@ -15,7 +15,6 @@ from torch import Tensor
 import attnc
 
 PATTERN = "causal"
-EAGER = "a score adds a product of the query with a row for each distance: all of them are as many as the scores"
 
 
 def _rel_shift(x: Tensor) -> Tensor:

@@ -7,7 +7,23 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ...ir.expr import TRUE, Const, Expr, Load, Op, Var, all_of, conjuncts, free_vars, op, substitute, walk
+from ...ir.distance import by_distance
+from ...ir.expr import (
+    TRUE,
+    Const,
+    Expr,
+    Load,
+    Op,
+    Var,
+    all_of,
+    conjuncts,
+    free_vars,
+    inners,
+    op,
+    substitute,
+    walk,
+    without_inners,
+)
 from ...ir.poly import constant_value, of_expr, split_linear, to_expr
 from ..graph import Input, Node
 from .contract import Contraction
@@ -231,17 +247,36 @@ def _check(values: Values, plan: AttendPlan) -> None:
     for s in plan.sources:
         for what, exprs, allowed in (
             ("the mask", [s.mask], known),
-            ("the score", [s.score], known | {"dot"}),
+            ("the score", [without_inners(s.score)], known | {"dot"}),
+            ("the score", inners(s.score), known | {"d"}),
             ("the keys", s.key_map, batch | {"j", "d"}),
             ("the values", s.value_map, batch | {"j", "e"}),
         ):
             extra = set().union(*(free_vars(e) for e in exprs)) - allowed
             if extra:
                 raise NoMatch(f"{what} of a query depend on more than its batch, row and key", plan.node.location)
+        for product in inners(s.score):
+            _check_inner(values, product, plan)
         if s.mask != TRUE and any(x.tensor not in values.nodes for x in walk(s.mask) if isinstance(x, Load)):
             raise NoMatch("the mask reads a tensor that is not known", plan.node.location)
     if set().union(*(free_vars(e) for e in plan.query_map)) - batch - {"i", "d"}:
         raise NoMatch("the query depends on the key", plan.node.location)
+
+
+def _check_inner(values: Values, product: Op, plan: AttendPlan) -> None:
+    """Raise :class:`NoMatch` unless a kernel computes the inner product for tiles of pairs."""
+    left, right = (x for x in product.args if isinstance(x, Load))
+    where = values.node_of(right).location
+    if "j" in free_vars(left) or by_distance(right.index, "i", "j") is None:
+        at = ", ".join(str(x) for x in right.index if {"i", "j"} & free_vars(x))
+        raise NoMatch(
+            f"a product of the query with rows at {at} is computed in the kernel only where the distance i - j says "
+            "which row it is; mask what a clamp changes, or clip the distance",
+            where,
+        )
+    widths = [n for x in (left, right) for n, e in zip(values.node_of(x).shape, x.index, strict=True) if e == Var("d")]
+    if not widths or values.static(widths[0]) != plan.width or plan.query is None:
+        raise NoMatch("the rows of positions have another width than the keys", where)
 
 
 def _vars_of(elements: Iterable[Peeled | None]) -> set[str]:

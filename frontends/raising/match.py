@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ...ir.expr import FALSE, TRUE, Const, Expr, Load, Op, Var, free_vars, substitute, walk
+from ...ir.expr import FALSE, TRUE, Const, Expr, Load, Op, Var, free_vars, substitute, walk, without_inners
 from ..graph import Input, Node
 from .attempt import attempt
 from .contract import Contraction, Contractions, Element
@@ -24,6 +24,7 @@ from .peel import Peeled, joint, peel
 from .plan import AttendPlan, Gate
 from .roles import weighs
 from .score import DOT, Score, drop_common_shift, fold_scale, read_score
+from .skew import unskewed
 from .terms import NoMatch, addends, factors, load, uses
 from .values import Values
 from .views import VIEWS
@@ -130,7 +131,7 @@ class Matcher:
         batch = {n for n, _ in plan.dims[:-1]}
         for sum in [n for n in plan.captures if n.op == "logsumexp"]:
             self.match(sum)
-        read = [x for s in plan.sources for x in walk(s.score) if isinstance(x, Load)]
+        read = [x for s in plan.sources for x in walk(without_inners(s.score)) if isinstance(x, Load)]
         known = [n for n in plan.captures if isinstance(n, Input)] + plan.tables()
         unread = [x for x in read if {"i", "j"} <= free_vars(x) and self.values.node_of(x) not in known]
         if plan.query is None or unread or (valued & batch) - keyed or not asked & keyed & batch:
@@ -333,7 +334,7 @@ class Matcher:
         return any(isinstance(x, Load) and self.contractions.of(x) is not None for x in walk(e))
 
     def _softmax_score(self, e: Load) -> Expr:
-        return self.values.at(self.values.node_of(e)["input"], e.index)
+        return unskewed(self.values, self.values.at(self.values.node_of(e)["input"], e.index))
 
     def _split(self, piece: _Piece, at: Expr) -> list[_Piece]:
         values = self.values

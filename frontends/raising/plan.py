@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ...ir.expr import Expr, Load, free_vars, walk
+from ...ir.expr import Expr, Load, free_vars, walk, without_inners
 from ..graph import Node
 
 
@@ -103,7 +103,12 @@ class AttendPlan:
 
     def tables(self) -> list[Node]:
         """Captured products that a score reads at places that depend on query and key."""
-        read = [x for s in self.sources for x in walk(s.score) if isinstance(x, Load) and {"i", "j"} <= free_vars(x)]
+        read = [
+            x
+            for s in self.sources
+            for x in walk(without_inners(s.score))
+            if isinstance(x, Load) and {"i", "j"} <= free_vars(x)
+        ]
         names = {x.tensor for x in read}
         return [n for n in self.captures if f"%{n.name}" in names and n.op in ("matmul", "einsum", "products")]
 

@@ -2,6 +2,7 @@
 
 With few rows ``r`` this is ``q_i . k_j + t[i, f(i, j)]``: PyTorch multiplies each query with each row once,
 ``t = q @ r.mT``, and the kernel looks the products up.  They take memory for each token, times the number of rows.
+With as many rows as keys, the products are as many as the scores, and the kernel computes them itself: ``inner``.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import math
 import string
 from collections.abc import Mapping, Sequence
 
-from ...ir.expr import Const, Expr, Load, Var, free_vars, op, rewrite
+from ...ir.expr import Const, Expr, Load, Var, free_vars, op, rewrite, substitute
 from ..graph import Input, Node
 from .bounds import bound
 from .contract import Contraction, Contractions, Element
@@ -53,6 +54,8 @@ def tabulated(
 
 def is_table(values: Values, e: Load) -> bool:
     """Is this looked up at places that depend on query and key, among numbers that grow slower than the pairs do?"""
+    if sum(values.pairwise((x,)) for x in e.index) > 1:
+        return False  # shifted: not even whose product it is depends on the query alone
     tokens = values.rows | values.keys
     sizes: list[Expr] = []
     names: set[str] = set()
@@ -82,26 +85,38 @@ def _parts(values: Values, c: Contraction) -> tuple[Element, list[tuple[int, Exp
     for side, other in ((c.left, c.right), (c.right, c.left)):
         if not values.pairwise(side[1]):
             continue
-        found = []
-        for sign, term in addends(values.simplify(values.at(*side))):
-            num, den = factors(term)
-            vectors = [x for x in num if uses(x, c.variable.name)]
-            if len(vectors) != 1 or not isinstance(vectors[0], Load) or any(uses(x, c.variable.name) for x in den):
-                return None
-            number = product([x for x in num if x is not vectors[0]])
-            found.append((sign, number / product(den) if den else number, vectors[0]))
+        found = _vectors(values, side, c.variable.name)
+        if found is None:  # rows that PyTorch computes, before they are gathered
+            whole = peel(values, *side, like=side[0].dtype)
+            found = [(1, Const(1.0), load(whole.node, whole.index))] if whole.node is not side[0] else []
         if any(values.pairwise(vector.index) for *_, vector in found):
             return other, found
     return None
 
 
-def _looked_up(values: Values, of: Load, feature: Var, other: Element, vector: Load) -> Load:
-    """The product of ``other`` and the ``vector``, as an element of the product with all the rows that it may be."""
+def _vectors(values: Values, side: Element, feature: str) -> list[tuple[int, Expr, Load]] | None:
+    """The addends of an operand; None where one is not a vector times a number."""
+    found = []
+    for sign, term in addends(values.simplify(values.at(*side))):
+        num, den = factors(term)
+        vectors = [x for x in num if uses(x, feature)]
+        if len(vectors) != 1 or not isinstance(vectors[0], Load) or any(uses(x, feature) for x in den):
+            return None
+        number = product([x for x in num if x is not vectors[0]])
+        found.append((sign, number / product(den) if den else number, vectors[0]))
+    return found
+
+
+def _looked_up(values: Values, of: Load, feature: Var, other: Element, vector: Load) -> Expr:
+    """The product of ``other`` and the ``vector``, as an element of the product with all the rows that it may be.
+
+    One that the kernel computes where these are no fewer than pairs.
+    """
     many, node = peel(values, *other, like=other[0].dtype), values.node_of(of)
     if values.pairwise(many.index):
         raise NoMatch(
-            "both operands of a product depend on query and key; if this is a relative shift, its products of queries "
-            "with each distance are as many as the scores: clip the distance",
+            "both operands of a product depend on query and key; if this is a relative shift, mask the keys to which "
+            "it brings products of another query, or clip the distance",
             node.location,
         )
     vector = values.apart.get(vector, vector)
@@ -132,10 +147,11 @@ def _looked_up(values: Values, of: Load, feature: Var, other: Element, vector: L
     sizes = tuple(size for size, _ in kept.values())
     table = values.made("products", call, (many.node, rows), sizes, node, many.node.dtype)
     found = load(table, [values.simplify(x) for _, x in kept.values()])
-    if not is_table(values, found):
-        size = " x ".join(str(values.simplify(n)) for n in sizes)
-        raise NoMatch(f"{where}: all products are {size}, no fewer than pairs; clip the distance", node.location)
-    return found
+    if is_table(values, found):
+        return found
+    d = {feature.name: Var("d")}
+    rows_of = load(many.node, [substitute(x, d) for x in many.index])
+    return op("inner", rows_of, load(rows, [substitute(values.simplify(x), d) for x in vector.index]))
 
 
 def _moving(node: Node, index: Sequence[Expr]) -> list[tuple[Expr, Expr]]:

@@ -9,6 +9,7 @@ from ...ir.expr import FALSE, TRUE, Const, Expr, Load, Op, Var, all_of, op, rewr
 from .contract import Contraction, Contractions
 from .joined import join
 from .relative import tabulated
+from .skew import unskewed
 from .terms import NEG_INF, NoMatch, addends, holds_infinity, total, uses
 from .values import Values
 
@@ -81,7 +82,7 @@ def read_score(values: Values, contractions: Contractions, terms: list[Expr], ma
         lives.append(live)
         finites.append(finite)
     mask = all_of([*lives, *masks])
-    score = total([(1, f) for f in finites])
+    score = unskewed(values, total([(1, f) for f in finites]), mask)
     products = [x for x in _loads(score) if values.pairwise(x.index) and contractions.of(x) is not None]
     for x in _loads(mask):
         if values.pairwise(x.index) and contractions.of(x) is not None:
@@ -99,6 +100,8 @@ def read_score(values: Values, contractions: Contractions, terms: list[Expr], ma
 
 
 def _loads(e: Expr) -> list[Load]:
+    if isinstance(e, Op) and e.name == "inner":
+        return []  # of a kernel's own
     if isinstance(e, Load):
         return [e, *(x for i in e.index for x in _loads(i))]
     return list(dict.fromkeys(x for c in e.children for x in _loads(c)))

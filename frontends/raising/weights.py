@@ -213,8 +213,8 @@ def boundary(values: Values, x: Expr, end: Expr, key: str) -> Expr:
     at = values.simplify(end - (x - Var(key)))
     if uses(at, key):
         raise NoMatch(
-            "pieces of a concatenation meet at a place that is not one key; if this is a relative shift, its products "
-            "of queries with each distance are as many as the scores: clip the distance"
+            "pieces of a concatenation meet at a place that is not one key; if this is a relative shift, mask the keys "
+            "to which it brings products of another query, or clip the distance"
         )
     return at
 

@@ -12,3 +12,14 @@ attn.func @f(%q: !attn.tensor<"B, H, N, 64", f32>, %k: !attn.tensor<"B, H, M, 64
   %y = attn.call "torch.nonzero(x0)"(%t) : (!attn.tensor<"B, N, H, 48", f32>) -> !attn.tensor<"found, 4", i64>
   attn.return %y : !attn.tensor<"found, 4", i64>
 }
+attn.func @positions(%q: !attn.tensor<"N, 8", f32>, %p: !attn.tensor<"N, 8", f32>, %k: !attn.tensor<"M, 8", f32>, %r: !attn.tensor<"M, 8", f32>) guards [] {
+  %o, %lse = attn.attend over "i < N"
+    query %q "i, d" width 8
+    source "j < M" key %k "j, d" value %k "j, e" mask "j <= i" score "lambda dot: dot + inner(p[i, d], r[i - j, d])"
+    capture p = %p
+    capture r = %r
+    normaliser softmax
+    out "i, e" width 8 lse "i"
+    : (!attn.tensor<"N, 8", f32>, !attn.tensor<"M, 8", f32>, !attn.tensor<"M, 8", f32>, !attn.tensor<"N, 8", f32>, !attn.tensor<"M, 8", f32>) -> (!attn.tensor<"N, 8", f32>, !attn.tensor<"N", f32>)
+  attn.return %o : !attn.tensor<"N, 8", f32>
+}

@@ -130,3 +130,22 @@ tile.kernel @k(%q: !tile.mem<2, f32>) outputs 1
   %Q = tile.load %q at <"i, d"> : !tile.mem<2, f32> -> !tile.tile<"i:4, d:8", f32>
   %M = tile.mask %Q where <"table[i] > 0"> : !tile.tile<"i:4, d:8", f32> -> !tile.tile<"i:4, d:8", f32>
 }
+// -----
+// expect: tile.band_dot: <i:4, d:8> and <j:4, k:4> must share one axis
+tile.kernel @k(%q: !tile.mem<2, f32>) outputs 1
+  grid "t < N" rows "i, t * 4, 4, N" {
+  %Q = tile.load %q at <"i, d"> : !tile.mem<2, f32> -> !tile.tile<"i:4, d:8", f32>
+  %S = tile.band_dot %Q, %q at <"i - j, d"> : !tile.tile<"i:4, d:8", f32>, !tile.mem<2, f32> -> !tile.tile<"j:4, k:4", f32>
+}
+// -----
+// expect: inner(p[i, d], 2.0) must be of two captured tensors, read along the features d
+attn.func @f(%q: !attn.tensor<"N, 8", f32>) guards [] {
+  %o, %lse = attn.attend over "i < N"
+    query %q "i, d" width 8
+    source "j < N" key %q "j, d" value %q "j, e" mask "True" score "lambda dot: dot + inner(p[i, d], 2.0)"
+    capture p = %q
+    normaliser softmax
+    out "i, e" width 8 lse "i"
+    : (!attn.tensor<"N, 8", f32>, !attn.tensor<"N, 8", f32>, !attn.tensor<"N, 8", f32>, !attn.tensor<"N, 8", f32>) -> (!attn.tensor<"N, 8", f32>, !attn.tensor<"N", f32>)
+  attn.return %o : !attn.tensor<"N, 8", f32>
+}

@@ -27,3 +27,15 @@ tile.kernel @dilated(%q: !tile.mem<4, f32>, %k: !tile.mem<4, f32>, %v: !tile.mem
   %L = tile.map "lambda m, l: (m + log2(l)) * 0.6931471805599453" (%m2, %l2) : (!tile.tile<"i:64", f32>, !tile.tile<"i:64", f32>) -> !tile.tile<"i:64", f32>
   tile.store %L, %lse at "b, h, i * 8 + r" : !tile.tile<"i:64", f32> -> !tile.mem<3, f32>
 }
+tile.kernel @band(%q: !tile.mem<2, f32>, %r: !tile.mem<2, f32>, %dq: !tile.mem<2, f32>, %dr: !tile.mem<2, f32>) outputs 2
+  grid "t < (N + 15) // 16" sequential 1 rows "i, t * 16, 16, N" {
+  %Q = tile.load %q at "i, d" : !tile.mem<2, f32> -> !tile.tile<"i:16, d:8", f32>
+  %z = tile.full "0.0" : !tile.tile<"i:16, d:8", f32>
+  %sum = tile.for j in ["0, i + 1"] step 16 partial carry (%c = %z) : (!tile.tile<"i:16, d:8", f32>) {
+    %s = tile.band_dot %Q, %r at "i - j, d" : !tile.tile<"i:16, d:8", f32>, !tile.mem<2, f32> -> !tile.tile<"i:16, j:16", f32>
+    %n = tile.band_dot %s, %r at "i - j, d" acc %c : !tile.tile<"i:16, j:16", f32>, !tile.mem<2, f32>, !tile.tile<"i:16, d:8", f32> -> !tile.tile<"i:16, d:8", f32>
+    tile.band_add %s, %Q, %dr at "i - j, d" : !tile.tile<"i:16, j:16", f32>, !tile.tile<"i:16, d:8", f32> -> !tile.mem<2, f32>
+    tile.yield %n : !tile.tile<"i:16, d:8", f32>
+  }
+  tile.store %sum, %dq at "i, d" : !tile.tile<"i:16, d:8", f32> -> !tile.mem<2, f32>
+}
