@@ -264,6 +264,8 @@ class PassEmitter:
             rows = [self.b.add(loop.iv, r) for r in range(height)]
             if last is not None:
                 rows = [rows[0], *(self.b.least(row, last) for row in rows[1:])]
+            if self.f.ahead and self.axis in self.f.spans:
+                self.f.ahead.ask(self.b)
             dots = self._dot(self.step.dot, rows, lanes) if self.step.dot else []
             # a block is reduced by itself first: fewer roundings at the size of the whole
             current: list[Val | None] = [None for _ in loop.carried]

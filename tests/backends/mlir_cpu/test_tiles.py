@@ -159,6 +159,21 @@ def test_strips_look_at_their_own_keys(pattern: Callable[..., torch.Tensor], len
     assert_matches(pattern, attnc.compile(pattern)(*inputs), inputs)
 
 
+@needs_tiles
+def test_many_small_tasks() -> None:
+    """Some are taken at a time, and each asks for the rows of the next, of which the last has none."""
+    inputs = [torch.randn(65, 33, n, 32).bfloat16() for n in (20, 7, 7)]
+    assert_matches(patterns.dilated, attnc.compile(patterns.dilated)(*inputs), inputs)
+
+
+def test_rows_of_the_next_task_are_asked_for_under_narrow_masks() -> None:
+    dilated = NarrowForward(D=64, E=64, key="b, h, j * 2, d").text
+    texts = [dilated, dilated.replace("partial carry", "full carry"), NarrowForward(D=64, E=64).text]
+    asked = [lower(parse_kernel(text), target.TARGETS["avx512-amx"]).text.count("rw = 0") for text in texts]
+    # two passes over pairs, in blocks and what is left; two rows at a time, two lines each
+    assert asked == [2 * 2 * 2 * 2, 0, 0]
+
+
 def test_dead_blocks_are_skipped() -> None:
     """A strip of a window has fewer keys than its tile, and starts at a block of its own."""
     q = torch.randn(1, 1, 600, 64).bfloat16()
