@@ -69,14 +69,13 @@ class Ahead:
     """The list of rows, in scratch: where each begins, and how many were asked for."""
 
     def __init__(self, b: Builder, rows: Sequence[Wanted]):
-        self.rows = rows
+        self.rows, self.lines = rows, 0  # lines of a row
         size = sum(w.most for w in rows) + AT_ONCE
         self.list, self.cursor = b.room(size * ELEMENT_BYTES[PTR], "ahead"), b.room(2 * ELEMENT_BYTES["i64"], "asked")
 
     def fill(self, frame: Frame, tile: Span) -> None:
         """List the rows of the task that ``frame`` names, whose tile is ``tile``."""
         b, x, end = frame.b, frame.expressions, frame.b.integer(0)
-        self.lines = 0
         for w in self.rows:
             memory, (feature, width) = frame.memories[w.op.memory], w.feature
             self.lines = max(self.lines, -(-width * ELEMENT_BYTES[memory.stored] // LINE))

@@ -86,6 +86,8 @@ class Frame:
     tile_views: dict[tuple[SSAValue, str], TileView] = field(default_factory=dict)  # with the kind of dot
     positions: dict[tuple[str, Expr], Val] = field(default_factory=dict)  # tables of indices, by axis and expression
     ahead: Ahead | None = None  # what to ask memory for besides
+    unmasked: Span | None = None  # of the rows of a loop's tiles, those where masks take nothing away
+    masks: bool = True  # do masks take anything away?
 
     @property
     def element(self) -> str:

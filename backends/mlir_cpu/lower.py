@@ -27,7 +27,7 @@ from .memory import CapturedReads, Memory, load_arguments, slots
 from .passes import PassEmitter
 from .plan import BlockPlan, Pass, axes, plan_block
 from .row_dot import RowDotEmitter
-from .strips import is_striped, live_keys, only_keys, set_pitches, strip
+from .strips import is_striped, live_keys, only_keys, set_pitches, strip, unmasked_keys
 from .target import Target
 from .tiles import SIDE, Tiles, padded
 from .transfers import Transfers
@@ -356,7 +356,8 @@ class _BlockEmitter:
                 return
             assert isinstance(keys.count, Val)
             with self.b.when(self.b.cmpi("sgt", keys.count, self.b.integer(0))):
-                _BlockEmitter(only_keys(inner, op, keys), plan, self.packs).finish(op)
+                unmasked = unmasked_keys(inner, op, keys)
+                _BlockEmitter(replace(only_keys(inner, op, keys), unmasked=unmasked), plan, self.packs).finish(op)
 
     def finish(self, op: ForOp) -> None:
         """The steps of a loop's body, and its carried values."""

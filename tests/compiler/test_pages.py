@@ -22,8 +22,8 @@ def test_whole_pages_within_a_large_block(make, asked) -> None:
     x = make((pages.LEAST + 4,), dtype=torch.uint8, device=CPU)
     ((start, size, advice),) = asked
     assert advice == pages.MADV_HUGEPAGE
-    assert x.data_ptr() <= start and start + size <= x.data_ptr() + x.nbytes
-    assert start % pages.PAGE == size % pages.PAGE == 0 and size
+    assert x.data_ptr() <= start < start + size <= x.data_ptr() + x.nbytes
+    assert start % pages.PAGE == size % pages.PAGE == 0
 
 
 def test_small_blocks_are_left_alone(asked) -> None:

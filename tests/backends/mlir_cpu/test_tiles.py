@@ -15,6 +15,7 @@ import attnc
 from attnc.backends import get_backend
 from attnc.backends.mlir_cpu import target
 from attnc.backends.mlir_cpu.lower import lower
+from attnc.ir.tile import kernels_of
 from tests import patterns
 from tests.numerics import assert_gradients_match, assert_matches, cotangents
 from tests.patterns import causal
@@ -179,6 +180,17 @@ def test_dead_blocks_are_skipped() -> None:
     q = torch.randn(1, 1, 600, 64).bfloat16()
     lowered = attnc.compile(wide, options={"target": "cpu-avx512-amx"}).lower(q, q, q)
     assert "strip = #builtin.int<32>" in lowered.ir("tile")
+
+
+@pytest.mark.parametrize(("pattern", "loops"), [(wide, 1), (capped, 0)])
+def test_masks_are_evaluated_at_the_sides_of_a_strip(pattern: Callable[..., torch.Tensor], loops: int) -> None:
+    """Where one range of keys is seen by all rows of a strip, what is left lies on two sides of it."""
+    q = torch.randn(1, 1, 600, 64).bfloat16()
+    lowered = attnc.compile(pattern, options={"target": "cpu-avx512-amx"}).lower(q, q, q)
+    (text,) = (
+        lower(kernel, target.TARGETS["avx512-amx"]).text for kernel in kernels_of(lowered.module("tile")).values()
+    )
+    assert len(re.findall(r"scf.for %side", text)) == loops
 
 
 @needs_tiles
