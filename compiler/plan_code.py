@@ -30,6 +30,7 @@ import torch
 from ..ir.calls import call_gradient, parse_call
 from ..ir.expr import OPS, Expr, Load, Op, Var, free_vars, loads, parse, rewrite
 from ..ir.tensors import scatter
+from . import pages
 from .errors import InputError
 from .plan import CallGradientStep, CallStep, InterpretStep, LaunchStep, Plan, ReorderStep, ScatterStep, TensorSpec
 from .plan_check import check_inputs, check_value
@@ -65,7 +66,8 @@ def compile_plan(plan: Plan) -> Callable[..., Any]:
     filename = f"<attnc plan {plan.name}>"
     # Tracebacks through a call step show the line.
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-    names: dict[str, Any] = {"torch": torch, "empty": torch.empty, "zeros": torch.zeros, **_FUNCTIONS, **HELPERS}
+    memory = pages if plan.device_type == "cpu" else torch
+    names: dict[str, Any] = {"torch": torch, "empty": memory.empty, "zeros": memory.zeros, **_FUNCTIONS, **HELPERS}
     names |= {d: getattr(torch, d) for d in _dtypes(plan)}
     names["check_inputs"] = lambda tensors: check_inputs(plan, tensors)
     names["check_value"] = check_value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from xdsl.ir import SSAValue
 
@@ -14,6 +15,9 @@ from .expressions import Expressions, Scope
 from .memory import Memory
 from .target import Target
 from .tiles import Tiles
+
+if TYPE_CHECKING:
+    from .ahead import Ahead
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,9 @@ class Frame:
     functions: dict[str, Function] = field(default_factory=dict)  # by name, those that the kernel calls
     tile_views: dict[tuple[SSAValue, str], TileView] = field(default_factory=dict)  # with the kind of dot
     positions: dict[tuple[str, Expr], Val] = field(default_factory=dict)  # tables of indices, by axis and expression
+    ahead: Ahead | None = None  # what to ask memory for besides
+    unmasked: Span | None = None  # of the rows of a loop's tiles, those where masks take nothing away
+    masks: bool = True  # do masks take anything away?
 
     bands: dict[tuple[SSAValue, tuple[Expr, ...]], Val] = field(default_factory=dict)  # rows by distance, transposed
 

@@ -11,6 +11,7 @@ from xdsl.ir import Attribute, Operation, SSAValue
 
 from ...ir.tile import BandAddOp, BandDotOp, DotOp, ForOp, KernelOp, LoadOp, MemType, StoreOp, TileType, memory_type
 from . import amx
+from .ahead import Ahead, wanted
 from .amx_dots import TileDots
 from .amx_pack import Packs as TilePacks
 from .amx_pack import load_lanes, packed_bytes
@@ -27,7 +28,7 @@ from .memory import CapturedReads, Memory, load_arguments, slots
 from .passes import PassEmitter
 from .plan import BlockPlan, Pass, axes, plan_block
 from .row_dot import RowDotEmitter
-from .strips import is_striped, live_keys, only_keys, set_pitches, strip
+from .strips import is_striped, live_keys, only_keys, set_pitches, strip, unmasked_keys
 from .target import Target
 from .tiles import SIDE, Tiles, padded
 from .transfers import Transfers
@@ -82,6 +83,7 @@ class _KernelLowering:
         self.buffers: Buffers = assign(self.plan, self.block, self.rows.name, self.rows.size)
         set_pitches(self.buffers, self.plan, lanes, self.vectors * lanes, self.tiles)
         self.scratch_bytes = 0
+        self.ahead = wanted(kernel) if self.tiles.dots else []
 
     def _uses_f64(self) -> bool:
         tiles = [r.type for op in self.kernel.walk() for r in op.results if isinstance(r.type, TileType)]
@@ -173,15 +175,26 @@ class _KernelLowering:
         chunk = b.most(b.least(b.binary("divui", total, b.integer(TASKS)), MOST_TASKS), 1)
         counter = Val("%args", "!llvm.ptr")
         task, taken = b.name("task"), b.name("taken")
-        with b.block(f"{taken} = scf.while (%again = {chunk.ssa}) : (i64) -> i64 {{", "} do {"):
-            b.line(f"{task} = llvm.atomicrmw add {counter.ssa}, {chunk.ssa} monotonic : !llvm.ptr, i64")
-            more = b.less(Val(task, "i64"), total)
-            b.line(f"scf.condition({more.ssa}) {task} : i64")
+
+        def take() -> Val:
+            return b.op(f"llvm.atomicrmw add {counter.ssa}, {chunk.ssa} monotonic : !llvm.ptr, i64", "i64", "next")
+
+        # where there is something to ask for, the tasks after those taken are known while these run
+        start = take() if self.ahead else chunk
+        with b.block(f"{taken} = scf.while (%again = {start.ssa}) : (i64) -> i64 {{", "} do {"):
+            found = Val("%again", "i64") if self.ahead else take()
+            more = b.less(found, total)
+            b.line(f"scf.condition({more.ssa}) {found.ssa} : i64")
         with b.block(f"^bb0({task}_first: i64):"):
             first = Val(f"{task}_first", "i64")
-            with b.loop(first, b.least(b.add(first, chunk), total), hint="task") as loop:
-                self._task(b, frame, loop.iv, extents, packs)
-            b.line(f"scf.yield {chunk.ssa} : i64")
+            following = take() if self.ahead else chunk
+            with b.loop(first, end := b.least(b.add(first, chunk), total), hint="task") as loop:
+                later = None
+                if self.ahead:
+                    later = b.add(loop.iv, 1)
+                    later = b.least(b.select(b.less(later, end), later, following), b.sub(total, 1))
+                self._task(b, frame, loop.iv, later, extents, packs)
+            b.line(f"scf.yield {following.ssa} : i64")
         if control is not None:
             amx.release(b, control)
 
@@ -223,25 +236,39 @@ class _KernelLowering:
         visit(plan, {})
         return result
 
-    def _task(self, b: Builder, frame: Frame, task: Val, extents: list[Val], packs: Packs) -> None:
-        names = dict(frame.names)
-        rest = task
+    def _task(self, b: Builder, frame: Frame, task: Val, later: Val | None, extents: list[Val], packs: Packs) -> None:
+        if later is not None:
+            frame = replace(frame, ahead=(ahead := Ahead(b, self.ahead)))
+            next_one = replace(frame, names=frame.names | self._names(b, later, extents))
+            ahead.fill(next_one, self._rows_of(next_one))
+        names = frame.names | self._names(b, task, extents)
         dims = list(zip(self.kernel.grid.data, extents, strict=True))
-        tasks = len(dims) - self.kernel.sequential.data
-        for dim, extent in reversed(dims[:tasks]):
-            names[dim.name] = b.pure(f"arith.remui {rest.ssa}, {extent.ssa} : i64", "i64", dim.name)
-            rest = b.binary("divui", rest, extent)
         with ExitStack() as loops:
-            for dim, extent in dims[tasks:]:
+            for dim, extent in dims[len(dims) - self.kernel.sequential.data :]:
                 names[dim.name] = loops.enter_context(b.loop(0, extent, hint=dim.name)).iv
             self._tile(replace(frame, names=names, views={}, pair_views={}, tile_views={}), packs)
 
+    def _names(self, b: Builder, task: Val, extents: list[Val]) -> dict[str, Val]:
+        """The grid dimensions of a task, less those that run in order."""
+        dims = list(zip(self.kernel.grid.data, extents, strict=True))
+        found: dict[str, Val] = {}
+        for dim, extent in reversed(dims[: len(dims) - self.kernel.sequential.data]):
+            found[dim.name] = b.pure(f"arith.remui {task.ssa}, {extent.ssa} : i64", "i64", dim.name)
+            task = b.binary("divui", task, extent)
+        return found
+
+    def _rows_of(self, frame: Frame) -> Span:
+        """The rows of a task's tile; less than none where there are none."""
+        b = frame.b
+        base = frame.expressions.scalar(self.rows.base, frame.scalar_scope())
+        bound = frame.expressions.scalar(self.rows.bound, frame.scalar_scope())
+        return Span(base, b.least(b.sub(bound, base), self.rows.size))
+
     def _tile(self, inner: Frame, packs: Packs) -> None:
-        b = inner.b
-        base = inner.expressions.scalar(self.rows.base, inner.scalar_scope())
-        bound = inner.expressions.scalar(self.rows.bound, inner.scalar_scope())
-        live = b.least(b.sub(bound, base), self.rows.size)
-        inner = inner.inside({self.rows.name: Span(base, live)})
+        b, span = inner.b, self._rows_of(inner)
+        live = span.count
+        assert isinstance(live, Val)
+        inner = inner.inside({self.rows.name: span})
         with b.when(b.cmpi("sgt", live, b.integer(0))):
             if self.few:
                 FewRowsEmitter(inner, self.few, {op: room for (op, _), room in packs.items()}).emit(self.block)
@@ -278,7 +305,7 @@ class _BlockEmitter:
         stores = [s for s in self.plan.steps if isinstance(s, StoreOp) and self._is_late(s)]
         for step in self.plan.steps:
             if isinstance(step, ForOp):
-                for store in stores:
+                for store in [] if self.f.ahead else stores:
                     transfers.expect(store)
                 stores = []
             match step:
@@ -333,7 +360,8 @@ class _BlockEmitter:
                 return
             assert isinstance(keys.count, Val)
             with self.b.when(self.b.cmpi("sgt", keys.count, self.b.integer(0))):
-                _BlockEmitter(only_keys(inner, op, keys), plan, self.packs).finish(op)
+                unmasked = unmasked_keys(inner, op, keys)
+                _BlockEmitter(replace(only_keys(inner, op, keys), unmasked=unmasked), plan, self.packs).finish(op)
 
     def finish(self, op: ForOp) -> None:
         """The steps of a loop's body, and its carried values."""

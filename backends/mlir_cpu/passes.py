@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from xdsl.ir import SSAValue
 
@@ -18,7 +19,7 @@ from .amx_scratch import NarrowStores
 from .builder import ELEMENT_BYTES, Val, vec
 from .errors import UnsupportedKernelError
 from .expressions import Scope
-from .frame import Frame, KeyView
+from .frame import Frame, KeyView, Span
 from .pairs import is_paired, operands
 from .plan import Pass, axes
 
@@ -84,6 +85,8 @@ class Chunk:
                 return self._round(x.vector(body, self.scope(lazily)), v)
             case MaskOp():
                 value = self.value(op.input)
+                if not self.frame.masks:
+                    return value
                 b = self.frame.b
                 cond = b.broadcast(x.as_bool(x.emit(op.condition.data, self.scope({}))), x.lanes)
                 return b.select(cond, value, b.real(-math.inf, value.type))
@@ -209,9 +212,14 @@ class PassEmitter:
             if value in self.f.tiles.computed:
                 assert isinstance(chunk.row, Val)
                 self.narrow.put(value, chunk.row, chunk.lane, chunk.known[value], r, height)
-            elif not isinstance(value.owner, ReduceOp):
+            elif not isinstance(value.owner, ReduceOp) and not self._is_there(value):
                 self._store(value, chunk.row, chunk.lane, chunk.known[value])
         return combined
+
+    def _is_there(self, value: SSAValue) -> bool:
+        """Is it where a mask that takes nothing away found it?"""
+        of, op = self.f.buffers.of, value.owner
+        return not self.f.masks and isinstance(op, MaskOp) and of.get(op.input) == of[value]
 
     def _combine(self, op: ReduceOp, acc: Val | None, x: Val) -> Val:
         if acc is None:
@@ -233,9 +241,32 @@ class PassEmitter:
             return accumulators
         if self._may_repeat_rows():
             return self._rows(0, count, height, accumulators, lanes, known, last=self.b.sub(count, 1))
-        whole_rows = self.b.mul(self.b.binary("divsi", count, self.b.integer(height)), height)
-        accumulators = self._rows(0, whole_rows, height, accumulators, lanes, known)
-        return self._rows(whole_rows, count, 1, accumulators, lanes, known)
+        if self.f.unmasked is not None and any(isinstance(op, MaskOp) for op in self.step.ops):
+            return self._around(self.f.unmasked, count, accumulators, lanes, known)
+        return self._odd_rows(self.b.integer(0), count, accumulators, lanes, known)
+
+    def _odd_rows(
+        self, first: Val, end: Val, accumulators: list[Val], lanes: list[Val], known: list[dict[SSAValue, Val]]
+    ) -> list[Val]:
+        """Full register blocks from ``first`` on, then rows one by one."""
+        count = self.b.sub(end, first)
+        whole = self.b.add(first, self.b.mul(self.b.binary("divsi", count, self.b.integer(self.height)), self.height))
+        accumulators = self._rows(first, whole, self.height, accumulators, lanes, known)
+        return self._rows(whole, end, 1, accumulators, lanes, known)
+
+    def _around(
+        self, free: Span, count: Val, accumulators: list[Val], lanes: list[Val], known: list[dict[SSAValue, Val]]
+    ) -> list[Val]:
+        """Rows that need no mask, in pairs; then those before and those after them."""
+        b = self.b
+        end = b.add(free.start, free.count)
+        bare = PassEmitter(replace(self.f, masks=False), self.step)
+        accumulators = bare._rows(free.start, end, self.height, accumulators, lanes, known)
+        with b.loop(0, 2, 1, accumulators, hint="side") as side:
+            before = b.cmpi("eq", side.iv, b.integer(0))
+            low, high = b.select(before, b.integer(0), end), b.select(before, free.start, count)
+            side.yields = self._odd_rows(low, high, side.carried, lanes, known)
+        return side.results
 
     def _may_repeat_rows(self) -> bool:
         """Does computing a row twice change nothing?  Then the last block need not be whole.
@@ -264,6 +295,8 @@ class PassEmitter:
             rows = [self.b.add(loop.iv, r) for r in range(height)]
             if last is not None:
                 rows = [rows[0], *(self.b.least(row, last) for row in rows[1:])]
+            if self.f.ahead and self.axis in self.f.spans:
+                self.f.ahead.ask(self.b)
             dots = self._dot(self.step.dot, rows, lanes) if self.step.dot else []
             # a block is reduced by itself first: fewer roundings at the size of the whole
             current: list[Val | None] = [None for _ in loop.carried]

@@ -76,6 +76,22 @@ def live_keys(frame: Frame, op: ForOp, plan: BlockPlan) -> Span | None:
     return Span(low, b.sub(high, low))
 
 
+def unmasked_keys(frame: Frame, op: ForOp, keys: Span) -> Span | None:
+    """Of the ``keys`` of a strip, those that all of its rows see, counted from the first of the strip, in pairs; None
+    where that is not known."""
+    found = op.attributes.get("unmasked")
+    if not isinstance(found, RangeAttr):
+        return None
+    b, step = frame.b, frame.spans[op.axis.data]
+    assert isinstance(keys.count, Val)
+    scope = frame.scalar_scope({frame.rows: frame.spans[frame.rows].start})
+    first = b.add(step.start, keys.start)
+    low, high = (b.sub(frame.expressions.scalar(e, scope), first) for e in (found.data.lo, found.data.hi))
+    low = b.most(b.least(b.binary("andi", b.add(low, 1), b.integer(-2)), keys.count), 0)
+    high = b.most(b.binary("andi", b.least(high, keys.count), b.integer(-2)), low)
+    return Span(low, b.sub(high, low))
+
+
 def only_keys(frame: Frame, op: ForOp, keys: Span) -> Frame:
     """The frame of the ``keys`` of a step, which are counted from its first."""
     b, axis = frame.b, op.axis.data

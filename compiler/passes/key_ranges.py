@@ -11,7 +11,8 @@ after, for rows ``t * 64 .. t * 64 + 63``::
       step 64 partial carry (...) { ... tile.mask ... }
 
 With ``strip``, each loop that masks also tells which keys the ``strip`` rows from ``i`` on may see, in its attributes
-``strips`` and ``strip``: a backend that computes so many rows at a time need not look at the others.
+``strips`` and ``strip``: a backend that computes so many rows at a time need not look at the others.  Where the keys
+that all of these rows see are one range, ``unmasked`` is that range.
 
 Legality: a key whose score is masked for every row of the tile leaves the carried values as they are (its
 probability is 0), the order of keys does not matter to the result, and the index sets prove which keys are masked
@@ -72,11 +73,12 @@ class KeyRanges(ModulePass):
         if not implies(TRUE, op("<", rows.base, rows.bound), grid, facts):
             ranges = _only_where_rows_are(ranges, op("<", rows.base, rows.bound))
         if ranges.partial and 0 < self.strip < rows.size and not rows.size % self.strip:
-            strips = _strips(pairs, self.strip)
-            if any(
-                rows.name in free_vars(e) for r in strips.data for e in (r.data.lo, r.data.hi)
-            ):  # else all see the same
-                loop.attributes["strips"], loop.attributes["strip"] = strips, IntAttr(self.strip)
+            strips = _strips(pairs, self.strip, TOUCHED).all
+            if any(rows.name in free_vars(e) for r in strips for e in (r.lo, r.hi)):  # else all see the same
+                loop.attributes["strips"] = ArrayAttr([tile.RangeAttr(r) for r in strips])
+                loop.attributes["strip"] = IntAttr(self.strip)
+                if len(unmasked := _strips(pairs, self.strip, 1).full) == 1:
+                    loop.attributes["unmasked"] = tile.RangeAttr(unmasked[0])
         state: list[SSAValue] = list(loop.initial)
         for kind, chosen in (("full", ranges.full), ("partial", ranges.partial)):
             if chosen:
@@ -86,13 +88,17 @@ class KeyRanges(ModulePass):
         Rewriter.erase_op(loop)
 
 
-def _strips(pairs: Tile, height: int) -> ArrayAttr[tile.RangeAttr]:
+def _strips(pairs: Tile, height: int, min_full: int) -> Ranges:
     """The keys that ``height`` rows see, in terms of the first of them, which has the name of the rows."""
     rows = pairs.rows
     first = fresh("first", {d.name for d in pairs.batch} | {rows.name, pairs.key.name} | free_vars(pairs.mask))
-    found = tile_ranges(replace(pairs, rows=tile.Axis(rows.name, Var(first), height, rows.bound)), TOUCHED)
+    found = tile_ranges(replace(pairs, rows=tile.Axis(rows.name, Var(first), height, rows.bound)), min_full)
     at = {first: Var(rows.name)}
-    return ArrayAttr([tile.RangeAttr(tile.Range(substitute(r.lo, at), substitute(r.hi, at))) for r in found.all])
+
+    def named(ranges: tuple[tile.Range, ...]) -> tuple[tile.Range, ...]:
+        return tuple(tile.Range(substitute(r.lo, at), substitute(r.hi, at)) for r in ranges)
+
+    return Ranges(named(found.full), named(found.partial))
 
 
 def _walks_all_keys(loop: tile.ForOp) -> bool:
@@ -132,8 +138,8 @@ def _copy(
     body = loop.body.clone()
     attributes: dict[str, object] = dict(loop.attributes)
     if kind == "full":
-        attributes.pop("strips", None)
-        attributes.pop("strip", None)
+        for name in ("strips", "strip", "unmasked"):
+            attributes.pop(name, None)
         for mask in [o for o in body.block.ops if isinstance(o, tile.MaskOp)]:
             mask.result.replace_all_uses_with(mask.input)
             Rewriter.erase_op(mask)

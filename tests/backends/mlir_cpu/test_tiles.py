@@ -15,6 +15,7 @@ import attnc
 from attnc.backends import get_backend
 from attnc.backends.mlir_cpu import target
 from attnc.backends.mlir_cpu.lower import lower
+from attnc.ir.tile import kernels_of
 from tests import patterns
 from tests.numerics import assert_gradients_match, assert_matches, cotangents
 from tests.patterns import causal
@@ -159,11 +160,37 @@ def test_strips_look_at_their_own_keys(pattern: Callable[..., torch.Tensor], len
     assert_matches(pattern, attnc.compile(pattern)(*inputs), inputs)
 
 
+@needs_tiles
+def test_many_small_tasks() -> None:
+    """Some are taken at a time, and each asks for the rows of the next, of which the last has none."""
+    inputs = [torch.randn(65, 33, n, 32).bfloat16() for n in (20, 7, 7)]
+    assert_matches(patterns.dilated, attnc.compile(patterns.dilated)(*inputs), inputs)
+
+
+def test_rows_of_the_next_task_are_asked_for_under_narrow_masks() -> None:
+    dilated = NarrowForward(D=64, E=64, key="b, h, j * 2, d").text
+    texts = [dilated, dilated.replace("partial carry", "full carry"), NarrowForward(D=64, E=64).text]
+    asked = [lower(parse_kernel(text), target.TARGETS["avx512-amx"]).text.count("rw = 0") for text in texts]
+    # two passes over pairs, in blocks and what is left; two rows at a time, two lines each
+    assert asked == [2 * 2 * 2 * 2, 0, 0]
+
+
 def test_dead_blocks_are_skipped() -> None:
     """A strip of a window has fewer keys than its tile, and starts at a block of its own."""
     q = torch.randn(1, 1, 600, 64).bfloat16()
     lowered = attnc.compile(wide, options={"target": "cpu-avx512-amx"}).lower(q, q, q)
     assert "strip = #builtin.int<32>" in lowered.ir("tile")
+
+
+@pytest.mark.parametrize(("pattern", "loops"), [(wide, 1), (capped, 0)])
+def test_masks_are_evaluated_at_the_sides_of_a_strip(pattern: Callable[..., torch.Tensor], loops: int) -> None:
+    """Where one range of keys is seen by all rows of a strip, what is left lies on two sides of it."""
+    q = torch.randn(1, 1, 600, 64).bfloat16()
+    lowered = attnc.compile(pattern, options={"target": "cpu-avx512-amx"}).lower(q, q, q)
+    (text,) = (
+        lower(kernel, target.TARGETS["avx512-amx"]).text for kernel in kernels_of(lowered.module("tile")).values()
+    )
+    assert len(re.findall(r"scf.for %side", text)) == loops
 
 
 @needs_tiles

@@ -1,7 +1,7 @@
 // RUN: attnc opt -p "choose-tiles{target=cpu-avx512-amx rows=256 keys=128},online-softmax,key-ranges{strip=32}"
 
 // A strip's keys are in terms of its first row, which has the name of the rows.
-// CHECK: step 128 partial{{.*}}strips = [#tile.range<"max(i - 128, 0), min(N, i + 160)">]
+// CHECK: step 128 partial{{.*}}strips = [#tile.range<"max(i - 128, 0), min(N, i + 160)">]{{.*}}unmasked = #tile.range<"max(min(i + 32, N) - 129, 0), min(N, i + 129)">
 attn.func @f(%q: !attn.tensor<"B, H, N, 64", bf16>, %k: !attn.tensor<"B, H, N, 64", bf16>, %v: !attn.tensor<"B, H, N, 64", bf16>) {
   %o, %lse = attn.attend over "b < B, h < H, i < N"
     query %q "b, h, i, d" width 64
@@ -17,7 +17,7 @@ attn.func @f(%q: !attn.tensor<"B, H, N, 64", bf16>, %k: !attn.tensor<"B, H, N, 6
 // Where no key is dead there is nothing to tell.
 // CHECK: step 128 full
 // CHECK-NOT: strips
-// CHECK: step 128 partial{{.*}}strips = [#tile.range<"0, i + 1">, #tile.range<"i + 1, min(N, i + 32)">], strip = #builtin.int<32>, rest
+// CHECK: step 128 partial{{.*}}strips = [#tile.range<"0, i + 1">, #tile.range<"i + 1, min(N, i + 32)">], strip = #builtin.int<32>, unmasked = #tile.range<"0, i + 1">{{.*}}rest
 
 attn.func @f(%q: !attn.tensor<"B, H, N, 64", bf16>, %k: !attn.tensor<"B, H, N, 64", bf16>, %v: !attn.tensor<"B, H, N, 64", bf16>) {
   %o, %lse = attn.attend over "b < B, h < H, i < N"
