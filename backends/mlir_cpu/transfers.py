@@ -6,7 +6,8 @@ A square of lanes is transposed by a function of its own, so that a kernel holds
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from xdsl.ir import SSAValue
 
@@ -14,7 +15,7 @@ from ...ir.expr import Expr
 from ...ir.tile import LoadOp, StoreOp
 from .builder import ELEMENT_BYTES, PTR, Val, vec
 from .errors import UnsupportedKernelError
-from .frame import Frame, KeyView
+from .frame import Frame, KeyView, Span
 from .memory import Memory
 from .pairs import keeps_pairs
 from .passes import Chunk
@@ -126,11 +127,11 @@ class Transfers:
             with b.when(contiguous):
                 self._pack(op, memory, scratch, vectors=True)
             with b.otherwise():
-                self._pack(op, memory, scratch, vectors=False)
+                self._pack_other(op, memory, scratch, row_stride, convert=True)
             return KeyView(scratch, b.integer(self.packed_width(width)), (row_axis, feature), width, False, element)
         assert row_stride is not None
         with b.when(b.binary("xori", contiguous, b.boolean(True))):
-            self._pack(op, memory, scratch, vectors=False, convert=not pairs)
+            self._pack_other(op, memory, scratch, row_stride, convert=not pairs)
         base = self.address(memory, index, **{row_axis: start, feature: b.integer(0)})
         return KeyView(
             b.pure(f"arith.select {contiguous.ssa}, {base.ssa}, {scratch.ssa} : {PTR}", PTR, op.result.name_hint or ""),
@@ -167,6 +168,55 @@ class Transfers:
                 value = b.load(source, memory.stored)
                 b.store(x.as_float(value) if convert else value, b.at(target, column.iv, element))
 
+    def _pack_other(self, op: LoadOp, memory: Memory, scratch: Val, row_stride: Val | None, *, convert: bool) -> None:
+        """Rows whose features have gaps: squares are transposed where the rows have none among each other."""
+        b = self.b
+        if row_stride is None or not convert:
+            self._pack(op, memory, scratch, vectors=False, convert=convert)
+            return
+        with b.when(self.is_one(row_stride)):
+            self._pack_transposed(op, memory, scratch)
+        with b.otherwise():
+            self._pack(op, memory, scratch, vectors=False)
+
+    def _pack_transposed(self, op: LoadOp, memory: Memory, scratch: Val) -> None:
+        f, b = self.f, self.b
+        (row_axis, rows), (feature, width) = axes(op.result).items()
+        span = f.spans.get(row_axis, Span(b.integer(0), b.integer(rows)))
+        pitch = self.packed_width(width)
+        step = self.stride(memory, op.index.data, feature)
+        assert step is not None
+        with b.loop(0, span.count, f.lanes, hint=row_axis) as row:
+            left = b.sub(span.count, row.iv)
+
+            def block(first: Val, count: int) -> None:
+                start = self.address(memory, op.index.data, **{row_axis: b.add(span.start, row.iv), feature: first})
+                target = b.at(scratch, b.add(b.mul(row.iv, pitch), first), f.element)
+                name = f"pack_{memory.stored}_{count}_{pitch}"
+                f.call(
+                    name, [start, step, target, left],
+                    lambda inner, args: Transfers(inner).pack_block(memory, count, pitch, *args),
+                )  # fmt: skip
+
+            self._blocks(width, block)
+
+    def pack_block(self, memory: Memory, count: int, pitch: int, start: Val, step: Val, target: Val, left: Val) -> None:
+        """``count`` features, ``step`` apart, of a vector of rows of which ``left`` are live."""
+        f, b = self.f, self.b
+        live = b.mask_below(left, f.lanes)
+        zero = b.real(0.0, f.vector)
+        features = [
+            f.expressions.as_float(
+                b.masked_load(b.at(start, b.mul(step, n), memory.stored), live, vec(f.lanes, memory.stored))
+            )
+            for n in range(count)
+        ]
+        vectors = self.transpose([*features, *[zero] * (f.lanes - count)])
+        last = b.sub(left, 1)
+        for n in range(f.lanes)[::-1]:  # a dead row goes where the last live one does, which overwrites it
+            row = b.mul(b.least(b.integer(n), last), pitch)
+            b.store(vectors[n], b.at(target, row, f.element), f.align)
+
     # ---- tiles with the row axis ----------------------------------------------------------------------
 
     def load_rows(self, op: LoadOp) -> None:
@@ -176,8 +226,53 @@ class Transfers:
         tabulate(self.f, op.index.data, self.f.rows, axes(op.result)[self.f.rows], [feature])
         with b.when(self.is_one(self.stride(memory, op.index.data, feature))):
             self._load_transposed(op, memory)
-        with b.otherwise():
+        with b.otherwise(), self._rows_have_gaps(op, memory, self._load_vectors):
             self._load_scalars(op, memory)
+
+    @contextmanager
+    def _rows_have_gaps(
+        self, op: LoadOp | StoreOp, memory: Memory, move: Callable[[LoadOp | StoreOp, Memory], None]
+    ) -> Iterator[None]:
+        """Where the body runs; ``move`` is for rows that lie side by side, feature by feature."""
+        stride = self.stride(memory, op.index.data, self.f.rows)
+        if stride is None or (isinstance(op, LoadOp) and self.f.pairs and keeps_pairs(op, self.f.rows)):
+            yield
+            return
+        with self.b.when(self.is_one(stride)):
+            move(op, memory)
+        with self.b.otherwise():
+            yield
+
+    def _each_vector(
+        self, op: LoadOp | StoreOp, memory: Memory, value: SSAValue, move: Callable[[Val, Val, Val], None]
+    ) -> None:
+        """``move(in memory, in the buffer, live lanes)`` for all vectors of rows; loads fill dead ones, too."""
+        f, b = self.f, self.b
+        feature, width = self._feature(value)
+        end = f.row_width if isinstance(op, LoadOp) else f.spans[f.rows].count
+        with b.loop(0, width, hint=feature) as column, b.loop(0, end, f.lanes, hint="lane") as lane:
+            at = {f.rows: b.add(f.spans[f.rows].start, lane.iv), feature: column.iv}
+            pointer = self.address(memory, op.index.data, **at)
+            move(pointer, f.row_pointer(value, column.iv, lane.iv), f.live_lanes(lane.iv))
+
+    def _load_vectors(self, op: LoadOp | StoreOp, memory: Memory) -> None:
+        assert isinstance(op, LoadOp)
+        f, b = self.f, self.b
+
+        def move(pointer: Val, buffer: Val, live: Val) -> None:
+            value = b.masked_load(pointer, live, vec(f.lanes, memory.stored))
+            b.store(f.expressions.as_float(value), buffer, f.align)
+
+        self._each_vector(op, memory, op.result, move)
+
+    def _store_vectors(self, op: LoadOp | StoreOp, memory: Memory) -> None:
+        assert isinstance(op, StoreOp)
+        f, b = self.f, self.b
+
+        def move(pointer: Val, buffer: Val, live: Val) -> None:
+            self.put(op, pointer, b.load(buffer, f.vector, f.align), live)
+
+        self._each_vector(op, memory, op.value, move)
 
     def _feature(self, value: SSAValue) -> tuple[str, int]:
         rest = {a: n for a, n in axes(value).items() if a != self.f.rows}
@@ -269,7 +364,7 @@ class Transfers:
         tabulate(self.f, op.index.data, self.f.rows, axes(op.value)[self.f.rows], [feature])
         with b.when(self.is_one(self.stride(memory, op.index.data, feature))):
             self._store_transposed(op, memory)
-        with b.otherwise():
+        with b.otherwise(), self._rows_have_gaps(op, memory, self._store_vectors):
             self._store_scalars(op, memory)
 
     def expect(self, op: StoreOp) -> None:

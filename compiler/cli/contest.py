@@ -34,10 +34,11 @@ def bench(
     kwargs: Mapping[str, Any],
     *,
     rounds: int = 10,
+    seconds: float = 0.0,
     backward: bool = False,
     against: Sequence[str] = CONTENDERS,
 ) -> Benchmark:
-    """Time a compiled function on inputs of the user's."""
+    """Time a compiled function on inputs of the user's, forward in turns of ``seconds`` at least."""
     result = Benchmark()
     tensors = [x for x in pytree.tree_leaves((args, dict(kwargs))) if isinstance(x, torch.Tensor)]
     contenders: dict[str, Callable[[], Any]] = {"attnc": partial(fn, *args, **kwargs)}
@@ -51,7 +52,7 @@ def bench(
             contenders.pop(name, None)
             result.absent[name] = _reason(error)
     with torch.no_grad():
-        result.comparisons.append(compare("forward", contenders, rounds))
+        result.comparisons.append(compare("forward", contenders, rounds, seconds=seconds))
     if backward:
         result.comparisons.append(_backward(contenders, tensors, rounds, result.absent))
     return result

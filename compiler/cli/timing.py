@@ -17,6 +17,7 @@ from ...backends.host import processor
 
 PACKAGES = ("attnc", "torch", "torch-mlir", "triton", "xdsl")
 Call = Callable[[], Any]
+MOST_TURNS = 200  # beyond those asked for
 
 
 @dataclass
@@ -52,24 +53,41 @@ class Comparison:
         }
 
 
-def compare(case: str, calls: Mapping[str, Call], rounds: int, goals: Mapping[str, float] | None = None) -> Comparison:
-    """Time the calls in turns, under a progress bar.  Each has one warm-up, which also compiles it."""
+def compare(
+    case: str,
+    calls: Mapping[str, Call],
+    rounds: int,
+    goals: Mapping[str, float] | None = None,
+    *,
+    seconds: float = 0.0,
+) -> Comparison:
+    """Time the calls in turns, under a progress bar.  Each has one warm-up, which also compiles it.
+
+    Where ``rounds`` turns take less than ``seconds``, there are more of them.
+    """
     from rich.progress import track
 
     for call in calls.values():
         call()
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    found: dict[str, list[float]] = {name: [] for name in calls}
+
+    def turn() -> None:
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            found[name].append(time.perf_counter() - start)
+
     gc.collect()
     gc.disable()
     try:
         for _ in track(range(rounds), case, transient=True):
-            for name, call in calls.items():
-                start = time.perf_counter()
-                call()
-                seconds[name].append(time.perf_counter() - start)
+            turn()
+        spent = sum(map(sum, found.values()))
+        for _ in range(min(MOST_TURNS, int(rounds * (seconds / spent - 1)))):
+            turn()
     finally:
         gc.enable()
-    return Comparison(case, seconds, goals=goals or {})
+    return Comparison(case, found, goals=goals or {})
 
 
 def show(comparisons: Sequence[Comparison], title: str) -> None:

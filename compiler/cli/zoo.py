@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,11 +12,12 @@ from . import options
 
 if TYPE_CHECKING:
     from ..zoo.systems import System
+    from .zoo_rows import Judged
 
 
 def zoo(
-    name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="One system, by name or file; all of them without it.")
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME", help="Systems, by name or file; all of them without it.")
     ] = None,
     path: Annotated[
         str | None, typer.Option("--path", metavar="FOLDER", help="Where the systems are, if not beside the package.")
@@ -27,7 +29,13 @@ def zoo(
         str | None, typer.Option("--picture", metavar="FILE", help="With NAME: also draw its pattern (.png).")
     ] = None,
     output: Annotated[
-        str | None, typer.Option("--json", metavar="FILE", help="Also write all that was found, and the machine.")
+        str | None,
+        typer.Option(
+            "--json",
+            metavar="FILE",
+            help="Also write all that was found, and the machine; the file keeps what "
+            "it says of other systems, and with --fast their times.",
+        ),
     ] = None,
     docs: Annotated[
         str | None, typer.Option("--docs", metavar="FILE", help="Write the page about the zoo instead, with pictures.")
@@ -48,18 +56,18 @@ def zoo(
     from .timing import machine
 
     check_backend(backend)
-    if picture is not None and name is None:
+    if picture is not None and len(names or ()) != 1:
         raise UsageError("--picture draws one system: name it, as in attnc zoo swin --picture swin.png")
-    paths = [find(name, path)] if name is not None else files(folder(path))
+    paths = [find(name, path) for name in names] if names else files(folder(path))
     if docs is not None:
         _write_docs([load(p) for p in paths], Path(docs))
         return
     judged = []
     for p in track(paths, "systems") if len(paths) > 1 else paths:
         judged.append(rows.judge(load(p), backend, None if fast else rounds))
-        if name is not None:
+        if names:
             print(judged[-1].page())
-    if name is None:
+    if not names:
         rows.show(judged)
     print(rows.summary(judged))
     if picture is not None:
@@ -68,11 +76,20 @@ def zoo(
     if output is not None:
         import torch
 
-        systems = {j.system.name: j.to_json() for j in judged}
-        data = {"machine": machine(), "threads": torch.get_num_threads(), "systems": systems}
+        data = {"machine": machine(), "threads": torch.get_num_threads(), "systems": _joined(judged, Path(output))}
         write(json.dumps(data, indent=1), output)
     if not all(j.right for j in judged):
         raise typer.Exit(1)
+
+
+def _joined(judged: Sequence[Judged], file: Path) -> dict[str, dict[str, Any]]:
+    """What a file says of all systems after a run of some: what was not measured now stays."""
+    import json
+
+    systems: dict[str, dict[str, Any]] = json.loads(file.read_text())["systems"] if file.is_file() else {}
+    for j in judged:
+        systems[j.system.name] = systems.get(j.system.name, {}) | j.to_json()
+    return dict(sorted(systems.items()))
 
 
 def _write_docs(systems: list[System], page: Path) -> None:

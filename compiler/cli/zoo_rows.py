@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import geometric_mean
 from typing import Any
 
 from ..zoo import judge as zoo
@@ -12,6 +12,8 @@ from ..zoo.page import percent
 from ..zoo.systems import System
 from .contest import bench
 from .timing import Comparison
+
+SECONDS = 0.5  # that turns of one function take at least
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,12 @@ class Judged:
         return {name: seconds / total["attnc"] for name, seconds in total.items() if name != "attnc"}
 
     def to_json(self) -> dict[str, Any]:
-        """Ratios first."""
-        return {
+        """Ratios first, where times were measured."""
+        times = {
             "ratio": {name: float(f"{r:.4g}") for name, r in self.ratios.items()},
+            "median_s": {name: c.to_json()["median_s"] for name, c in self.times.items()},
+        }
+        return (times if self.times else {}) | {
             "pattern": self.system.pattern,
             "right": self.right,
             "fused": self.fused,
@@ -64,7 +69,6 @@ class Judged:
             "computed": zoo.computed_fraction(self.facts),
             "facts": zoo.to_json(self.facts),
             "checks": zoo.to_json(self.checks),
-            "median_s": {name: c.to_json()["median_s"] for name, c in self.times.items()},
         }
 
     def page(self) -> str:
@@ -85,12 +89,17 @@ class Judged:
 
 def judge(system: System, backend: str, rounds: int | None) -> Judged:
     """Facts, errors, and times if ``rounds`` says how often to measure."""
-    times = {}
-    if rounds is not None:
-        for name, args in system.inputs().items():
-            run = bench(system.function(name), args, {}, rounds=rounds, against=("eager", "sdpa"))
-            times[name] = run.comparisons[0]
+    times = {} if rounds is None else measure(system, rounds)
     return Judged(system, zoo.facts(system, backend), zoo.check(system, backend), times)
+
+
+def measure(system: System, rounds: int) -> dict[str, Comparison]:
+    """Forward times of every function at its published size; short calls get more turns than ``rounds``."""
+    times = {}
+    for name, args in system.inputs().items():
+        run = bench(system.function(name), args, {}, rounds=rounds, seconds=SECONDS, against=("eager", "sdpa"))
+        times[name] = run.comparisons[0]
+    return times
 
 
 def _times(c: Comparison) -> list[str]:
@@ -131,5 +140,5 @@ def summary(judged: Sequence[Judged]) -> str:
     line = f"{count} system{'s' * (count != 1)}: {right} right, {fused} fused forward and backward"
     speeds = [j.ratios["eager"] for j in judged if "eager" in j.ratios]
     if len(speeds) > 1:
-        line += f"; {median(speeds):.1f}x the speed of eager in the median, {min(speeds):.1f}x at least"
+        line += f"; {geometric_mean(speeds):.1f}x the speed of eager in the geometric mean, {min(speeds):.2f}x at least"
     return line

@@ -7,6 +7,7 @@ writes.  What can change from run to run stands in that file alone.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import geometric_mean
 from typing import Any
 
 from .judge import Facts, computed_fraction, live_fraction
@@ -31,8 +32,7 @@ def page(systems: Sequence[tuple[System, Sequence[Facts]]], measured: Mapping[st
     """The whole page."""
     whole = [s for s, found in systems if all(f.fused for f in found)]
     parts = [INTRODUCTION, f"{len(systems)} systems, {len(whole)} of them fused forward and backward.\n"]
-    if machine := measured.get("machine"):
-        parts.append(f"Times: {machine['processor']}, {measured.get('threads', machine['cores'])} threads, float32.\n")
+    parts += [t + "\n" for t in [times(systems, measured)] if t]
     rows = [
         "| system | pattern | fused | live | computed | faster than eager | than SDPA |",
         "|---|---|---|--:|--:|--:|--:|",
@@ -42,16 +42,35 @@ def page(systems: Sequence[tuple[System, Sequence[Facts]]], measured: Mapping[st
     return "\n".join(parts)
 
 
+def times(systems: Sequence[tuple[System, Sequence[Facts]]], measured: Mapping[str, Any]) -> str:
+    """Which machine, and how much faster the fused systems are there; empty where nothing was measured."""
+    found = [r["eager"] for s, facts in systems if all(f.fused for f in facts) and (r := ratios(s, measured))]
+    if not found:
+        return ""
+    machine = measured["machine"]
+    return (
+        f"Times are those of the forward pass at published sizes in float32 on {machine['processor']}, "
+        f"{measured['threads']} threads. The {len(found)} fused systems are {geometric_mean(found):.1f}x faster than "
+        f"eager in the geometric mean, and {min(found):.2g}x at least."
+    )
+
+
+def ratios(system: System, measured: Mapping[str, Any]) -> Mapping[str, float]:
+    """How much faster a system was than each rival when it was last measured."""
+    found: Mapping[str, float] = measured.get("systems", {}).get(system.name, {}).get("ratio", {})
+    return found
+
+
 def table_row(system: System, found: Sequence[Facts], measured: Mapping[str, Any]) -> str:
     """One row of the table; its first five columns do not depend on the machine."""
-    ratios = measured.get("systems", {}).get(system.name, {}).get("ratio", {})
+    speed = ratios(system, measured)
     cells = [
         f"[{system.title}](#{anchor(system)})",
         system.pattern,
         "yes" if all(f.fused for f in found) else "in part",
     ]
     cells += [percent(live_fraction(found)), percent(computed_fraction(found))]
-    cells += [f"{ratios[k]:.1f}x" if k in ratios else "" for k in ("eager", "sdpa")]
+    cells += [f"{speed[k]:.1f}x" if k in speed else "" for k in ("eager", "sdpa")]
     return f"| {' | '.join(cells)} |"
 
 
