@@ -34,6 +34,7 @@ from . import pages
 from .errors import InputError
 from .plan import CallGradientStep, CallStep, InterpretStep, LaunchStep, Plan, ReorderStep, ScatterStep, TensorSpec
 from .plan_check import check_inputs, check_value
+from .plan_memory import FRESH, Memory, called, written
 from .plan_reorder import HELPERS, reorder_lines
 
 # Names of the generated function that are neither sizes nor tensors.
@@ -165,6 +166,7 @@ class _Writer:
         self.negated: set[str] = set()  # float tensors that may be lazily negated: a kernel reads their memory
         self.dtypes = _dtypes(plan)
         self.uses = self.last_uses()
+        self.memory = Memory()
 
     def text(self) -> str:
         plan = self.plan
@@ -179,8 +181,10 @@ class _Writer:
                     self.read([step.input])
                     self.lines += reorder_lines(step, self.expr)
                     self.define(step.output)
+                    self.memory.made([step.output.name], [step.input], fresh=False)
                 case CallGradientStep():
                     self.call_gradient(n, step)
+                    self.memory.made([s.name for s in step.outputs], [*step.inputs, *step.gradients], fresh=False)
                 case ScatterStep():
                     self.scatter(n, step)
                 case LaunchStep():
@@ -310,6 +314,13 @@ class _Writer:
         comment = _comment(step.at)
         one = len(step.outputs) == 1
         value = ast.unparse(tree)
+        place = written(tree)
+        if place and self.memory.free(
+            place[0], place[1], lambda y: y in self.plan.saved or self.uses.get(y, n + 1) > n
+        ):
+            self.lines.append(f"{place[2]}.copy_({place[1]})")
+            value = place[0]
+        self.memory.made([s.name for s in step.outputs], step.inputs, fresh=called(tree) in FRESH)
         self.lines.append(f"{step.outputs[0].name if one else self.targets(step.outputs)} = {value}{comment}")
         for spec in step.outputs:
             if one:

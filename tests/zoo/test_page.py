@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from attnc.compiler.zoo import judge
-from attnc.compiler.zoo.page import TARGET, section, table_row
+from attnc.compiler.zoo.page import TARGET, section, table_row, times
 from attnc.compiler.zoo.pictures import png
 from attnc.compiler.zoo.systems import BESIDE_PACKAGE, ZooError, files, folder, load, read_docstring
 
@@ -36,6 +36,19 @@ def test_a_system_is_up_to_date(path: Path, page: str) -> None:
     row = table_row(system, found, {}).rstrip(" |")
     assert f"\n{row} |" in page, f"{WRITE_ANEW}\nit should say: {row}"
     assert section(system, found) in page, WRITE_ANEW
+
+
+def test_the_mean_is_that_of_fused_systems() -> None:
+    chosen = list(zip(PATHS[:3], (True, True, False), (2.0, 8.0, 100.0), strict=True))
+    systems = [(load(p), [judge.Facts("f", fused, 1, 1, 1, 1, (), ())]) for p, fused, _ in chosen]
+    measured = {
+        "machine": {"processor": "a processor"},
+        "threads": 2,
+        "systems": {p.stem: {"ratio": {"eager": ratio}} for p, _, ratio in chosen},
+    }
+    text = times(systems, measured)
+    assert "The 2 fused systems are 4.0x faster than eager in the geometric mean, and 2x at least." in text
+    assert not times(systems, {})
 
 
 def test_a_missing_zoo_says_where_it_was_looked_for(tmp_path: Path) -> None:

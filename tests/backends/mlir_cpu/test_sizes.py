@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 
@@ -111,3 +112,10 @@ def test_inputs_are_not_copied(dt: str, d: int, e: int) -> None:
         # the allocator rounds up each of its few blocks
         assert allocated(partial(compiled, q, k, v)) <= forward + 10 * 64, layouts
         assert allocated(gradient) <= backward + 10 * 64, layouts
+
+
+def test_tokens_that_lie_side_by_side_move_as_vectors() -> None:
+    """Of queries and results as they are, of keys and values by squares; only other gaps take element by element."""
+    text = attnc.compile(BY_NAME["dense"].fn, backend="cpu").lower(*torch.empty(3, 2, 3, 65, 20)).ir("mlir")
+    assert len(re.findall(r"llvm.func internal @pack_f32_(16|4)_32\(", text)) == 2
+    assert len(re.findall(r"llvm.call @pack_f32_", text)) == 4  # keys and values, 16 features and 4

@@ -49,13 +49,21 @@ def test_all(attnc, zoo: Path, tmp_path: Path) -> None:
 
 
 def test_one_is_timed_and_drawn(attnc, zoo: Path, tmp_path: Path) -> None:
-    done = attnc("zoo", "zoo_test_around", "--path", zoo, "--rounds", "1", "--picture", tmp_path / "around.png")
+    kept = tmp_path / "zoo.json"
+    options = ("--rounds", "1", "--picture", tmp_path / "around.png", "--json", kept)
+    done = attnc("zoo", "zoo_test_around", "--path", zoo, *options)
     assert done.status == 0, done.out + done.err
     assert "attend: fused, 1 kernel" in done.out
     assert "window of 4 keys on each side" in done.out
     assert "faster than eager" in done.out
     assert "faster than sdpa" in done.out
     assert (tmp_path / "around.png").read_bytes().startswith(b"\x89PNG")
+    before = json.loads(kept.read_text())["systems"]["zoo_test_around"]["ratio"]
+    assert attnc("zoo", "--path", zoo, "--fast", "--json", kept).status == 0  # which measures nothing
+    found = json.loads(kept.read_text())["systems"]
+    assert found["zoo_test_around"]["ratio"] == before
+    assert found["zoo_test_before"]["right"]
+    assert "ratio" not in found["zoo_test_before"]
 
 
 def test_the_page(attnc, zoo: Path, tmp_path: Path) -> None:
