@@ -41,7 +41,7 @@ class Band:
             raise UnsupportedKernelError(f"{op}: pairs are of the kernel's rows and of a loop's axis")
         self.rows, self.columns = (padded(n) for n in self.shape.values())
         self.size = max(16, 1 << (self.rows + self.columns - 2).bit_length())
-        axes = tile_type(op.lhs).shape if not _sums(op) else tile_type(op.result).shape  # type: ignore[union-attr]
+        axes = tile_type(op.lhs).shape | ({} if isinstance(op, BandAddOp) else tile_type(op.result).shape)
         self.feature = next(a for a in axes if a not in self.shape)
         self.width = padded(axes[self.feature])
         index = by_distance(op.index.data, *self.shape)

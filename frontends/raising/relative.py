@@ -15,7 +15,7 @@ from ...ir.expr import Const, Expr, Load, Var, free_vars, op, rewrite, substitut
 from ..graph import Input, Node
 from .bounds import bound
 from .contract import Contraction, Contractions, Element
-from .peel import peel
+from .peel import Peeled, peel
 from .terms import NoMatch, addends, factors, load, product, total, uses
 from .values import Values
 
@@ -88,7 +88,9 @@ def _parts(values: Values, c: Contraction) -> tuple[Element, list[tuple[int, Exp
         found = _vectors(values, side, c.variable.name)
         if found is None:  # rows that PyTorch computes, before they are gathered
             whole = peel(values, *side, like=side[0].dtype)
-            found = [(1, Const(1.0), load(whole.node, whole.index))] if whole.node is not side[0] else []
+            if whole.node is side[0]:
+                return None
+            found = [(1, Const(1.0), load(whole.node, whole.index))]
         if any(values.pairwise(vector.index) for *_, vector in found):
             return other, found
     return None
@@ -96,7 +98,7 @@ def _parts(values: Values, c: Contraction) -> tuple[Element, list[tuple[int, Exp
 
 def _vectors(values: Values, side: Element, feature: str) -> list[tuple[int, Expr, Load]] | None:
     """The addends of an operand; None where one is not a vector times a number."""
-    found = []
+    found: list[tuple[int, Expr, Load]] = []
     for sign, term in addends(values.simplify(values.at(*side))):
         num, den = factors(term)
         vectors = [x for x in num if uses(x, feature)]
@@ -121,6 +123,8 @@ def _looked_up(values: Values, of: Load, feature: Var, other: Element, vector: L
         )
     vector = values.apart.get(vector, vector)
     rows = values.node_of(vector)
+    if feature not in vector.index and not values.pairwise((vector.index[-1],)):
+        return _inner(values, feature, many, vector)  # heads and features are one dimension, as projections leave them
     where = f"the keys of a query differ from those of others by rows of {_named(rows)}"
     spare = iter(c for c in string.ascii_letters if c != "d")
     letters: dict[Expr, tuple[str, Expr]] = {feature: ("d", values.extents[feature.name])}
@@ -149,9 +153,14 @@ def _looked_up(values: Values, of: Load, feature: Var, other: Element, vector: L
     found = load(table, [values.simplify(x) for _, x in kept.values()])
     if is_table(values, found):
         return found
+    return _inner(values, feature, many, vector)
+
+
+def _inner(values: Values, feature: Var, left: Peeled, right: Load) -> Expr:
+    """The product as the kernel computes it; what it cannot is found out when rows and keys are known."""
     d = {feature.name: Var("d")}
-    rows_of = load(many.node, [substitute(x, d) for x in many.index])
-    return op("inner", rows_of, load(rows, [substitute(values.simplify(x), d) for x in vector.index]))
+    index = [substitute(values.simplify(x), d) for x in right.index]
+    return op("inner", load(left.node, [substitute(x, d) for x in left.index]), load(values.node_of(right), index))
 
 
 def _moving(node: Node, index: Sequence[Expr]) -> list[tuple[Expr, Expr]]:
