@@ -238,7 +238,10 @@ def arms(name: str, bounds: Iterable[Expr]) -> list[Expr]:
 
 
 def _int(value: Any) -> int:
-    return int(value.to_str())
+    # Not by way of a string: printing asks isl for operations too, and gives None instead of an error without one left.
+    if not value.is_int():
+        raise AssertionError(f"{value} is no whole number")
+    return value.get_num_si()
 
 
 def _floordiv(a: poly.Poly, by: int) -> poly.Poly:

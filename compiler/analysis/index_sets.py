@@ -39,7 +39,7 @@ from ...ir.simplify import Range as Bounds
 from ...ir.tile import Axis, Range
 from .closed_form import Interval, Prover, arms, intervals
 from .hulls import Ends, arms_of, interval_ranges
-from .integer_sets import LOCK, Space, holds_under, isl, within_budget
+from .integer_sets import Space, holds_under, isl, within_budget
 from .segments import segments
 from .tiles import KeyRanges, Tile, Wanted
 from .witness import exists
@@ -359,8 +359,7 @@ def _never(condition: Expr, given: tuple[Expr, ...]) -> bool:
         space = Space((), [condition, *given])
         return (space.known & space.upper_all([*given, condition])).is_empty()
 
-    with LOCK:
-        return within_budget(ask, lambda: False)
+    return within_budget(ask, lambda: False)
 
 
 @lru_cache(maxsize=256)

@@ -5,14 +5,14 @@ expression uses into parameters.  Integer expressions become piecewise quasi-aff
 such form is unknown, and a condition on an unknown is taken for true in an upper bound and for false in a
 lower bound (and the other way round below a ``not``).
 
-islpy is imported inside, and every use of it holds :data:`LOCK`: an isl context serves one thread at a time.
+islpy is imported inside, and sets live as long as one question of :func:`within_budget`, in a context of their own.
 """
 
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextvars import ContextVar
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from islpy import PwAff, Set
 
 T = TypeVar("T")
-LOCK = threading.RLock()
 # isl operations after which a question is given up: some tenths of a second
 BUDGET = 400_000
+_context: ContextVar[Any] = ContextVar("_context")
 
 
 @cache
@@ -37,27 +37,40 @@ def isl() -> Any:
     return islpy
 
 
-@cache
 def context() -> Any:
-    """The isl context that all sets live in."""
-    ctx = isl().Context()
-    ctx.set_on_error(isl().on_error.CONTINUE)
-    return ctx
+    """The isl context of the question that is being answered."""
+    return _context.get()
 
 
 def within_budget(question: Callable[[], T], otherwise: Callable[[], T]) -> T:
-    """The answer to a question about sets, or ``otherwise`` when it is too hard."""
-    with LOCK:
-        ctx = context()
-        ctx.reset_operations()
-        ctx.set_max_operations(BUDGET)
-        try:
-            return question()
-        except isl().Error:
-            pass
-        finally:
-            ctx.set_max_operations(0)
-        return otherwise()
+    """The answer to a question about sets, or ``otherwise`` when it is too hard.
+
+    Each question has a context of its own.  A context keeps memory for later, and what it takes from there costs no
+    operations: in a shared one, what was asked before would decide whether a question is still within the budget.
+    """
+    ctx = isl().Context()
+    ctx.set_on_error(isl().on_error.CONTINUE)
+    ctx.set_max_operations(BUDGET)
+    before = _context.set(ctx)
+    try:
+        answer = question()
+        if not _used_up(ctx):
+            return answer
+    except Exception as error:
+        if not isinstance(error, isl().Error) and not _used_up(ctx):
+            raise
+    finally:
+        _context.reset(before)
+    return otherwise()
+
+
+def _used_up(ctx: Any) -> bool:
+    """Is no operation left?  Then the last ones failed, and a few of islpy's functions return None or 0 instead."""
+    try:
+        isl().Val.zero(ctx)
+    except isl().Error:
+        return True
+    return False
 
 
 class Space:
