@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ...ir.expr import COMPARISONS, TRUE, Const, Expr, Op, Var, conjuncts, free_vars, kind_of, loads, op
+from ...ir.expr import COMPARISONS, TRUE, Const, Expr, Op, Var, conjuncts, free_vars, kind_of, loads, op, remembered
 from .bounds import non_negative
 from .numeric import integer_bound
 
@@ -313,7 +313,7 @@ def _sum(e: Expr) -> bool:
     return False
 
 
-@cache
+@remembered
 def _linear(e: Expr) -> bool:
     match e:
         case Const(value):
@@ -327,7 +327,7 @@ def _linear(e: Expr) -> bool:
     return False
 
 
-@cache
+@remembered
 def _quasi_affine(e: Expr) -> bool:
     match e:
         case Op("//" | "%" | "<<" | ">>" | "&", (a, b)):
