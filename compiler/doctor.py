@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from ..ir.errors import AttncError
 from .settings import VARIABLES, Settings, check_environment
 
 PACKAGES = ("attnc", "torch", "torch-mlir", "triton", "xdsl", "islpy", "sympy", "networkx", "numpy")
-OLDEST_TORCH = (2, 11)
+OLDEST = {"torch": (2, 11), "triton": (3, 6)}
 # What makes a difference to the CPU backend, as /proc/cpuinfo calls it.
 CPU_FEATURES = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16", "sve")
 
@@ -72,8 +73,11 @@ def _versions(problems: list[Problem]) -> Section:
     torch = found["torch"]
     if torch is None:
         problems.append(Problem("torch is not installed", "pip install 'torch>=2.11'", fatal=True))
-    elif tuple(int(x) for x in torch.split("+")[0].split(".")[:2]) < OLDEST_TORCH:
-        problems.append(Problem(f"torch {torch} is too old", "pip install 'torch>=2.11'", fatal=True))
+    for package, oldest in OLDEST.items():
+        has = found[package]
+        if has is not None and tuple(int(x) for x in re.findall(r"\d+", has)[:2]) < oldest:
+            wanted = f"{package}>={'.'.join(map(str, oldest))}"
+            problems.append(Problem(f"{package} {has} is too old", f"pip install '{wanted}'", fatal=package == "torch"))
     missing = [p for p in ("xdsl", "islpy") if found[p] is None]
     problems += [Problem(f"{p} is not installed", f"pip install {p}", fatal=True) for p in missing]
     if found["torch-mlir"] is None:

@@ -38,7 +38,7 @@ log = logging.getLogger("attnc")
 
 STAGES = ("capture", "attn", "tile", "mlir", "llvm", "triton", "ttir", "ttgir", "ptx")
 
-_CAPACITY = 4096  # programs kept in memory
+_CAPACITY = 1024  # programs kept in memory: some hundred MB of plans and kernels
 _memory: OrderedDict[str, list[Plan]] = OrderedDict()
 _locks: dict[str, threading.Lock] = {}
 _guard = threading.Lock()

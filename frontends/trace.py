@@ -111,13 +111,16 @@ def _lead(leaves: Sequence[Any]) -> torch.Tensor | None:
 
 
 def _label(path: str) -> str:
-    return "".join(c if c.isalnum() else "_" for c in path).strip("_").replace("__", "_")
+    """A name for texts of IR, which are ASCII."""
+    name = "".join(c if c.isalnum() and c.isascii() else "_" for c in path).strip("_").replace("__", "_")
+    return name if name[:1].isalpha() else f"x{name}"
 
 
 def _argument(tracer: Tracer, path: str, value: Any, lead: torch.Tensor | None, double: bool) -> Any:
     graph = tracer.graph
     name = _label(path)
     if not isinstance(value, torch.Tensor):
+        name = tracer.unique(name)
         dtype = torch.float64 if double else torch.float32
         node = Input(len(graph.inputs), "input", {}, (), dtype, graph.location, label=name, source=("arg", path))
         graph.inputs.append(node)

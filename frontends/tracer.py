@@ -55,7 +55,7 @@ class Tracer(TorchFunctionMode):
 
     def input(self, tensor: torch.Tensor, name: str, source: Source, sizes: Sequence[str]) -> Traced:
         """A tensor from outside; ``sizes`` are the symbols of its dimensions, changed where they are taken."""
-        name = self._unique(name)
+        name = self.unique(name)
         symbols: list[Expr] = []
         for axis, (wanted, size) in enumerate(zip(sizes, tensor.shape, strict=True)):
             symbol = self.fresh(wanted)
@@ -71,7 +71,7 @@ class Tracer(TorchFunctionMode):
         traced.memory.outside = True
         return traced
 
-    def _unique(self, name: str) -> str:
+    def unique(self, name: str) -> str:
         taken = {n.name for n in self.graph.inputs}
         count = 2
         base = name
@@ -292,7 +292,8 @@ def _one(x: Any) -> Any:
 
 
 def _identifier(path: str) -> str:
-    text = "".join(c if c.isalnum() else "_" for c in path.removeprefix("self."))
+    text = "".join(c if c.isalnum() and c.isascii() else "_" for c in path.removeprefix("self."))
     while "__" in text:
         text = text.replace("__", "_")
-    return text.strip("_") or "capture"
+    text = text.strip("_") or "capture"
+    return text if text[0].isalpha() else f"x{text}"

@@ -5,6 +5,7 @@ Each holds a plain Python value and prints it as one string, so that generic and
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
@@ -16,7 +17,7 @@ from xdsl.parser import AttrParser
 from xdsl.printer import Printer
 from xdsl.utils.exceptions import VerifyException
 
-from .expr import TRUE, Expr, ExprSyntaxError, Lambda, map_text, parse, parse_lambda, parse_map
+from .expr import TRUE, Expr, ExprSyntaxError, Lambda, Op, Var, map_text, parse, parse_lambda, parse_map
 
 T = TypeVar("T")
 
@@ -119,10 +120,10 @@ class DimsAttr(TextData[tuple[Dim, ...]]):
 
 
 def _dim(e: Expr) -> Dim:
-    name, args = getattr(e, "name", None), e.children
-    if name != "<" or not isinstance(getattr(args[0], "name", None), str):
-        raise ExprSyntaxError(f"expected 'name < extent', found {e}")
-    return Dim(args[0].name, args[1])  # type: ignore[attr-defined]
+    match e:
+        case Op("<", (Var(name), extent)):
+            return Dim(name, extent)
+    raise ExprSyntaxError(f"expected 'name < extent', found {e}")
 
 
 def strings(values: Iterable[str]) -> list[StringAttr]:
@@ -171,8 +172,10 @@ class SourceAttr(TextData[Source]):
 
     @classmethod
     def read(cls, text: str) -> Source:
-        dim, key_map, value_map, mask, score = (part.strip() for part in text.split(";"))
-        (d,) = DimsAttr.read(dim)
+        parts = [part.strip() for part in text.split(";")]
+        if len(parts) != 5 or len(dims := DimsAttr.read(parts[0])) != 1:
+            raise ExprSyntaxError(f"expected 'j < M; keys; values; mask; score', found {text!r}")
+        (d,), (key_map, value_map, mask, score) = dims, parts[1:]
         return Source(
             d.name,
             d.extent,
@@ -194,8 +197,10 @@ class TilesAttr(TextData[tuple[int, int]]):
 
     @classmethod
     def read(cls, text: str) -> tuple[int, int]:
-        rows, keys = text.split("x")
-        return int(rows), int(keys)
+        found = re.fullmatch(r"\s*(\d{1,6})\s*x\s*(\d{1,6})\s*", text)
+        if not found:
+            raise ExprSyntaxError(f"expected 'rows x keys', such as '64 x 128', found {text!r}")
+        return int(found[1]), int(found[2])
 
 
 @irdl_attr_definition

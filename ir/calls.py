@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 from .errors import IRSyntaxError
@@ -79,7 +79,7 @@ def draws_random(text: str) -> bool:
     return False
 
 
-@cache
+@lru_cache(maxsize=4096)
 def compile_call(text: str) -> Callable[[dict[str, Any]], Any]:
     """A function of the environment ``{"x0": tensor, ..., "N": 64, "device": device}``.
 

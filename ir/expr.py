@@ -14,9 +14,10 @@ import ast
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import lru_cache
 from typing import Literal
 
+remembered = lru_cache(maxsize=1 << 15)  # for functions of expressions: a process may see any number of those
 Kind = Literal["int", "float", "bool"]
 Number = int | float | bool
 
@@ -186,7 +187,10 @@ OPS: dict[str, tuple[Kind | None, Callable[..., Number]]] = {
     # inner(x[..., d], y[..., d]), two reads of captured tensors: their products summed over the features d
     "inner": ("float", _unfolded),
 }
+_BINARY = {"pow", "min", "max"}  # of what is written as a call
+_ARITY = {name: 3 if name == "where" else 2 if name in _BINARY or not name.isalnum() else 1 for name in OPS}
 COMPARISONS = {"<": ">=", "<=": ">", ">": "<=", ">=": "<", "==": "!=", "!=": "=="}  # op -> its negation
+_MOST_BITS = 1024  # of an integer that is computed while a program is compiled
 TRUE, FALSE, ZERO, ONE = Const(True), Const(False), Const(0), Const(1)
 
 
@@ -199,7 +203,7 @@ def var(name: str, kind: Kind = "int") -> Var:
     return Var(name, kind)
 
 
-@cache
+@remembered
 def kind_of(e: Expr) -> Kind:
     """``"int"``, ``"float"`` or ``"bool"``, by Python's promotion rules."""
     match e:
@@ -229,11 +233,20 @@ def op(name: str, *args: ExprLike) -> Expr:
 
 
 def _fold(name: str, values: list[Number]) -> Const | None:
+    if name in ("pow", "<<") and _is_huge(name, *values):
+        return None
     try:
         value = OPS[name][1](*values)
     except (ArithmeticError, ValueError, TypeError):
         return None  # left in the program, where it means what the target makes of it
     return Const(value) if isinstance(value, bool | int | float) else None
+
+
+def _is_huge(name: str, a: Number, b: Number) -> bool:
+    """Would ``a ** b`` or ``a << b`` be an integer far beyond any machine's?"""
+    if not isinstance(a, int) or not isinstance(b, int):
+        return False
+    return b > _MOST_BITS or (name == "pow" and abs(a) > 1 and a.bit_length() * b > _MOST_BITS)
 
 
 def map_text(exprs: Iterable[Expr]) -> str:
@@ -381,7 +394,7 @@ def walk(e: Expr) -> Iterator[Expr]:
     yield e
 
 
-@cache
+@remembered
 def free_vars(e: Expr) -> frozenset[str]:
     """Names of all variables in ``e``."""
     if isinstance(e, Var):
@@ -446,7 +459,7 @@ _PRECEDENCE = {
 _ATOM = 20
 
 
-@cache
+@remembered
 def _text(e: Expr) -> tuple[str, int]:
     """Text and binding strength of its outermost operator."""
     match e:
@@ -506,23 +519,25 @@ class Lambda:
         return substitute(self.body, dict(zip(self.params, args, strict=True)))
 
 
-@cache
+@remembered
 def parse(text: str) -> Expr:
     """Read an expression without float arguments.  Raises :class:`ExprSyntaxError`."""
     return _from_ast(_python_ast(text), text, frozenset())
 
 
-@cache
+@remembered
 def parse_lambda(text: str) -> Lambda:
     """Read a lambda, or an expression as a lambda without parameters.  Raises :class:`ExprSyntaxError`."""
     tree = _python_ast(text)
     if not isinstance(tree, ast.Lambda):
         return Lambda((), _from_ast(tree, text, frozenset()))
     params = tuple(a.arg for a in tree.args.args)
+    if ast.unparse(tree.args) != ", ".join(dict.fromkeys(params)):
+        raise ExprSyntaxError(f"expected a lambda of plain names, each once, found {text!r}")
     return Lambda(params, _from_ast(tree.body, text, frozenset(params)))
 
 
-@cache
+@remembered
 def parse_map(text: str) -> tuple[Expr, ...]:
     """Read comma-separated expressions, such as an index map.  Raises :class:`ExprSyntaxError`."""
     if not text.strip():
@@ -532,10 +547,15 @@ def parse_map(text: str) -> tuple[Expr, ...]:
 
 
 def _python_ast(text: str) -> ast.expr:
+    if not text.isascii():  # the printer would escape it, and the parser read the escapes as bytes
+        raise ExprSyntaxError(f"cannot read the expression {text!r}: it is not ASCII")
     try:
         return ast.parse(text.strip(), mode="eval").body
-    except SyntaxError as error:
-        raise ExprSyntaxError(f"cannot read the expression {text!r}: {error.msg}") from None
+    except (SyntaxError, ValueError) as error:  # the latter for characters that no source may have
+        reason = error.msg if isinstance(error, SyntaxError) else str(error)
+        raise ExprSyntaxError(f"cannot read the expression {text!r}: {reason}") from None
+    except (RecursionError, MemoryError):
+        raise ExprSyntaxError("the expression is nested too deeply to read") from None
 
 
 def _from_ast(node: ast.expr, text: str, floats: frozenset[str]) -> Expr:
@@ -563,7 +583,7 @@ def _from_ast(node: ast.expr, text: str, floats: frozenset[str]) -> Expr:
             for value in rest:
                 result = op(_AST_OPS[type(o)], result, go(value))
             return result
-        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in OPS:
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if len(args) == _ARITY.get(name, -1):
             return op(name, *(go(a) for a in args))
         case ast.Subscript(value=ast.Name(id=name), slice=index):
             return Load(name, _load_index(index, go))

@@ -7,15 +7,14 @@ constant.  An atom is any integer expression that is not itself a sum or product
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import cache
 
-from .expr import Const, Expr, Op, kind_of
+from .expr import Const, Expr, Op, kind_of, remembered
 
 Monomial = tuple[Expr, ...]
 Poly = dict[Monomial, int]
 
 
-@cache
+@remembered
 def _order(atom: Expr) -> tuple[int, str]:
     text = str(atom)
     return len(text), text

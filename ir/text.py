@@ -29,13 +29,23 @@ def context() -> Context:
 
 # xDSL 0.74 reads a hexadecimal float inside dense<...> as an integer and returns a wrong value silently.
 _HEX_IN_DENSE = re.compile(r"dense<[^>]*0x[0-9a-fA-F]+")
+# A comment, or a string up to its end; xDSL's own pattern tries every way to divide a string that has none.
+_STRING = re.compile(r'//[^\n]*+|"(?:[^"\\\n\v\f]++|\\(?:["nt\\]|[0-9A-Fa-f]{2}))*+(?P<end>"?)')
 
 
 def parse_module(text: str, name: str = "<input>") -> ModuleOp:
     """Read and verify a module.  Raises :class:`IRSyntaxError` or :class:`IRVerifyError`."""
+    if lone := re.search("[\ud800-\udfff]", text):
+        line = text.count("\n", 0, lone.start()) + 1
+        raise IRSyntaxError(f"{name}:{line}: half of a surrogate pair, which no encoding of text has")
     if match := _HEX_IN_DENSE.search(text):
         line = text.count("\n", 0, match.start()) + 1
         raise IRSyntaxError(f"{name}:{line}: a hexadecimal float in dense<...> is not supported; write it in decimal")
+    for string in _STRING.finditer(text):
+        if string["end"] == "":
+            at = string.start()
+            line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
+            raise IRSyntaxError(f"{name}:{line}:{column}: a string without an end, or with an unknown escape")
     try:
         module = Parser(context(), text, name).parse_module()
     except ParseError as error:
@@ -44,6 +54,8 @@ def parse_module(text: str, name: str = "<input>") -> ModuleOp:
         raise IRVerifyError(str(error).strip()) from None
     except RecursionError:
         raise IRSyntaxError(f"{name}: the IR is nested too deeply to read") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise IRSyntaxError(f"{name}: {error}") from None
     verify(module)
     return module
 

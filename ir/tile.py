@@ -39,7 +39,7 @@ from xdsl.traits import IsolatedFromAbove, IsTerminator, NoTerminator, SymbolOpI
 from . import syntax
 from .attn import TensorType
 from .attributes import Dim, DimsAttr, ExprAttr, LambdaAttr, MapAttr, TextData, strings, where
-from .expr import Expr, ExprSyntaxError, Lambda, free_vars, kind_of, loads, parse_map
+from .expr import Const, Expr, ExprSyntaxError, Lambda, Var, free_vars, kind_of, loads, parse_map
 from .syntax import VerifyException
 
 
@@ -127,8 +127,10 @@ class AxisAttr(TextData[Axis]):
 
     @classmethod
     def read(cls, text: str) -> Axis:
-        name, base, size, bound = parse_map(text)
-        return Axis(name.name, base, size.value, bound)  # type: ignore[attr-defined]
+        match parse_map(text):
+            case (Var(name), base, Const(int() as size), bound) if size > 0:
+                return Axis(name, base, size, bound)
+        raise ExprSyntaxError(f"expected 'name, base, size, bound', such as 'i, t * 64, 64, N', found {text!r}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

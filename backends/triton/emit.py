@@ -18,7 +18,7 @@ from .common import common
 from .config import Config
 from .descriptors import FLAG, Descriptors
 from .errors import UnsupportedKernelError
-from .facts import Fill, fill_of, nonnegative
+from .facts import Fill, fill_of, is_wide, nonnegative
 from .layout import AxisCode, axis_order, axis_sizes, dtype, padded, padded_shape, rows_always_live
 from .loops import emit_loop
 from .scalars import Scalars, Text, expanded, in_order, number
@@ -165,6 +165,8 @@ class Emitter:
     def short(self, e: Expr, wanted: str) -> str:
         """A scalar's code, by name if it is long."""
         text = self.scalar(e)
+        if is_wide(e):  # but a position
+            text = Text(f"tl.cast({text.code}, tl.int32)")
         if text.strength == 20 and "(" not in text.code:
             return text.code
         name = self.names.fresh(wanted)

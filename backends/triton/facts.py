@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Literal
 
-from ...ir.expr import OPS, Const, Expr, Op, Var, kind_of
+from ...ir.expr import OPS, Const, Expr, Op, Var, kind_of, remembered
 
 # The value of a tile's dead elements along one axis: a number, some finite number, or anything.
 Fill = float | Literal["finite", "any"]
@@ -45,6 +46,49 @@ def divisible(e: Expr, n: int) -> bool:
         case Op("+" | "-" | "min" | "max", (a, b)):
             return divisible(a, n) and divisible(b, n)
     return n == 1
+
+
+_LONGEST = 1 << 20  # tokens, and any other size, for which arithmetic of 32 bits is kept
+
+
+@remembered
+def largest(e: Expr) -> float:
+    """What the modulus of an integer does not exceed while no size is beyond ``_LONGEST``."""
+    match e:
+        case Const(value):
+            return abs(value)
+        case Op("+" | "-", (a, b)):
+            return largest(a) + largest(b)
+        case Op("*", (a, b)):
+            return largest(a) * largest(b)
+        case Op("//", (a, Const(int() as by))) if by != 0:
+            return largest(a) / abs(by) + 1
+        case Op("%", (_, b)):
+            return largest(b)
+        case Op("&", (a, b)) if nonnegative(a) or nonnegative(b):
+            return min(largest(x) for x in (a, b) if nonnegative(x))
+        case Op("min" | "max" | "//", args):
+            return max(map(largest, args))
+        case Op("&" | "|" | "^", args):
+            return 2 * max(map(largest, args))
+        case Op("where", (_, a, b)):
+            return max(largest(a), largest(b))
+        case Op("abs" | ">>", (a, *_)):
+            return largest(a)
+        case Op("int", (a,)) if kind_of(a) == "bool":
+            return 1
+        case Op("<<" | "pow", _):
+            return math.inf
+    return _LONGEST  # a variable, a value of a tensor (which has its own type), or a float that was rounded
+
+
+def is_wide(e: Expr) -> bool:
+    """May an integer that ``e`` looks at, beyond its low bits, need more than 32 of them?"""
+    inner = e.args if isinstance(e, Op) and e.name not in MODULAR else ()
+    return any(kind_of(a) == "int" and largest(a) >= 1 << 31 for a in inner) or any(map(is_wide, e.children))
+
+
+MODULAR = {"+", "-", "*", "<<", "&", "|", "^", "pow", "where"}  # the low bits of the result depend on low bits alone
 
 
 def most(e: Expr) -> float:

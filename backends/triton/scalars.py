@@ -2,6 +2,9 @@
 
 Every subexpression is printed with the axes that it varies along and is expanded only where it meets
 another axis, so ``i // 4 == j // 4`` divides two vectors and compares one matrix.
+
+Integers have 32 bits, which are enough for positions.  Where more bits of one that may be larger count, as in
+``(i - j) * (i - j) < N * 3``, it is computed in 64.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from types import MappingProxyType
 
 from ...ir.expr import Const, Expr, Kind, Load, Op, Var, kind_of
 from .errors import UnsupportedKernelError
-from .facts import nonnegative
+from .facts import MODULAR, largest, nonnegative
 
 _ATOM, _UNARY = 20, 11
 _BINARY = {
@@ -54,6 +57,13 @@ def expanded(x: Text, axes: Sequence[str]) -> Text:
     return replace(x, code=f"{x.at_least(_ATOM)}[{index}]", strength=_ATOM, axes=tuple(axes))
 
 
+def _widened(x: Text) -> Text:
+    if x.wide or x.kind != "int":
+        return x
+    code = x.method("to(tl.int64)").code if x.axes else f"tl.cast({x.code}, tl.int64)"
+    return replace(x, code=code, strength=_ATOM, wide=True)
+
+
 def in_order(axes: Sequence[str], used: set[str]) -> tuple[str, ...]:
     """The axes in ``used``, in the order of ``axes``."""
     return tuple(a for a in axes if a in used)
@@ -86,6 +96,16 @@ class Scalars:
         self.known = known
         self.names, self.axes, self.float_type = names, tuple(axes), float_type
         self._read, self._helper = read, helper
+        self._wide: Scalars | None = None  # the same in 64 bits; itself where these are
+
+    @property
+    def wide(self) -> Scalars:
+        """The printer of the same values in 64 bits."""
+        if self._wide is None:
+            names = {n: _widened(x) for n, x in self.names.items()}
+            self._wide = Scalars(names, self.axes, self.float_type, self._read, self._helper)
+            self._wide._wide = self._wide
+        return self._wide
 
     def text(self, e: Expr) -> Text:
         if e in self.known:
@@ -113,12 +133,18 @@ class Scalars:
             return Text(number(value), _UNARY if value < 0 else _ATOM, (), kind)
         if kind == "bool":
             return Text(f"{x.at_least(5)} != 0", 4, x.axes, "bool")
-        return replace(x.method(f"to({self.float_type if kind == 'float' else 'tl.int32'})"), kind=kind)
+        if kind == "float" and x.kind == "int" and largest(e) >= 1 << 31:
+            x = self.wide.text(e)
+        integer = "tl.int64" if self._wide is self else "tl.int32"
+        return replace(x.method(f"to({self.float_type if kind == 'float' else integer})"), kind=kind)
 
     # ---- operators ------------------------------------------------------------------------------------
 
     def _op(self, e: Op, name: str, args: tuple[Expr, ...]) -> Text:
         kind = kind_of(e)
+        if self._wide is not self and name not in MODULAR:
+            if any(kind_of(a) == "int" and largest(a) >= 1 << 31 for a in args):
+                return self.wide.text(e)
         if name == "-" and args[0] == Const(0) and kind != "float":
             x = self._args(args[1:], "int")[0]
             return Text(f"-{x.at_least(_UNARY)}", _UNARY, x.axes, "int")

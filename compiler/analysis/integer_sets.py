@@ -16,7 +16,21 @@ from contextvars import ContextVar
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ...ir.expr import COMPARISONS, TRUE, Const, Expr, Op, Var, conjuncts, free_vars, kind_of, loads, op, walk
+from ...ir.expr import (
+    COMPARISONS,
+    TRUE,
+    Const,
+    Expr,
+    Op,
+    Var,
+    conjuncts,
+    free_vars,
+    kind_of,
+    loads,
+    op,
+    remembered,
+    walk,
+)
 from .bounds import non_negative
 from .numeric import integer_bound
 
@@ -328,7 +342,7 @@ def _sum(e: Expr) -> bool:
     return False
 
 
-@cache
+@remembered
 def _linear(e: Expr) -> bool:
     match e:
         case Const(value):
@@ -342,7 +356,7 @@ def _linear(e: Expr) -> bool:
     return False
 
 
-@cache
+@remembered
 def _quasi_affine(e: Expr) -> bool:
     match e:
         case Op("//" | "%" | "<<" | ">>" | "&", (a, b)):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import Any
 
 import numpy as np
 
-from ...ir.expr import OPS, Const, Expr, Load, Op, Var, loads
+from ...ir.expr import OPS, Const, Expr, Load, Op, Var, loads, remembered
 
 _ARRAY_OPS: dict[str, Callable[..., Any]] = {
     "and": np.logical_and, "or": np.logical_or, "not": np.logical_not, "where": np.where, "min": np.minimum,
@@ -19,7 +18,7 @@ _ARRAY_OPS: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 
 
-@cache
+@remembered
 def countable(e: Expr) -> bool:
     """Can the value be computed from indices and sizes alone?"""
     return not loads(e)

@@ -66,6 +66,9 @@ def opt(
     machine: options.MachineOption = None,
 ) -> None:
     """Run passes over IR, as mlir-opt does.  The IR is verified before, between and after them."""
+    from xdsl.utils.exceptions import VerifyException
+
+    from ...ir.errors import IRVerifyError
     from ...ir.text import parse_module, print_module
     from ..instruments import Limit, VerifyStructure
     from ..pass_manager import Instrument, PassManager, parse_passes
@@ -90,7 +93,10 @@ def opt(
 
         instruments.append(VerifyMeaning())
     instruments += [VerifyStructure(), timer]  # the timer last, so that it measures the pass alone
-    PassManager(passes, instruments).run(module)
+    try:
+        PassManager(passes, instruments).run(module)
+    except VerifyException as error:  # the IR is right, but not of the kind that a pass is for
+        raise IRVerifyError(str(error).strip()) from None
     result = print_module(module, generic=generic) if backend is None else _compiled(module, backend, machine)
     console.write(result, output, language="python" if backend == "triton" else "mlir")
     if time_passes:
@@ -106,9 +112,9 @@ def _read(file: str) -> tuple[str, str]:
             raise UsageError(
                 "no input: name a file of IR, or pipe it in (attnc dump f.py:f --stage attn | attnc opt -p dilation)"
             )
-        return "<stdin>", sys.stdin.read()
+        file = "<stdin>"
     try:
-        return file, Path(file).read_text()
+        return file, sys.stdin.read() if file == "<stdin>" else Path(file).read_text()
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -217,12 +217,12 @@ def _float(e: Expr) -> Expr:
 
 
 def _identifier(name: str) -> str:
-    """A name that may stand in IR text."""
-    name = re.sub(r"\W+", "_", name).strip("_") or "t"
+    """A name that may stand in IR text, which is ASCII."""
+    name = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_") or "t"
     return f"t_{name}" if name[0].isdigit() else name
 
 
 def _variable(node: Node) -> str | None:
     """The variable that the user's line assigns, when that line says so."""
-    found = re.match(r"\s*([A-Za-z_]\w*)\s*(?::[^=]*)?=[^=]", node.location.text)
+    found = re.match(r"\s*([A-Za-z_]\w*)\s*(?::[^=]*)?=[^=]", node.location.text, re.ASCII)
     return found.group(1) if found else None

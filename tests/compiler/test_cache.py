@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -145,6 +147,52 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     assert not cache.store(KEY, entry())
     assert list(cache.load(KEY)) == []
     assert cache.stats().entries == 0
+
+
+@contextlib.contextmanager
+def full_disk():
+    """No file may grow beyond some bytes, as where a disk is full: the first are written, then the write fails."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk(cache):
+    cache.store(KEY, entry())
+    with full_disk():
+        assert not cache.store(digest("a large program"), entry(payload=bytes(100_000)))
+        assert not cache.store(KEY, entry(payload=bytes(100_000)))
+    assert list(cache.load(KEY)) == [entry()]  # the old one, whole
+    assert len(files(cache)) == 1, "half a file was left behind"
+
+
+@contextlib.contextmanager
+def nobody(folder):
+    """This process may not use the folder."""
+    folder.chmod(0o000)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+        folder.chmod(0o700)
+
+
+def test_a_folder_that_only_others_may_use(cache):
+    cache.store(KEY, entry())
+    with nobody(cache.root):
+        assert list(cache.load(KEY)) == []
+        assert not cache.store(KEY, entry())
+        assert cache.stats().entries == 0
+        cache.prune()
+        cache.clear()
+    assert list(cache.load(KEY)) == [entry()]
 
 
 def test_atomic_write_leaves_no_temporary(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import pickle
 import warnings
 from pathlib import Path
@@ -29,6 +30,33 @@ def sorted_weights(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 MESSAGE = r"test_fallback.py:\d+: return .*sort.* in sorted_weights stay eager: .*they allocate .*10,368 bytes"
+
+
+UNSUPPORTED = {
+    "sorted weights": lambda q, k, v: (q @ k.mT).softmax(-1).sort(-1).values @ v,
+    "sums of weights": lambda q, k, v: (q @ k.mT).softmax(-1).cumsum(-1) @ v,
+    "the largest": lambda q, k, v: (
+        (s := q @ k.mT).masked_fill(s < s.topk(3).values[..., -1:], -math.inf).softmax(-1) @ v
+    ),
+}
+
+
+@pytest.mark.parametrize("what", UNSUPPORTED)
+def test_what_is_not_fused_says_so_and_gives_the_bits_of_eager(what: str) -> None:
+    fn = UNSUPPORTED[what]
+    torch.manual_seed(0)
+    args = [torch.randn(1, 2, 33, 8) for _ in range(3)]
+    with pytest.raises(attnc.FallbackError, match=r"test_fallback\.py:\d+"):
+        attnc.compile(fn, backend="cpu", fallback="error")(*args)
+    loud, silent = (attnc.compile(fn, backend="cpu", fallback=how) for how in ("warn", "silent"))
+    with pytest.warns(attnc.FallbackWarning, match=r"test_fallback\.py:\d+.*\d bytes") as caught:
+        first = loud(*args)
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(loud(*args), first)  # and no second warning
+        assert torch.equal(silent(*args), first)
+    assert torch.equal(first, fn(*args))
 
 
 def test_warning_names_line_reason_and_bytes() -> None:

@@ -46,7 +46,13 @@ strided = _spelled(
     "((i - j) % {p}).eq(0)",
     p=PERIODS,
 )
-phase = _spelled("(i + j) % {p} == {r}", "(j + 3 * i) % {p} == {r} % {p}", p=PERIODS, r=SMALL)
+phase = _spelled(
+    "(i + j) % {p} == {r}",
+    "(j + 3 * i) % {p} == {r} % {p}",
+    "(i * 100000007 + j * 7919) % {p} <= {r} % {p}",
+    p=PERIODS,
+    r=SMALL,
+)
 columns = _spelled("j % {p} < {r}", "(j % {p}).lt({r})", "j.remainder({p}) < {r}", p=PERIODS, r=SMALL)
 block = _spelled(
     "i // {b} == j // {b}",

@@ -30,6 +30,8 @@ INPUTS = """
             return torch.arange(shape[-1]).div(7, rounding_mode="floor").expand(shape)
         if kind in ("lengths", "small"):
             return torch.randint(0, m + 2 if kind == "lengths" else 9, shape, generator=generator)
+        if kind == "order":
+            return torch.randperm(shape[0], generator=generator)
         wide = layout == "wide rows" and shape  # rows that are cut out of wider ones
         x = torch.randn((*shape[:-1], shape[-1] + 3) if wide else shape, generator=generator, dtype=torch.float64)
         x = x.abs() + 0.5 if kind == "positive" else x

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
+from .doors import Door, doors
 from .masks import masks
 from .parts import INPUTS, Part, Tensor
 from .scores import MASKED, NORMALISED, SCALED, steps
@@ -34,6 +35,7 @@ class Program:
     sizes: tuple[int, int, int, int, int, int, int]  # batch, heads, key heads, queries, keys, widths of key and value
     dtype: str
     layout: str
+    ours: tuple[str, ...] = ()  # a body that calls attnc by itself, and means the same
 
     @property
     def names(self) -> list[str]:
@@ -44,6 +46,9 @@ class Program:
         b, heads, kv_heads, n, m, d, e = self.sizes
         made = "".join(f"\n        tensor({t.kind!r}, {t.shape})," for t in self.tensors)
         body = "\n    ".join(self.body)
+        shown = "attnc.validate(attnc.compile(attention, fallback='silent'), *inputs)"
+        if self.ours:
+            shown = "(ours(*inputs) - attention(*inputs)).abs().max()"
         return f"""import math
 
 import torch
@@ -57,7 +62,7 @@ def attention({", ".join(self.names)}):
     m = k.shape[-2]
     h = torch.arange(heads)[:, None, None]
     {body}
-
+{self._second()}
 
 def example_inputs():
     b, heads, kv_heads, n, m, d, e = {b}, {heads}, {kv_heads}, {n}, {m}, {d}, {e}
@@ -72,7 +77,20 @@ def example_inputs():
 
 
 if __name__ == "__main__":
-    print(attnc.validate(attnc.compile(attention, fallback="silent"), *example_inputs()))
+    inputs = example_inputs()
+    print({shown})
+"""
+
+    def _second(self) -> str:
+        if not self.ours:
+            return ""
+        body = "\n    ".join(self.ours)
+        return f"""
+
+def ours({", ".join(self.names)}, backend="auto"):
+    b, heads, n, d = q.shape
+    m = k.shape[-2]
+    {body}
 """
 
 
@@ -183,13 +201,48 @@ def merged(draw: st.DrawFn) -> tuple[list[str], tuple[Tensor, ...], int]:
                 ("w = torch.sigmoid(mix)", (Tensor("mix", "(b, heads, n, 1)", "normal"),)),
                 ("o = torch.cat([first, o], -1)", ()),
                 ("o = first - 0.5 * o", ()),
+                ("w = torch.sigmoid(lse - s.logsumexp(-1, keepdim=True))", ()),
             ]
         )
     )
-    lines = [*draw(POSITIONS), *a, "first = o", *b, how]
-    if gate:
+    by_lse = how.startswith("w =") and not gate
+    lines = [*draw(POSITIONS), *a, "first = o", *(["lse = s.logsumexp(-1, keepdim=True)"] if by_lse else []), *b, how]
+    if how.startswith("w ="):
         lines.append("o = w * first + (1 - w) * o")
     return lines, (*some, *more, *gate), 1
+
+
+ORDER = Tensor("order", "(n,)", "order")
+
+
+@st.composite
+def reordered(draw: st.DrawFn) -> tuple[list[str], tuple[Tensor, ...], int]:
+    """Tokens in another order for the attention, and back; or fewer keys."""
+    lines, tensors = draw(_scores())
+    width = draw(st.sampled_from([2, 3, 4]))
+    there, back, more = draw(
+        st.sampled_from(
+            [
+                ("(x.flip(2) for x in (q, k, v))", "o = o.flip(2)", ()),
+                ("(x.flip(-2) for x in (q, k, v))", "o = o.flip(-2)", ()),
+                ("(x[:, :, order] for x in (q, k, v))", "o = o[:, :, order.argsort()]", (ORDER,)),
+                ("(x.index_select(2, order) for x in (q, k, v))", "o = o.index_select(2, order.argsort())", (ORDER,)),
+                (f"(q, *(x[:, :, ::{width}] for x in (k, v)))", "", ()),
+                (f"(q, *(x.unflatten(2, (-1, {width})).mean(3) for x in (k, v)))", "", ()),
+                (f"(q, *(x.unflatten(2, (-1, {width})).amax(3) for x in (k, v)))", "", ()),
+                (f"(q, *(F.avg_pool1d(x.flatten(0, 1).mT, {width}).mT.unflatten(0, (b, heads)) for x in (k, v)))",
+                 "", ()),
+                (f"(x.unflatten(2, (-1, {width})).transpose(2, 3).flatten(2, 3) for x in (q, k, v))",
+                 f"o = o.unflatten(2, ({width}, -1)).transpose(2, 3).flatten(2, 3)", ()),
+                ("(torch.cat([x[:, :, 1:], x[:, :, :1]], 2) for x in (q, k, v))", "", ()),
+            ]
+        )
+    )  # fmt: skip
+    if there.startswith("(q, *") and any("m" in t.shape for t in tensors):  # there are fewer keys by now
+        tensors, lines = (), draw(st.sampled_from([["o = F.scaled_dot_product_attention(q, k, v)"],
+                                                   ["o = (q @ k.mT).softmax(-1) @ v"]]))  # fmt: skip
+    start = [f"q, k, v = {there}", "m = k.shape[2]", *draw(POSITIONS)]
+    return [*start, *lines, *([back] if back else [])], (*tensors, *more), width
 
 
 BEFORE = st.sampled_from([(), (), (), ("q = q * 0.5",), ("q = F.normalize(q, dim=-1)", "k = F.normalize(k, dim=-1)")])
@@ -207,7 +260,9 @@ AFTER = st.sampled_from(
 @st.composite
 def programs(draw: st.DrawFn) -> Program:
     """A program whose eager code takes its own inputs."""
-    lines, tensors, multiple = draw(st.one_of(plain(), plain(), plain(), sdpa(), in_blocks(), two_sources(), merged()))
+    drawn = draw(st.one_of(plain(), plain(), plain(), sdpa(), in_blocks(), two_sources(), merged(), reordered(), doors))
+    door = drawn if isinstance(drawn, Door) else None
+    lines, tensors, multiple = (door.eager, door.tensors, 1) if isinstance(drawn, Door) else drawn
     square = multiple > 1
     n = draw(LENGTHS)
     m = n if square or draw(st.booleans()) else draw(LENGTHS)
@@ -218,7 +273,13 @@ def programs(draw: st.DrawFn) -> Program:
     kv_heads = 2 if kv == 2 else heads
     d = draw(WIDTHS)
     e = d if square else draw(st.sampled_from([d, d, 7, 24]))
-    shared = draw(SHARED) if kv_heads != heads else ()
-    body = [*draw(BEFORE), *shared, *lines, *draw(AFTER), "return o"]
-    sizes = (draw(st.integers(1, 2)), heads, kv_heads, n, m, d, e)
-    return Program(tuple(body), tuple(dict.fromkeys(tensors)), sizes, draw(DTYPES), draw(st.sampled_from(LAYOUTS)))
+    shared = draw(SHARED) if kv_heads != heads and door is None else ()
+    before, after = draw(BEFORE), (*draw(AFTER), "return o")
+    return Program(
+        (*before, *shared, *lines, *after),
+        tuple(dict.fromkeys(tensors)),
+        (draw(st.integers(1, 2)), heads, kv_heads, n, m, d, e),
+        draw(DTYPES),
+        draw(st.sampled_from(LAYOUTS)),
+        (*before, *door.ours, *after) if door else (),
+    )

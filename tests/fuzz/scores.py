@@ -47,6 +47,15 @@ STEPS = [
     Part("s = s.clamp(-3, 3)"),
     Part("s = -(s ** 2)"),
     Part("s = s + (i == j)"),
+    Part(
+        "s = s + torch.einsum('bhid,ijd->bhij', q, rows[(j - i).reshape(n, m).clamp(-3, 3) + 3])",
+        _float("rows", "(7, d)"),
+    ),
+    Part("s = s + (q @ slope)[..., None] * (i - j) / 16", _float("slope", "(d,)")),
+    Part(
+        "s = s + (q @ near_rows.mT).gather(-1, ((i - j).reshape(n, m).clamp(-2, 2) + 2).expand(b, heads, n, m))",
+        _float("near_rows", "(5, d)"),
+    ),
 ]
 steps = st.lists(st.sampled_from(STEPS), max_size=2, unique_by=lambda p: p.text)
 

@@ -40,6 +40,13 @@ def test_deep_nesting_is_an_error_not_a_crash():
         parse_module(text)
 
 
+def test_a_string_without_an_end_is_found_at_once():
+    """A pattern that tries all ways to divide it would take years."""
+    text = 'tile.kernel @k(%q: !tile.mem<1, f32>) outputs 1 // "a comment\n  grid "t < N" rows "i, t * 4, 4, N, and on'
+    with pytest.raises(IRSyntaxError, match=r"<input>:2:21: a string without an end"):
+        parse_module(text)
+
+
 def test_argument_names_survive_where_ssa_names_differ():
     text = """
     tile.kernel @k(%q: !tile.mem<1, f32>, %b: !tile.mem<1, f32>) names ["q", "bias_2"] outputs 1

@@ -144,3 +144,14 @@ def test_doctor(attnc) -> None:
 def test_doctor_notices_a_misspelt_variable(attnc, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATTNC_CACHE_DRI", "/tmp")
     assert "ATTNC_CACHE_DIR" in attnc("doctor", "--no-run").out
+
+
+@pytest.mark.parametrize("package, fatal", [("torch", True), ("triton", False)])
+def test_doctor_names_what_is_too_old(package: str, fatal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from attnc.compiler import doctor
+
+    monkeypatch.setattr(doctor, "version", lambda name: "2.10.1+cpu" if name == package else "9.0")
+    (problem,) = [p for p in doctor.diagnose(run=False).problems if "too old" in p.what]
+    assert problem.what == f"{package} 2.10.1+cpu is too old"
+    assert f"'{package}>=" in problem.cure
+    assert problem.fatal == fatal
