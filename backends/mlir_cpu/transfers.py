@@ -186,8 +186,9 @@ class Transfers:
         pitch = self.packed_width(width)
         step = self.stride(memory, op.index.data, feature)
         assert step is not None
-        with b.loop(0, span.count, f.lanes, hint=row_axis) as row:
-            left = b.sub(span.count, row.iv)
+        end = span.count if isinstance(span.count, Val) else b.integer(span.count)
+        with b.loop(0, end, f.lanes, hint=row_axis) as row:
+            left = b.sub(end, row.iv)
 
             def block(first: Val, count: int) -> None:
                 start = self.address(memory, op.index.data, **{row_axis: b.add(span.start, row.iv), feature: first})
@@ -198,7 +199,7 @@ class Transfers:
                     lambda inner, args: Transfers(inner).pack_block(memory, count, pitch, *args),
                 )  # fmt: skip
 
-            self._blocks(width, block)
+            self.blocks(width, block)
 
     def pack_block(self, memory: Memory, count: int, pitch: int, start: Val, step: Val, target: Val, left: Val) -> None:
         """``count`` features, ``step`` apart, of a vector of rows of which ``left`` are live."""

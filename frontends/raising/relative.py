@@ -85,7 +85,7 @@ def _parts(values: Values, c: Contraction) -> tuple[Element, list[tuple[int, Exp
     for side, other in ((c.left, c.right), (c.right, c.left)):
         if not values.pairwise(side[1]):
             continue
-        found = _vectors(values, side, c.variable.name)
+        found: list[tuple[int, Expr, Load]] | None = _vectors(values, side, c.variable.name)
         if found is None:  # rows that PyTorch computes, before they are gathered
             whole = peel(values, *side, like=side[0].dtype)
             if whole.node is side[0]:
