@@ -187,7 +187,7 @@ OPS: dict[str, tuple[Kind | None, Callable[..., Number]]] = {
     # inner(x[..., d], y[..., d]), two reads of captured tensors: their products summed over the features d
     "inner": ("float", _unfolded),
 }
-_BINARY = {"pow", "min", "max"}  # of what is written as a call
+_BINARY = {"pow", "min", "max", "inner"}  # of what is written as a call
 _ARITY = {name: 3 if name == "where" else 2 if name in _BINARY or not name.isalnum() else 1 for name in OPS}
 COMPARISONS = {"<": ">=", "<=": ">", ">": "<=", ">=": "<", "==": "!=", "!=": "=="}  # op -> its negation
 _MOST_BITS = 1024  # of an integer that is computed while a program is compiled
