@@ -263,6 +263,10 @@ class Builder:
         self._masked_write("scatter", value, pointers, mask)
 
     def _masked_read(self, name: str, source: Val, mask: Val, type: str, align: int = 0) -> Val:
+        if (wanted := Val("", type)).element == "bf16":
+            # As words: where LLVM parts the lanes of bf16 vectors, it rounds each by a call of a library.
+            words = self._masked_read(name, source, mask, vec(wanted.lanes, "i16"), align)
+            return self.bitcast(words, type)
         zero = self.zero(type)
         align = align or ELEMENT_BYTES[zero.element]
         return self.op(
@@ -272,6 +276,8 @@ class Builder:
         )
 
     def _masked_write(self, name: str, value: Val, target: Val, mask: Val) -> None:
+        if value.element == "bf16":
+            value = self.bitcast(value, vec(value.lanes, "i16"))
         align = ELEMENT_BYTES[value.element]
         self.line(
             f"llvm.intr.masked.{name} {value.ssa}, {target.ssa}, {mask.ssa} {{alignment = {align} : i32}} : "
