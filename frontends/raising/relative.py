@@ -85,12 +85,11 @@ def _parts(values: Values, c: Contraction) -> tuple[Element, list[tuple[int, Exp
     for side, other in ((c.left, c.right), (c.right, c.left)):
         if not values.pairwise(side[1]):
             continue
-        found: list[tuple[int, Expr, Load]] | None = _vectors(values, side, c.variable.name)
-        if found is None:  # rows that PyTorch computes, before they are gathered
-            whole = peel(values, *side, like=side[0].dtype)
-            if whole.node is side[0]:
-                return None
-            found = [(1, Const(1.0), load(whole.node, whole.index))]
+        found = _vectors(values, side, c.variable.name)
+        if found is None:
+            found = _gathered(values, side)
+        if found is None:
+            return None
         if any(values.pairwise(vector.index) for *_, vector in found):
             return other, found
     return None
@@ -107,6 +106,12 @@ def _vectors(values: Values, side: Element, feature: str) -> list[tuple[int, Exp
         number = product([x for x in num if x is not vectors[0]])
         found.append((sign, number / product(den) if den else number, vectors[0]))
     return found
+
+
+def _gathered(values: Values, side: Element) -> list[tuple[int, Expr, Load]] | None:
+    """An operand that gathers rows which PyTorch has computed; None where it is not one."""
+    whole = peel(values, *side, like=side[0].dtype)
+    return None if whole.node is side[0] else [(1, Const(1.0), load(whole.node, whole.index))]
 
 
 def _looked_up(values: Values, of: Load, feature: Var, other: Element, vector: Load) -> Expr:
