@@ -11,8 +11,8 @@ after, for rows ``t * 64 .. t * 64 + 63``::
       step 64 partial carry (...) { ... tile.mask ... }
 
 With ``strip``, each loop that masks also tells which keys the ``strip`` rows from ``i`` on may see, in its attributes
-``strips`` and ``strip``: a backend that computes so many rows at a time need not look at the others.  Where the keys
-that all of these rows see are one range, ``unmasked`` is that range.
+``strips`` and ``strip``: a backend that computes so many rows at a time need not look at the others.  Where no
+loop is without a mask, and the keys that all of these rows see are one range, ``unmasked`` is that range.
 
 Legality: a key whose score is masked for every row of the tile leaves the carried values as they are (its
 probability is 0), the order of keys does not matter to the result, and the index sets prove which keys are masked
@@ -77,7 +77,8 @@ class KeyRanges(ModulePass):
             if any(rows.name in free_vars(e) for r in strips for e in (r.lo, r.hi)):  # else all see the same
                 loop.attributes["strips"] = ArrayAttr([tile.RangeAttr(r) for r in strips])
                 loop.attributes["strip"] = IntAttr(self.strip)
-                if len(unmasked := _strips(pairs, self.strip, 1).full) == 1:
+                # beside a loop without a mask too few pairs are left for it to be worth knowing
+                if not ranges.full and len(unmasked := _strips(pairs, self.strip, 1).full) == 1:
                     loop.attributes["unmasked"] = tile.RangeAttr(unmasked[0])
         state: list[SSAValue] = list(loop.initial)
         for kind, chosen in (("full", ranges.full), ("partial", ranges.partial)):
