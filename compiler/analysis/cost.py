@@ -36,12 +36,14 @@ GRADIENT_PRODUCTS = 5  # of a pair; a forward kernel has 2
 
 
 @lru_cache(maxsize=1024)
-def timings(work: Work, on: Device, length: int, gradient: bool = False, rows: int = 0) -> dict[tuple[int, int], float]:
+def timings(
+    work: Work, on: Device, length: int, gradient: bool = False, rows: int = 0, like: Work | None = None
+) -> dict[tuple[int, int], float]:
     """Predicted time of one core for ``work`` in each (queries, keys) tile that fits, at a nominal length.
 
-    With ``rows``, in those of so many queries alone.
+    With ``rows``, in those of so many queries alone.  With ``like``, for the sizes that this other form has.
     """
-    found, sizes = candidates(work, on, gradient), work.sizes(length)
+    found, sizes = candidates(work, on, gradient), work.sizes(length) | (like.sizes(length) if like else {})
     found = tuple(c for c in found if rows in (0, c.rows))
     if not on.is_gpu:
         return {c.tiles: cpu_time(work, on, c, sizes, gradient)[0].total for c in found}

@@ -47,7 +47,7 @@ from .witness import exists
 MOST_CASES = 3  # conditions on batch dimensions that are told apart
 MOST_PIECES = 4  # touched, and full, intervals that are kept apart
 SMALLEST_GAP = 64  # fewer dead keys between two touched intervals are walked over
-_NO_FULL = 1 << 60  # keys that no full range has
+NO_FULL = 1 << 60  # keys that no full range has
 _LAST = "_last"  # end of the tile's live rows
 
 
@@ -123,7 +123,7 @@ def _ranges_of_case(tile: Tile, wanted: Wanted) -> KeyRanges:
         return KeyRanges((), ())
     if tile.mask == TRUE:
         return KeyRanges((tile.whole,), ())
-    if found := segments(tile, lambda part: _ranges_of_case(part, Wanted(_NO_FULL))):
+    if found := segments(tile, lambda part: _ranges_of_case(part, Wanted(NO_FULL))):
         return found
     quick, settled = interval_ranges(tile, wanted)
     if settled:

@@ -54,7 +54,8 @@ def _least(
     walked = [(d, problem.sources[n].mask) for d, n in zip(others, of, strict=True)]
     domain, extents = (*problem.batch, held), [held.extent, *(d.extent for d in others)]
     known = facts_about(domain, problem.facts, extents)
-    best, least, taken = None, WORTHWHILE * _pairs(problem, domain, walked), set(problem.taken)
+    values = nominal_sizes(domain, _sources(problem, walked), NOMINAL_LENGTH, problem.facts)
+    best, least, taken = None, WORTHWHILE * _pairs(problem, domain, walked, values), set(problem.taken)
     names = tuple(fresh(n, taken) for n in NAMES)
     for inner in images([m for _, m in walked], lambda e: isinstance(e, Var) and e.name == problem.row.name):
         if not all(known.always(guard) for guard in whole_images(extents, inner)):
@@ -62,22 +63,27 @@ def _least(
         for size in (s for s in SHAPES.get(problem.sizes(held.name)[held.name], ()) if len(s) == len(inner) + 1):
             found = patches(domain, walked, inner, size, names[-len(size) :], problem.facts)
             if found is not None:
-                pairs = _pairs(problem, found.domain, [(box.dim, TRUE) for box in found.boxes])
+                pairs = _pairs(problem, found.domain, [(box.dim, TRUE) for box in found.boxes], values)
                 if pairs < least:
                     best, least = found, pairs
     return replace(change(problem, of, best), taken=taken) if best is not None else problem
 
 
-def _pairs(problem: Problem, domain: tuple[Dim, ...], walked: Sequence[tuple[Dim, Expr]]) -> int:
-    """Pairs that tiles of the last dimension of ``domain`` compute with others under masks, at a nominal length."""
+def _pairs(
+    problem: Problem, domain: tuple[Dim, ...], walked: Sequence[tuple[Dim, Expr]], values: dict[str, int]
+) -> int:
+    """Pairs that tiles of the last dimension of ``domain`` compute with others under masks, for sizes ``values``."""
     sizes, total = problem.sizes(domain[-1].name), 0
     rows = sizes[domain[-1].name]
-    for other, mask in walked:
-        source = attn.Source(other.name, other.extent, (), (), mask, problem.sources[0].score)
-        values = nominal_sizes(domain, [source], NOMINAL_LENGTH, problem.facts)
-        padded = [(rows, sizes[other.name])]
-        total += computed_pairs(domain, source, values, rows=rows, padded=padded, facts=problem.facts)[0]
+    for source in _sources(problem, walked):
+        padded = [(rows, sizes[source.key])]
+        known = nominal_sizes(domain, [source], NOMINAL_LENGTH, problem.facts) | values
+        total += computed_pairs(domain, source, known, rows=rows, padded=padded, facts=problem.facts)[0]
     return total
+
+
+def _sources(problem: Problem, walked: Sequence[tuple[Dim, Expr]]) -> list[attn.Source]:
+    return [attn.Source(other.name, other.extent, (), (), mask, problem.sources[0].score) for other, mask in walked]
 
 
 def _of_queries(problem: Problem, of: Sequence[int], found: Patches) -> Problem:

@@ -93,7 +93,7 @@ class ImagePatches(ModulePass):
                 boxes = [attn.Source(s.key, box.dim.extent, (), (), TRUE, s.score)
                          for s, box in zip(work.sources, patch.boxes, strict=True)]  # fmt: skip
                 after = replace(work, domain=patch.domain, sources=tuple(boxes))
-                times = timings(after, on, NOMINAL_LENGTH, rows=math.prod(shape))
+                times = timings(after, on, NOMINAL_LENGTH, rows=math.prod(shape), like=work)
                 timed += [(time, tiles, patch) for tiles, time in times.items()]
             time, tiles, best = min(timed, key=lambda x: x[0])
             if time < min(timings(work, on, NOMINAL_LENGTH).values()):

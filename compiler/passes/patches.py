@@ -42,7 +42,7 @@ from ...ir.expr import (
 )
 from ...ir.simplify import Facts
 from ...ir.tile import Axis, Range
-from ..analysis.index_sets import implies, tile_ranges
+from ..analysis.index_sets import NO_FULL, implies, tile_ranges
 from ..analysis.tiles import Tile
 from .common import facts_about
 
@@ -197,7 +197,7 @@ def _touched(
     own = [c for c in conjuncts(mask) if free_vars(c) & inner <= known and not loads(c)]
     if not any(key.name in free_vars(c) for c in own):
         return None
-    found = tile_ranges(Tile(tuple(batch), rows, key, all_of(own), facts)).all
+    found = tile_ranges(Tile(tuple(batch), rows, key, all_of(own), facts), NO_FULL).all
     if not found:
         return None
     return Range(minimum(*(r.lo for r in found)), maximum(*(r.hi for r in found)))
@@ -205,6 +205,9 @@ def _touched(
 
 def _most(length: Expr, batch: Sequence[Dim]) -> int:
     """The largest length of a range, from samples: whoever relies on it proves it."""
-    names = sorted(free_vars(length))
-    inner = {d.name for d in batch}
-    return max(int(evaluate(length, {n: k if n in inner else SAMPLES * 64 for n in names})) for k in range(SAMPLES))
+    sizes = free_vars(length).union(*(free_vars(d.extent) for d in batch))
+    env: dict[str, int] = dict.fromkeys(sorted(sizes), SAMPLES * 64)
+    counts = {d.name: int(evaluate(d.extent, env)) for d in batch}
+    return max(
+        int(evaluate(length, env | {name: min(k, count - 1) for name, count in counts.items()})) for k in range(SAMPLES)
+    )

@@ -61,6 +61,21 @@ def test_gradients(lines):
     assert_gradients_match(fn, found, inputs)
 
 
+def test_windows_that_borders_push_inwards():
+    def pushed(q, k, v):
+        i, j = torch.arange(q.shape[-2])[:, None], torch.arange(k.shape[-2])
+        live = True
+        for at, key, size in ((i // 24, j // 24, q.shape[-2] // 24), (i % 24, j % 24, 24)):
+            start = (at - 1).clamp(0, size - 3)
+            live = live & (key >= start) & (key < start + 3)
+        return (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~live, float("-inf")).softmax(-1) @ v
+
+    inputs = tensors(24 * 9)
+    compiled = attnc.compile(pushed, backend="triton", fallback="error")
+    assert "x <" in compiled.lower(*inputs).ir("tile")
+    assert_matches(pushed, compiled(*inputs), inputs)
+
+
 @pytest.mark.parametrize("causal", [False, True])
 def test_patches_of_a_video(causal):
     fn, inputs = volume(8, 16, causal), tensors(3 * 8 * 16)
