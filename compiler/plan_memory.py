@@ -38,7 +38,7 @@ class Memory:
 
     def made(self, outputs: Iterable[str], inputs: Sequence[str], *, fresh: bool) -> None:
         """A step gave these; without ``fresh`` they may be views of what it read."""
-        shared = frozenset().union(*(self.of(x) for x in inputs))
+        shared = frozenset(home for x in inputs for home in self.of(x))
         for name in outputs:
             self.homes[name] = frozenset({name}) if fresh else shared | {name}
             self.fresh |= {name} if fresh else set()

@@ -182,13 +182,13 @@ class Transfers:
     def _pack_transposed(self, op: LoadOp, memory: Memory, scratch: Val) -> None:
         f, b = self.f, self.b
         (row_axis, rows), (feature, width) = axes(op.result).items()
-        span = f.spans.get(row_axis, Span(b.integer(0), b.integer(rows)))
+        span = f.spans.get(row_axis, Span(b.integer(0), rows))
+        live = span.count if isinstance(span.count, Val) else b.integer(span.count)
         pitch = self.packed_width(width)
         step = self.stride(memory, op.index.data, feature)
         assert step is not None
-        end = span.count if isinstance(span.count, Val) else b.integer(span.count)
-        with b.loop(0, end, f.lanes, hint=row_axis) as row:
-            left = b.sub(end, row.iv)
+        with b.loop(0, live, f.lanes, hint=row_axis) as row:
+            left = b.sub(live, row.iv)
 
             def block(first: Val, count: int) -> None:
                 start = self.address(memory, op.index.data, **{row_axis: b.add(span.start, row.iv), feature: first})

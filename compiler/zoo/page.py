@@ -50,7 +50,7 @@ def times(systems: Sequence[tuple[System, Sequence[Facts]]], measured: Mapping[s
     machine = measured["machine"]
     return (
         f"Times are those of the forward pass at published sizes in float32 on {machine['processor']}, "
-        f"{measured['threads']} threads. The {len(found)} fused systems are {geometric_mean(found):.1f}x faster than "
+        f"{measured['threads']} threads.\nThe {len(found)} fused systems are {geometric_mean(found):.1f}x faster than "
         f"eager in the geometric mean, and {min(found):.2g}x at least."
     )
 
