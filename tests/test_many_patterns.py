@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import importlib
+import inspect
 import itertools
+import pkgutil
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -109,3 +114,26 @@ def test_kernels_go_with_their_functions() -> None:
     del functions, fn
     driver.forget()
     assert mapped() == before
+
+
+def test_programs_that_are_called_no_more_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many patterns a process sees, it keeps some of them."""
+    monkeypatch.setattr(driver, "_CAPACITY", 4)
+    driver.forget()
+    plans: list[weakref.ref[Plan]] = []
+    for n in range(12):
+        fn = compiled(n, backend="reference", options={"cache": "off"})
+        fn(*INPUTS)
+        (newest,) = driver._memory[next(reversed(driver._memory))]
+        plans.append(weakref.ref(newest))
+    del fn, newest
+    gc.collect()
+    assert sum(plan() is not None for plan in plans) == len(driver._memory) == 4
+
+
+@pytest.mark.parametrize("package", ["attnc.ir", "attnc.compiler.analysis", "attnc.backends.triton"])
+def test_functions_of_expressions_remember_a_bounded_number(package: str) -> None:
+    for found in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        for name, value in vars(importlib.import_module(f"{package}.{found.name}")).items():
+            if isinstance(value, functools._lru_cache_wrapper) and inspect.signature(value).parameters:
+                assert value.cache_parameters()["maxsize"] is not None, f"{found.name}.{name}"
