@@ -38,7 +38,7 @@ from attnc.compiler.analysis import bounds, cost, space
 from attnc.compiler.autotune import errors as tuning_errors
 from attnc.compiler.cli import inputs as cli_inputs
 from attnc.compiler.pass_manager import parse_passes
-from attnc.compiler.passes import UnknownPassError, differentiate, load_pass
+from attnc.compiler.passes import UnknownPassError, differentiate, inner_products, load_pass
 from attnc.compiler.passes.simplify_masks import SimplifyMasks
 from attnc.compiler.plan import Plan
 from attnc.compiler.settings import Settings
@@ -297,6 +297,11 @@ MISTAKES = [
         differentiate.DifferentiationError,
         lambda: parse_passes("differentiate{wanted=y}")[0].apply(None, parse_module(FUNC)),
         "f has no argument y; it has x",
+    ),
+    Mistake(
+        inner_products.NotABandError,
+        lambda: inner_products.check(parse("inner(p[i, d], r[i + j, d])"), "i", "j"),
+        r"the score holds inner.*such as r\[i - j\]",
     ),
     Mistake(
         interpret_tile.TasksMeetError,

@@ -96,7 +96,7 @@ function draw() {
   const first = clamp(Math.floor(w.y / size), 0, e.tiles), last = clamp(Math.ceil((w.y + w.h) / size), 0, e.tiles);
   const box = (t, y, height) => {
     for (const s of spans(t)) {
-      const x = X(e.starts[s.source] + s.lo), right = X(e.starts[s.source] + s.hi);
+      const x = Math.round(X(e.starts[s.source] + s.lo)), right = Math.round(X(e.starts[s.source] + s.hi)); // no blurred edges
       g.fillStyle = c[s.kind];
       g.fillRect(x, y, Math.max(f.ratio, right - x), height);
     }
