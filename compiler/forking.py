@@ -1,8 +1,8 @@
 """No process forks while a plan is built.
 
-A child of a fork has one thread.  What the others held then (the lock of a module that was being imported, of isl's
-context, of LLVM) nobody lets go of in the child, which hangs at its own first call.  So a fork waits until no other
-thread builds, which is a second at most, and nobody begins meanwhile.
+A child of a fork has one thread.  What the others held then (the lock of a module that was being imported, of LLVM)
+nobody lets go of in the child, which hangs at its own first call.  So a fork waits until no other thread builds, which
+is a second at most, and nobody begins meanwhile.
 """
 
 from __future__ import annotations

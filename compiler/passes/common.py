@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from xdsl.dialects.builtin import ModuleOp
 
@@ -21,10 +21,23 @@ MOST_MODULUS = 1 << 14
 
 def attends(module: ModuleOp) -> Iterator[tuple[attn.AttendOp, tuple[Expr, ...]]]:
     """Every attention with the facts of its function."""
-    for func in [f for f in module.walk() if isinstance(f, attn.FuncOp)]:
-        facts = func.facts
-        for found in [o for o in func.body.block.ops if isinstance(o, attn.AttendOp)]:
-            yield found, facts
+    for func in _functions(module):
+        yield from _attends_of(func)
+
+
+def change_attends(module: ModuleOp, change: Callable[[attn.AttendOp, tuple[Expr, ...]], Iterable[Expr]]) -> None:
+    """``change`` each attention, given the facts of its function, which requires the guards that come back."""
+    for func in _functions(module):
+        func.require([guard for found, facts in _attends_of(func) for guard in change(found, facts)])
+
+
+def _functions(module: ModuleOp) -> list[attn.FuncOp]:
+    return [f for f in module.walk() if isinstance(f, attn.FuncOp)]
+
+
+def _attends_of(func: attn.FuncOp) -> list[tuple[attn.AttendOp, tuple[Expr, ...]]]:
+    facts = func.facts
+    return [(o, facts) for o in func.body.block.ops if isinstance(o, attn.AttendOp)]
 
 
 def work_of(op: attn.Attention, facts: tuple[Expr, ...] = ()) -> Work:

@@ -39,7 +39,7 @@ from ...ir.expr import Const, Expr, Lambda, Op, Var, eq, evaluate, free_vars, op
 from ...ir.gradient import AttendGradientOp
 from ..analysis.bounds import UnboundedExprError, max_over
 from ..analysis.cost import Device, device
-from .common import attends, facts_about, tidy
+from .common import change_attends, facts_about, tidy
 from .gradient_groups import by_groups, grouped_by
 from .gradient_problem import Problem
 from .inner_products import products_of
@@ -64,12 +64,7 @@ class FewRows(ModulePass):
         sizes = dict(zip(self.names, self.values, strict=True))
         if not sizes:
             return
-        for func in [f for f in module.walk() if isinstance(f, attn.FuncOp)]:
-            guards: list[Expr] = []
-            for attend, facts in attends(module):
-                if attend.tiles is None:
-                    guards += _change(attend, facts, sizes, device(self.target))
-            func.require(guards)
+        change_attends(module, lambda attend, facts: _change(attend, facts, sizes, device(self.target)))
 
 
 def count_of(extent: Expr, batch: Sequence[Dim], sizes: Mapping[str, int]) -> tuple[Expr, int] | None:
@@ -83,6 +78,8 @@ def count_of(extent: Expr, batch: Sequence[Dim], sizes: Mapping[str, int]) -> tu
 
 def _change(attend: attn.AttendOp, facts: tuple[Expr, ...], sizes: Mapping[str, int], on: Device) -> list[Expr]:
     """Rewrite one attention; the guards that it then relies on."""
+    if attend.tiles is not None:
+        return []
     *batch, row = attend.domain
     found = count_of(row.extent, batch, sizes)
     if found is None or found[1] < 1:

@@ -23,9 +23,8 @@ from .gradient_targets import Target, target
 from .inner_products import operands, products_of
 from .kernel_builder import ZERO
 
-Written = list[
-    tuple[str, Target | PairTarget | BandTarget]
-]  # the operand that each output is a gradient of, and where it goes
+# the operand that each output is a gradient of, and where it goes
+Written = list[tuple[str, Target | PairTarget | BandTarget]]
 
 
 def delta_kernel(problem: Problem, name: str) -> Frame:

@@ -37,7 +37,7 @@ from ...ir.attributes import Dim
 from ...ir.expr import TRUE, Expr, evaluate, free_vars
 from ..analysis.cost import NOMINAL_LENGTH, device, timings
 from ..analysis.segments import images
-from .common import attends, facts_about, fresh, moved_maps, work_of
+from .common import change_attends, facts_about, fresh, moved_maps, work_of
 from .inner_products import products_of
 from .patches import NAMES, SHAPES, Patches, patches, whole_images
 from .rewriting import replace as replace_op
@@ -62,17 +62,12 @@ class ImagePatches(ModulePass):
         sizes = dict(zip(self.names, self.values, strict=True))
         if not sizes or not device(self.target).is_gpu:
             return
-        for func in [f for f in module.walk() if isinstance(f, attn.FuncOp)]:
-            guards: list[Expr] = []
-            for attend, facts in attends(module):
-                if attend.tiles is None:
-                    guards += self._change(attend, facts, sizes)
-            func.require(guards)
+        change_attends(module, lambda attend, facts: self._change(attend, facts, sizes))
 
     def _change(self, attend: attn.AttendOp, facts: tuple[Expr, ...], sizes: Mapping[str, int]) -> list[Expr]:
         """Rewrite one attention if that pays; the guards that it then relies on."""
-        if products_of(attend):
-            return []  # they want rows and keys that count one by one
+        if attend.tiles is not None or products_of(attend):
+            return []  # products want rows and keys that count one by one
         row, masks = attend.domain[-1], [s.mask for s in attend.source_list]
         for inner in images(masks, lambda x: row.name in free_vars(x)):
             whole = whole_images([row.extent, *(s.extent for s in attend.source_list)], inner)

@@ -36,7 +36,7 @@ from ...ir.expr import Const, Expr, Lambda, Var, eq, evaluate, free_vars, op, su
 from ..analysis.cost import choose_tiles, device
 from ..analysis.injective import reach
 from ..analysis.space import padded
-from .common import attends, facts_about, moved_maps, work_of
+from .common import change_attends, facts_about, moved_maps, work_of
 from .rewriting import replace as replace_op
 
 
@@ -53,19 +53,20 @@ class PackGroups(ModulePass):
         sizes = dict(zip(self.names, self.values, strict=True))
         if not sizes or not device(self.target).is_gpu:
             return
-        for func in [f for f in module.walk() if isinstance(f, attn.FuncOp)]:
-            guards: list[Expr] = []
-            for attend, facts in attends(module):
-                found = _divided(attend, sizes) if attend.tiles is None and not _shares_keys(attend, facts) else None
-                if found is None:
-                    continue
-                guard, changes = found[2], _packed(attend, *found, facts)
-                before = work_of(attend, facts)
-                after = replace(before, domain=changes["dims"], sources=changes["sources"])
-                if choose_tiles(after, self.target) == choose_tiles(before, self.target):  # for fewer tasks
-                    replace_op(attend, attend.rebuilt(**changes))
-                    guards += [] if facts_about(attend.domain, facts).always(guard) else [guard]
-            func.require(guards)
+        change_attends(module, lambda attend, facts: self._change(attend, facts, sizes))
+
+    def _change(self, attend: attn.AttendOp, facts: tuple[Expr, ...], sizes: Mapping[str, int]) -> list[Expr]:
+        """Rewrite one attention if that pays; the guards that it then relies on."""
+        found = _divided(attend, sizes) if attend.tiles is None and not _shares_keys(attend, facts) else None
+        if found is None:
+            return []
+        guard, changes = found[2], _packed(attend, *found, facts)
+        before = work_of(attend, facts)
+        after = replace(before, domain=changes["dims"], sources=changes["sources"])
+        if choose_tiles(after, self.target) != choose_tiles(before, self.target):  # else there are fewer tasks
+            return []
+        replace_op(attend, attend.rebuilt(**changes))
+        return [] if facts_about(attend.domain, facts).always(guard) else [guard]
 
 
 def _divided(attend: attn.AttendOp, sizes: Mapping[str, int]) -> tuple[Dim, int, Expr] | None:

@@ -55,7 +55,7 @@ from ...ir.expr import (
 from ..analysis.bounds import max_over
 from ..analysis.cost import Device, device
 from ..analysis.index_sets import key_ranges
-from .common import attends, facts_about, moved
+from .common import change_attends, facts_about, moved
 from .few_rows import count_of, tile_rows
 from .kernel_builder import fresh, names_taken, steep
 from .rewriting import replace
@@ -81,16 +81,17 @@ class SplitKeys(ModulePass):
         on = device(self.target)
         if not sizes:
             return
-        for func in [f for f in module.walk() if isinstance(f, attn.FuncOp)]:
-            guards: list[Expr] = []
-            for attend, facts in attends(module):
-                few = attend.tiles is not None and "patch" not in attend.attributes
-                if few and attend.normalised and len(attend.source_list) == 1 and not steep(attend.source_list):
-                    if on.is_gpu:
-                        guards += _share_out(attend, facts, sizes, on)
-                    elif attend.tiles and attend.tiles.data[0] <= on.lanes:
-                        self._cut(attend, facts, sizes)
-            func.require(guards)
+
+        def change(attend: attn.AttendOp, facts: tuple[Expr, ...]) -> list[Expr]:
+            few = attend.tiles is not None and "patch" not in attend.attributes
+            if few and attend.normalised and len(attend.source_list) == 1 and not steep(attend.source_list):
+                if on.is_gpu:
+                    return _share_out(attend, facts, sizes, on)
+                if attend.tiles and attend.tiles.data[0] <= on.lanes:
+                    self._cut(attend, facts, sizes)
+            return []
+
+        change_attends(module, change)
 
     def _cut(self, attend: attn.AttendOp, facts: tuple[Expr, ...], sizes: Mapping[str, int]) -> None:
         """Parts of a length that is known."""

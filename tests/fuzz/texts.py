@@ -24,13 +24,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
-from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from attnc.compiler.cli.app import main as attnc_main
 from attnc.compiler.passes import PASSES
 from attnc.ir.errors import IRSyntaxError, IRVerifyError
 from attnc.ir.text import parse_module, print_module
+
+from .search import smallest_failure
 
 IR = Path(__file__).parents[1] / "ir"
 SEEDS = [
@@ -207,15 +208,7 @@ def search(number: int, count: int, what: st.SearchStrategy, check: Callable[...
             except Hangs as hang:
                 raise AssertionError(str(hang)) from None
 
-    wanted = settings(
-        max_examples=count,
-        deadline=None,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-        phases=[Phase.generate, Phase.shrink],
-        report_multiple_bugs=False,
-    )
-    seed(number)(wanted(given(what)(attempt)))()
+    smallest_failure(number, count, what, attempt)
     return kinds
 
 

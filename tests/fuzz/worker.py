@@ -16,10 +16,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from .checks import Refused, Unusable, check
 from .programs import Program, programs
+from .search import smallest_failure
 
 EXAMPLES = 100  # of one seed
 
@@ -53,20 +53,8 @@ def work(first: int, backend: str, seconds: float, folder: Path) -> None:
 
 def _search(number: int, attempt: Callable[[Program], None], failed: list[tuple[Program, str]]) -> bool:
     """Look for a failure and reduce it; True when the time is up."""
-
-    def search(program: Program) -> None:
-        attempt(program)
-
-    wanted = settings(
-        max_examples=EXAMPLES,
-        deadline=None,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-        phases=[Phase.generate, Phase.shrink],
-        report_multiple_bugs=False,
-    )
     try:
-        seed(number)(wanted(given(programs())(search)))()
+        smallest_failure(number, EXAMPLES, programs(), attempt)
     except TimeIsUp:
         return True
     except Exception:
