@@ -3,8 +3,9 @@
 For each pattern, dtype and pass, all candidates of the tuning space run in rounds in one process, and again in other
 processes, because the place where code and tensors lie in memory makes a difference of its own.  A machine's speed
 drifts, so that a time counts relative to its round: the median over rounds is compared with the prediction.  The table
-shows Spearman's rank correlation, the time of the tiles that attnc chooses by itself over that of the best, and that of
-the tiles that the model alone would take.
+shows Spearman's rank correlation, that of the times of one process with another's, which says how much of the order is
+noise, the time of the tiles that attnc chooses by itself over that of the best, and that of the tiles that the model
+alone would take.
 
 ``--kept`` asks the model again about the times of ``results/cost_model.json``, and measures nothing.
 """
@@ -173,10 +174,25 @@ def _call(case: Case, option: str, text: str, inputs: list[Any]) -> Callable[[],
     return call
 
 
-def measure(chosen: Sequence[Case], processes: int, seconds: float) -> Iterator[tuple[Case, dict[str, float]]]:
-    """Settled times, from the rounds of all processes."""
+@dataclass(frozen=True)
+class Times:
+    """Seconds of each candidate from all processes, and how well those of one process rank those of another."""
+
+    seconds: dict[str, float]
+    repeat: float | None = None
+
+    @classmethod
+    def of(cls, processes: Sequence[dict[str, list[float]]]) -> Times:
+        together = {text: [t for rounds in processes for t in rounds[text]] for text in processes[0]}
+        each = [list(settled(rounds).values()) for rounds in processes]
+        repeats = [spearman(a, b) for a, b in itertools.combinations(each, 2)]
+        return cls(settled(together), statistics.mean(repeats) if repeats else None)
+
+
+def measure(chosen: Sequence[Case], processes: int, seconds: float) -> Iterator[tuple[Case, Times]]:
+    """Times of every case, from the rounds of all processes."""
     by_name = {str(c): c for c in chosen}
-    rounds: dict[str, dict[str, list[float]]] = {}
+    rounds: dict[str, list[dict[str, list[float]]]] = {}
     with Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task("measuring", total=processes * len(chosen))
         for _ in range(processes):
@@ -185,11 +201,11 @@ def measure(chosen: Sequence[Case], processes: int, seconds: float) -> Iterator[
                 assert child.stdout is not None
                 for line in child.stdout:
                     row = json.loads(line)
-                    for text, times in row.get("times", {}).items():
-                        rounds.setdefault(row["case"], {}).setdefault(text, []).extend(times)
+                    if row.get("times"):
+                        rounds.setdefault(row["case"], []).append(row["times"])
                     progress.update(bar, advance=1, description=row["case"])
     for name, found in rounds.items():
-        yield by_name[name], settled(found)
+        yield by_name[name], Times.of(found)
 
 
 # ---- the model ------------------------------------------------------------------------------------------
@@ -200,9 +216,13 @@ class Row:
     """A case, its measured seconds, those predicted, and the tiles that attnc chooses by itself."""
 
     case: Case
-    times: dict[str, float]
+    measured: Times
     predicted: dict[str, float]
     chosen: str
+
+    @property
+    def times(self) -> dict[str, float]:
+        return self.measured.seconds
 
     @property
     def candidates(self) -> list[str]:
@@ -227,7 +247,8 @@ class Row:
         return self.times[min(self.candidates, key=lambda c: self.predicted[c])] / self.best
 
     def to_json(self) -> dict[str, Any]:
-        figures = {"correlation": self.correlation, "default": self.default, "first": self.first}
+        figures = {"correlation": self.correlation, "repeat": self.measured.repeat}
+        figures |= {"default": self.default, "first": self.first}
         return {
             "case": self.case.__dict__,
             **figures,
@@ -237,10 +258,10 @@ class Row:
         }
 
 
-def row_of(case: Case, times: dict[str, float]) -> Row:
+def row_of(case: Case, times: Times) -> Row:
     lowered = case.lowered()
     space, (chosen,) = space_of(lowered), own_choices(lowered)
-    return Row(case, times, {text: space.predicted([Choice.read(text)]) for text in times}, str(chosen))
+    return Row(case, times, {text: space.predicted([Choice.read(text)]) for text in times.seconds}, str(chosen))
 
 
 def spearman(a: Sequence[float], b: Sequence[float]) -> float:
@@ -254,7 +275,7 @@ def _ranks(values: Sequence[float]) -> list[float]:
 
 
 def show(rows: Sequence[Row]) -> Table:
-    table = Table("case", "candidates", "worst / best", "correlation", "default / best", "model's / best")
+    table = Table("case", "candidates", "worst / best", "correlation", "repeat", "default / best", "model's / best")
     for r in rows:
         main = r.case.pattern in MAIN
         table.add_row(
@@ -262,6 +283,7 @@ def show(rows: Sequence[Row]) -> Table:
             str(len(r.candidates)),
             f"{max(r.times.values()) / r.best:.2f}",
             f"[{'green' if r.correlation >= GOAL else 'red'}]{r.correlation:.2f}",
+            _figure(r.measured.repeat),
             f"[{'red' if main and r.default > NEAR else 'default'}]{r.default:.2f}",
             f"{r.first:.2f}",
         )
@@ -271,14 +293,20 @@ def show(rows: Sequence[Row]) -> Table:
     return table
 
 
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
 def written(rows: Sequence[Row], on: dict[str, Any]) -> str:
     """The table of the documentation: the four patterns one by one, the pattern table as a whole."""
     lines = [f"{on['processor']}, one core, {on['date']}.", ""]
-    lines += ["| case | candidates | worst / best | rank correlation | default / best | model's / best |"]
-    lines += ["|---|---:|---:|---:|---:|---:|"]
+    lines += [
+        "| case | candidates | worst / best | rank correlation | of processes | default / best | model's / best |"
+    ]
+    lines += ["|---|---:|---:|---:|---:|---:|---:|"]
     lines += [
         f"| {r.case} | {len(r.candidates)} | {max(r.times.values()) / r.best:.2f} | {r.correlation:.2f} "
-        f"| {r.default:.2f} | {r.first:.2f} |"
+        f"| {_figure(r.measured.repeat)} | {r.default:.2f} | {r.first:.2f} |"
         for r in rows
         if r.case.pattern in MAIN
     ]
@@ -288,10 +316,11 @@ def written(rows: Sequence[Row], on: dict[str, Any]) -> str:
             pass_ = "backward" if backward else "forward"
             good = sum(r.correlation >= GOAL for r in rest)
             median = [statistics.median(getattr(r, name) for r in rest) for name in ("correlation", "default", "first")]
+            repeats = [r.measured.repeat for r in rest if r.measured.repeat is not None]
             spread = statistics.median(max(r.times.values()) / r.best for r in rest)
             lines.append(
                 f"| {len(rest)} more patterns {dtype}, {pass_}: medians; {good} reach {GOAL} | | {spread:.2f} "
-                f"| {median[0]:.2f} | {median[1]:.2f} | {median[2]:.2f} |"
+                f"| {median[0]:.2f} | {_figure(statistics.median(repeats) if repeats else None)} | {median[1]:.2f} | {median[2]:.2f} |"
             )
     return "\n".join(lines) + "\n"
 
@@ -315,11 +344,14 @@ def main() -> None:
     if options.worker:
         worker([Case(**c) for c in json.loads(options.worker)], options.seconds)
         return
-    old: dict[Case, dict[str, float]] = {}
+    old: dict[Case, Times] = {}
     on = machine()
     if (options.kept or options.only) and PATH.exists():
         data = json.loads(PATH.read_text())
-        old, on = {Case(**r["case"]): r["seconds"] for r in data["rows"]}, data["machine"] if options.kept else on
+        old, on = (
+            {Case(**r["case"]): Times(r["seconds"], r.get("repeat")) for r in data["rows"]},
+            data["machine"] if options.kept else on,
+        )
     chosen = [] if options.kept else [c for c in cases(options.quick) if re.search(options.only, str(c))]
     found = old | dict(measure(chosen, 1 if options.quick else options.processes, options.seconds))
     rows = [row_of(case, times) for case, times in found.items()]

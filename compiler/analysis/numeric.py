@@ -10,11 +10,22 @@ import numpy as np
 
 from ...ir.expr import OPS, Const, Expr, Load, Op, Var, loads, remembered
 
+
+def _power(a: Any, b: Any) -> Any:
+    """``a ** b``; of integers an integer, which a negative power rounds towards 0."""
+    if np.result_type(a, b).kind == "f":
+        return np.power(a, b)
+    a, b = np.asarray(a, dtype=np.int64), np.asarray(b, dtype=np.int64)
+    return np.where(b < 0, np.trunc(np.power(a.astype(np.float64), b)), np.power(a, np.maximum(b, 0))).astype(np.int64)
+
+
 _ARRAY_OPS: dict[str, Callable[..., Any]] = {
     "and": np.logical_and, "or": np.logical_or, "not": np.logical_not, "where": np.where, "min": np.minimum,
-    "max": np.maximum, "abs": np.abs, "pow": lambda a, b: np.power(np.asarray(a, dtype=np.int64), b),
+    "max": np.maximum, "abs": np.abs, "pow": _power,
     "int": lambda a: np.asarray(a).astype(np.int64), "float": lambda a: np.asarray(a).astype(np.float64),
     "floor": lambda a: np.floor(a).astype(np.int64), "ceil": lambda a: np.ceil(a).astype(np.int64),
+    "exp": np.exp, "exp2": np.exp2, "log": np.log, "log2": np.log2, "sqrt": np.sqrt, "tanh": np.tanh,
+    "sin": np.sin, "cos": np.cos, "sigmoid": lambda a: 1 / (1 + np.exp(-np.asarray(a, dtype=np.float64))),
 }  # fmt: skip
 
 
@@ -33,11 +44,10 @@ def array_value(e: Expr, env: Mapping[str, Any]) -> Any:
             return env[name]
         case Load():
             raise TypeError(f"cannot evaluate {e} without its tensors")
-        case Op("//" | "%" as name, (x, y)):
-            with np.errstate(divide="ignore", invalid="ignore"):  # by a size of 0: nothing is asked of such a point
-                return OPS[name][1](array_value(x, env), array_value(y, env))
         case Op(name, args):
-            return (_ARRAY_OPS.get(name) or OPS[name][1])(*(array_value(a, env) for a in args))
+            # a size of 0 divides, or a branch that is not taken overflows: nothing is asked of such a point
+            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+                return (_ARRAY_OPS.get(name) or OPS[name][1])(*(array_value(a, env) for a in args))
     raise TypeError(f"not an expression: {e!r}")
 
 

@@ -155,10 +155,10 @@ def _features_apart(
     rows and features mix.
     """
     run = [n for n, x in enumerate(index) if "e" in free_vars(x)]
+    if not any(_divides(index[n]) for n in run) or run != list(range(run[0], run[-1] + 1)):
+        return None
     first, count = run[0], len(run)
     names = {d.name for d in op.domain}
-    if not any(_divides(index[n]) for n in run) or run != list(range(first, first + count)):
-        return None
     place = [n for n, x in enumerate(op.out_map.data) if x == Var("e")]
     parted = {f"x{n}" for n in run}
     merged = reorder.index.data[place[0]] if len(place) == 1 else None

@@ -75,11 +75,11 @@ def _under(values: Values, e: Expr, known: Sequence[Expr]) -> Expr:
             yes, no = (_under(values, x, [*known, *conjuncts(c)]) for x, c in ((a, condition), (b, otherwise)))
             return op("where", condition, yes, no)
         case Op():
-            terms = e.args
-            if e.name in ("+", "-"):  # an addend of -inf hides the others
-                live = [_live(x) for x in terms]
-                known = [*known, *(c for x in live for c in conjuncts(values.simplify(x)))]
-            return e.rebuild(tuple(_under(values, x, known) for x in terms))
+            live = [_live(x) if e.name in ("+", "-") else TRUE for x in e.args]
+            # an addend of -inf hides the others, and stays itself
+            under = [*known, *(c for x in live for c in conjuncts(values.simplify(x)))]
+            terms = [_under(values, x, under if own == TRUE else known) for x, own in zip(e.args, live, strict=True)]
+            return e.rebuild(tuple(terms))
     return e
 
 

@@ -63,6 +63,25 @@ FOUND = {
         sizes=(1, 1, 1, 96, 3, 32, 32),
         dtype="bfloat16",
     ),
+    "a mask that is added stays beside a table read by a clamped distance": program(
+        IJ,
+        "s = q @ k.mT + wheel[:, (i - j).clamp(-8, 8) + 8]",
+        "o = (s + torch.where(i - j >= 4, 0.0, float('-inf'))).softmax(-1) @ v",
+        sizes=(2, 1, 1, 17, 40, 16, 16),
+        tensors=(Tensor("wheel", "(heads, 17)", "normal"),),
+    ),
+    "two masks are added, and one says what the other does": program(
+        IJ,
+        "s = q @ k.mT * (1 + wheel[:, (i + j) % 6]) + torch.where(i - j > 3, 0.0, float('-inf'))",
+        "o = (s + torch.where(j + 4 <= i, 0.0, float('-inf'))).softmax(-1) @ v",
+        sizes=(1, 2, 2, 17, 17, 16, 16),
+        tensors=(Tensor("wheel", "(heads, 6)", "normal"),),
+    ),
+    "an output of one feature is merged with the heads": program(
+        "o = (q @ k.mT).softmax(-1) @ v",
+        "o = o.transpose(1, 2).flatten(2)",
+        sizes=(1, 1, 1, 3, 3, 1, 1),
+    ),
 }
 
 
