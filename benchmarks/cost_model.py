@@ -317,10 +317,11 @@ def written(rows: Sequence[Row], on: dict[str, Any]) -> str:
             good = sum(r.correlation >= GOAL for r in rest)
             median = [statistics.median(getattr(r, name) for r in rest) for name in ("correlation", "default", "first")]
             repeats = [r.measured.repeat for r in rest if r.measured.repeat is not None]
+            repeat = _figure(statistics.median(repeats) if repeats else None)
             spread = statistics.median(max(r.times.values()) / r.best for r in rest)
             lines.append(
                 f"| {len(rest)} more patterns {dtype}, {pass_}: medians; {good} reach {GOAL} | | {spread:.2f} "
-                f"| {median[0]:.2f} | {_figure(statistics.median(repeats) if repeats else None)} | {median[1]:.2f} | {median[2]:.2f} |"
+                f"| {median[0]:.2f} | {repeat} | {median[1]:.2f} | {median[2]:.2f} |"
             )
     return "\n".join(lines) + "\n"
 

@@ -206,6 +206,9 @@ class Scalars:
 
     def _where(self, args: Sequence[Expr], kind: Kind) -> Text:
         texts = [self.as_kind(self.text(a), k, a) for a, k in zip(args, ("bool", kind, kind), strict=True)]
+        if kind == "float" and self.float_type == "tl.float64" and all(isinstance(a, Const) for a in args[1:]):
+            # a choice between two numbers would be in float32
+            texts[1] = self._call("tl.full", [Text("[]"), texts[1], Text(self.float_type)], kind)
         axes = in_order(self.axes, {a for t in texts for a in t.axes})
         return self._call("tl.where", [expanded(t, axes) for t in texts], kind)
 

@@ -8,7 +8,7 @@ import torch
 
 from ...ir.expr import Expr, Op, const, kind_of
 from .. import shapes
-from ..errors import DeviceError
+from ..errors import DeviceError, UnsupportedOpError
 from ..graph import leaves, map_arg
 from ..locate import with_text
 from ..sizes import as_expr, ceil, hint_of
@@ -185,6 +185,17 @@ def eye(t: Tracer, n: Any, m: Any = None, *, dtype: Any = None, device: Any = No
     rows = t(torch.arange, n, device=t.device)[:, None]
     columns = t(torch.arange, n if m is None else m, device=t.device)[None, :]
     return t(torch.eq, rows, columns).to(dtype or torch.get_default_dtype())
+
+
+@rule("fill_diagonal_")
+def fill_diagonal_(t: Tracer, input: Traced, fill_value: Any, wrap: bool = False) -> Traced:
+    """Where the row is the column."""
+    if input.dim() != 2 or wrap:
+        raise UnsupportedOpError(f"{with_text(t.location)}: attnc fills diagonals of matrices only, without wrap=True")
+    rows, columns = (t(torch.arange, size, device=t.device) for size in input.shape)
+    value = _full(t, (), fill_value, input.dtype)
+    input.write(t(torch.where, t(torch.eq, rows[:, None], columns[None, :]), value, input).node)
+    return input
 
 
 @rule("fill_", "zero_")

@@ -113,6 +113,13 @@ def normalize(t: Tracer, input: Traced, p: float = 2.0, dim: Any = 1, eps: float
     return t.emit("normalize", args, input.node.shape, "torch.nn.functional.normalize({input}, {p}, {dim}, {eps})")
 
 
+@rule("cosine_similarity", probe=True)
+def cosine_similarity(t: Tracer, x1: Traced, x2: Traced, dim: int = 1, eps: float = 1e-8) -> Traced:
+    """The inner product of two normalised tensors."""
+    a, b = (t(torch.nn.functional.normalize, x, 2.0, dim, eps) for x in (x1, x2))
+    return t(torch.sum, t(torch.mul, a, b), dim)
+
+
 @rule("layer_norm", "rms_norm")
 def layer_norm(
     t: Tracer, input: Traced, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: Any = None

@@ -41,6 +41,17 @@ def layout_of_blocks(q: Tensor, k: Tensor, v: Tensor, drawn: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
+def diagonal_in_place(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    mask = torch.zeros(q.shape[-2], k.shape[-2], dtype=torch.bool)
+    mask[:, ::4] = True
+    mask.fill_diagonal_(True)
+    return (q @ k.mT).masked_fill(~mask, -torch.inf).softmax(-1) @ v
+
+
+def similarity(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (F.cosine_similarity(q[..., :, None, :], k[..., None, :, :], dim=-1) * 10).softmax(-1) @ v
+
+
 def cases() -> dict[Callable[..., Tensor], tuple[Tensor, ...]]:
     random = torch.Generator().manual_seed(0)
 
@@ -53,6 +64,8 @@ def cases() -> dict[Callable[..., Tensor], tuple[Tensor, ...]]:
         windowed_projection: (tensor(2, N, 8), tensor(8, 24), tensor(8, 8)),
         normalised_in_turns: qkv,
         layout_of_blocks: (*qkv, drawn),
+        diagonal_in_place: qkv,
+        similarity: qkv,
     }
 
 

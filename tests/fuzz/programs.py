@@ -105,7 +105,9 @@ def _scores(draw: st.DrawFn) -> tuple[list[str], tuple[Tensor, ...]]:
         mask: Part = draw(masks)
         lines += [f"keep_ = {mask.text}", draw(MASKED)]
         tensors += mask.tensors
-    return [*lines, *draw(NORMALISED)], tuple(tensors)
+    # eager's least number plus the logarithm of a sum is the least number: keys of a row without any would weigh 1 each
+    normalised = NORMALISED.filter(lambda x: "logsumexp" not in x[0]) if "finfo" in lines[-1] else NORMALISED
+    return [*lines, *draw(normalised)], tuple(tensors)
 
 
 @st.composite

@@ -77,6 +77,12 @@ FOUND = {
         sizes=(1, 2, 2, 17, 17, 16, 16),
         tensors=(Tensor("wheel", "(heads, 6)", "normal"),),
     ),
+    "a choice between two numbers has the precision of the others": program(
+        IJ,
+        "o = (q @ k.mT + torch.where(i > j, 0.1, 0.3).to(q.dtype)).softmax(-1) @ v",
+        sizes=(1, 2, 2, 5, 9, 8, 8),
+        dtype="float64",
+    ),
     "an output of one feature is merged with the heads": program(
         "o = (q @ k.mT).softmax(-1) @ v",
         "o = o.transpose(1, 2).flatten(2)",
