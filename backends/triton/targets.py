@@ -22,6 +22,11 @@ class Target:
     threads: int = 2048
     cache: int = 40 << 20
 
+    @property
+    def asynchronous(self) -> bool:
+        """Do 16-bit products run beside other instructions of the warps that started them?"""
+        return self.backend == "cuda" and self.arch in (90, 100)
+
 
 TARGETS = {
     t.name: t
