@@ -1,4 +1,4 @@
-"""The order of a step where products run beside other instructions, as on Hopper and Blackwell.
+"""The order of a step where products run beside other instructions, as on Hopper.
 
 A warp starts such a product and goes on; it waits where the result is needed, or at the next product but one that
 depends on nothing.  Assemblers move nothing across these places.  So products start as early as they can, first those
@@ -19,13 +19,21 @@ from collections.abc import Collection, Sequence
 
 from xdsl.ir import Operation
 
-from ...ir.tile import DotOp, LoadOp, MapOp, MaskOp, ReduceOp
+from ...ir.dtypes import itemsize
+from ...ir.expr import loads
+from ...ir.tile import DotOp, LoadOp, MapOp, MaskOp, ReduceOp, op_exprs, tile_type
 
 
 def products_first(ops: Sequence[Operation]) -> list[Operation]:
-    """The ops of a step, which end in a yield, in this order; as they are where one of them writes to memory."""
+    """The ops of a step, which end in a yield, in this order.
+
+    They stay as they are where one of them writes to memory; where products of float32 run on ordinary units; and where
+    captured tensors are read for pairs, whose addresses would be held across products.
+    """
     *body, end = ops
-    if not all(isinstance(op, DotOp | LoadOp | MapOp | MaskOp | ReduceOp) for op in body):
+    wide = any(itemsize(tile_type(v).element) > 2 for op in body if isinstance(op, DotOp) for v in (op.lhs, op.rhs))
+    reads = any(loads(e) for op in body for e in op_exprs(op))
+    if wide or reads or not all(isinstance(op, DotOp | LoadOp | MapOp | MaskOp | ReduceOp) for op in body):
         return list(ops)
     needs = _needs(body)
     depth: dict[Operation, int] = {}  # how many products are computed one after the other for this one

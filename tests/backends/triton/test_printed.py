@@ -130,16 +130,18 @@ def test_runs_by_itself(alone):
     assert done.stdout.count("right") == 2
 
 
-def test_a_wrong_edit_shows(alone):
-    text = source(Case(mask="j <= i"))
-    done = alone(text.replace("tl.exp2(", "0.9 * tl.exp2(", 1))
-    assert done.returncode == 1
-    assert "WRONG" in done.stdout
-    assert "something else than its tile program" in done.stderr
+def test_a_wrong_edit_shows(tmp_path, capsys):
+    path = tmp_path / "kernel.py"
+    path.write_text(source(Case(mask="j <= i")).replace("tl.exp2(", "0.9 * tl.exp2(", 1))
+    with pytest.raises(SystemExit, match="something else than its tile program"):
+        runpy.run_path(str(path), run_name="__main__")
+    assert "WRONG" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("direction", ["forward", "backward"])
-@pytest.mark.parametrize("name", ["dense", "block", "windowed", "dilated", "hierarchical"])
+@pytest.mark.parametrize(
+    ("name", "direction"),
+    [("block", "forward"), ("hierarchical", "forward"), ("dilated", "backward"), ("hierarchical", "backward")],
+)
 def test_a_dump_runs_by_itself(name, direction, tmp_path, capsys):
     """All kernels of a function, one after the other in one file."""
     quickstart = runpy.run_path(str(Path(attnc.__file__).parent / "examples" / "quickstart.py"), run_name="quickstart")
