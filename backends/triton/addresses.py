@@ -155,7 +155,7 @@ class Addresses:
             self.walks[op] = self.first[code]
         for line in always:
             emitter.line(line)
-        emitter.either(emitter.descriptors.take(), pointed)
+        emitter.descriptors.either(emitter.descriptors.take(), pointed)
         if saved is None:
             del emitter.axes[axis]
         else:

@@ -112,6 +112,17 @@ class Descriptors:
         made, self.made = self.made, []
         return made
 
+    def either(self, described: Sequence[str], pointed: Sequence[str]) -> None:
+        """Lines for tensors that descriptors can say, and for those that they cannot."""
+        emitter = self.emitter
+        branches = [(f"if {FLAG}:", described), ("else:" if described else f"if not {FLAG}:", pointed)]
+        for head, lines in branches:
+            if lines:
+                emitter.line(head)
+                with emitter.source.indented():
+                    for line in lines:
+                        emitter.line(line)
+
     def _end(self, axis: str, ends: Sequence[str]) -> str:
         """The name of the last end; a descriptor has one row at least."""
         code = ends[0]

@@ -15,7 +15,7 @@ from .addresses import Addresses, scaled
 from .bands import emit_band_add, emit_band_dot
 from .common import common
 from .config import Config
-from .descriptors import FLAG, Descriptors
+from .descriptors import Descriptors
 from .errors import UnsupportedKernelError
 from .facts import Fill, fill_of, is_wide, nonnegative
 from .layout import AxisCode, axis_order, axis_sizes, dtype, padded, padded_shape, rows_always_live
@@ -104,7 +104,8 @@ class Emitter:
             for axis, width in sorted(axis_sizes(self.kernel).items()):
                 index = self.names.fresh(axis)
                 self.line(f"{index} = tl.arange(0, {padded(width)}).to(tl.int64)")
-                self.axes[axis] = AxisCode(index, None if padded(width) == width else f"{index} < {width}", wide=True)
+                live = None if padded(width) == width else f"{index} < {width}"
+                self.axes[axis] = AxisCode(index, live, wide=True, end=str(width))
         for op in self.kernel.body.walk():
             if isinstance(op, tile.LoadOp | tile.StoreOp | tile.BandDotOp | tile.BandAddOp):
                 self.addresses.prepare(op, level)
@@ -141,16 +142,6 @@ class Emitter:
                 raise UnsupportedKernelError(f"the triton backend has no rule for {op.name}")
             emit(self, op)
         return ()
-
-    def either(self, described: Sequence[str], pointed: Sequence[str]) -> None:
-        """Lines for tensors that descriptors can say, and for those that they cannot."""
-        branches = [(f"if {FLAG}:", described), ("else:" if described else f"if not {FLAG}:", pointed)]
-        for head, lines in branches:
-            if lines:
-                self.line(head)
-                with self.source.indented():
-                    for line in lines:
-                        self.line(line)
 
     def ranges(self, op: tile.ForOp) -> list[tuple[str, str]]:
         """The ends of a loop's ranges, as names or numbers."""
@@ -273,7 +264,9 @@ class Emitter:
         start = f"tl.cast({self.addresses.start}, tl.int32)"
         name = self.wanted.get(op.result) or self.names.fresh(op.result.name_hint or "x")
         self.values[op.result] = name
-        self.either([f"{name} = {descriptor}.load([{start}, {self.descriptors.first[op]}])"], [f"{name} = {code}"])
+        self.descriptors.either(
+            [f"{name} = {descriptor}.load([{start}, {self.descriptors.first[op]}])"], [f"{name} = {code}"]
+        )
         # behind the end there may be rows of later steps, which other pairs use: numbers, but no zeros
         self.fills[op.result] = zeros if self.descriptors.zero_after(op) else numbers
 

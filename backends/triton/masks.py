@@ -4,6 +4,7 @@ What a comparison adds of the row and of the column would be added for every pai
 computed once for a row or a column; and of several bounds of the same columns, one is left::
 
     abs(i - j) <= 64 and j < end        ->        j >= i - 64 and j < min(i + 65, end)
+    (i - j) % 4 == 0                    ->        j % 4 == i % 4
 
 A pair then costs two comparisons, and one under a causal mask.
 """
@@ -11,7 +12,7 @@ A pair then costs two comparisons, and one under a causal mask.
 from __future__ import annotations
 
 from ...ir import poly
-from ...ir.expr import Const, Expr, Op, all_of, conjuncts, free_vars, ge, kind_of, lt, maximum, minimum
+from ...ir.expr import Const, Expr, Op, all_of, conjuncts, eq, free_vars, ge, kind_of, lt, maximum, minimum
 
 Bound = tuple[Expr, bool, Expr]  # of the column; is it an upper one; its value: column < value, or column >= value
 
@@ -25,7 +26,8 @@ def by_bounds(condition: Expr, row: str, column: str) -> Expr:
     for term in conjuncts(condition):
         bounds = _bounds(term, row, column)
         if not bounds:
-            rest.append(by_bounds(term, row, column) if isinstance(term, Op) and term.name == "or" else term)
+            nested = isinstance(term, Op) and term.name == "or"
+            rest.append(by_bounds(term, row, column) if nested else _residue(term, row, column))
         for of, upper, value in bounds:
             grouped.setdefault((of, upper), []).append((value, term if _is_apart(term, row, column) else None))
     terms = []
@@ -62,6 +64,33 @@ def _bounds(term: Expr, row: str, column: str) -> list[Bound]:
 
 def _bound(e: Expr, below: int, row: str, column: str) -> Bound | None:
     """``e < below`` as a bound of the column's part of ``e``."""
+    found = _divided(e, row, column)
+    if found is None:
+        return None
+    own, others = found
+    if next(iter(own.values())) > 0:
+        return poly.to_expr(own), True, poly.to_expr(poly.add(poly.constant(below), others, -1))
+    return poly.to_expr(poly.scale(own, -1)), False, poly.to_expr(poly.add(others, poly.constant(1 - below)))
+
+
+def _residue(term: Expr, row: str, column: str) -> Expr:
+    """``(i - j) % 4 == k`` as a comparison of two residues."""
+    match term:
+        case Op("==", (Op("%", (x, Const(int() as by))), Const(int() as rest))) if 0 <= rest < by:
+            found = _divided(x, row, column)
+            if found is None or not any(row in free_vars(atom) for atom in poly.atoms(found[1])):
+                return term
+            own, others = found
+            if next(iter(own.values())) > 0:
+                others = poly.scale(others, -1)
+            else:
+                own, rest = poly.scale(own, -1), -rest
+            return eq(poly.to_expr(own) % by, poly.to_expr(poly.add(others, poly.constant(rest))) % by)
+    return term
+
+
+def _divided(e: Expr, row: str, column: str) -> tuple[poly.Poly, poly.Poly] | None:
+    """The sum's part of the column, and the rest; None where rows and columns mix, or there is no such part."""
     own: poly.Poly = {}
     others: poly.Poly = {}
     for monomial, factor in poly.of_expr(e).items():
@@ -69,8 +98,4 @@ def _bound(e: Expr, below: int, row: str, column: str) -> Bound | None:
         if column in used and row in used:
             return None
         (own if column in used else others)[monomial] = factor
-    if not own:
-        return None
-    if next(iter(own.values())) > 0:
-        return poly.to_expr(own), True, poly.to_expr(poly.add(poly.constant(below), others, -1))
-    return poly.to_expr(poly.scale(own, -1)), False, poly.to_expr(poly.add(others, poly.constant(1 - below)))
+    return (own, others) if own else None

@@ -147,7 +147,9 @@ TABLES = {
 
 
 # only diagonals, which are turned along the longer side, see which one it is
-TILES = [(name, 16, 32) for name in TABLES] + [(n, 32, 16) for n in TABLES if n not in ("plain", "column", "row", "one")]
+TILES = [(name, 16, 32) for name in TABLES] + [
+    (n, 32, 16) for n in TABLES if n not in ("plain", "column", "row", "one")
+]
 
 
 @pytest.mark.parametrize("name, rows, step", TILES)

@@ -74,9 +74,12 @@ def test_text_is_readable():
     text = source(Case(mask="j <= i", dtype="bf16"))
     for part in (
         "Notation", "# user.py:3", "tl.static_assert(q.dtype.element_ty == tl.bfloat16", "def launch(q, k, v, o, lse",
-        "b.to(tl.int64) * q_s0", 'if __name__ == "__main__":',
+        "b.to(tl.int64) * q_s0", 'if __name__ == "__main__":', "alpha    what l and acc are multiplied by when m grows",
     ):  # fmt: skip
         assert part in text
+    two_loops = source(Case())
+    assert two_loops.count("key = tl.load(") == 2
+    assert "key_1" not in two_loops  # names of a loop are free again behind it
     assert max(len(line) for line in text.partition("TILE")[0].splitlines()) <= 120
     assert source(Case(mask="j <= i", dtype="bf16")) == text
     compile(text, "kernel.py", "exec")
