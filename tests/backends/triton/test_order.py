@@ -4,14 +4,14 @@ import pytest
 
 from attnc.backends import get_backend
 
-from ..mlir_cpu.backward_kernels import KeyBackward
 from .helpers import Case
-from .test_backward import kernel_of
+from .test_ahead import gradient_kernels
 
 
 def step(kernel, target):
     text = get_backend("triton").compile(kernel, target=target).stages["triton"]
-    lines = [line.strip() for line in text[text.index("    for start") : text.index("# the rest")].splitlines()]
+    loop = text.partition("    for start")[2].partition("# the rest")[0].partition("tl.store(")[0]
+    lines = [line.strip() for line in loop.splitlines()]
     return [line.partition(" = ")[0] for line in lines if " = " in line]
 
 
@@ -23,11 +23,10 @@ def test_sums_of_rows_run_beside_the_last_product(target):
 
 
 def test_backwards_the_products_that_need_no_other_come_first():
-    kernel = kernel_of(KeyBackward(dt="bf16", fused=False))
-    names = step(kernel, "sm_90")
-    products = [n for n in names if n in ("s", "dot", "dp")]
-    assert len(products) == 2
-    assert max(names.index(n) for n in products) < names.index("p")
+    kernel = gradient_kernels("dense", "sm_90")["f_key0"]
+    order = ["dot", "dp", "p", "dv_1", "ds", "dk_1"]
+    assert [n for n in step(kernel, "sm_90") if n in order] == order
+    assert [n for n in step(kernel, "sm_80") if n in order] == ["dot", "p", "dp", "ds", "dv_1", "dk_1"]
 
 
 @pytest.mark.parametrize(
