@@ -216,6 +216,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         for case in cases:
             goals = ", ".join(f"{goal:g}x {rival}" for rival, goal in case.goals.items())
             print(f"{case.name:<36}{' x '.join(map(str, case.shapes[1])):<22}{goals}")
+        print(
+            f"{len(cases)} cases in this order, no new one after {args.deadline:g} s: checks have the first "
+            f"{CHECKS_SHARE:.0%} of them, FlexAttention's compiler what is left of {PREPARE_SHARE:.0%}",
+            file=sys.stderr,
+        )
         return 0
     if lacking := [name for name in NEEDED if find_spec(name) is None]:
         print(

@@ -2,12 +2,15 @@
 
 For every kernel at its default tiles: registers, spills, shared memory against the limit of the device, matrix
 instructions, and what a turn of each main loop issues.  Results go to ``benchmarks/results/gpu_static.json``;
-``--check`` compares with it instead, and ends with 1 where a kernel became worse.
+``--check`` compares with it instead, and ends with 1 where a kernel became worse.  A case whose kernels are printed as
+they were when it was recorded, by the same Triton, is not compiled again.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
+import hashlib
 import importlib
 import itertools
 import json
@@ -18,6 +21,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -25,6 +29,8 @@ RECORD = Path(__file__).parent / "results" / "gpu_static.json"
 TARGETS = ("sm_90", "sm_80", "sm_100", "gfx942")
 # Heads are 64 wide in the whole table, and 128 in the patterns that stand for the rest: one of each kind of mask.
 WIDE = ("dense", "causal", "window", "dilated", "window_2d", "block_mask", "hierarchical", "gqa", "dense_bias")
+# Features that are two tiles, of 64 and of 16.
+DIVIDED = ("dense", "causal")
 # In float32, whose products run on ordinary units with their operands in registers: one of each number of main loops.
 SINGLE = ("dense", "causal")
 # What may change without being worse: the assembler schedules anew whenever anything changes.
@@ -59,12 +65,17 @@ def plan(targets: Sequence[str] = TARGETS) -> Iterator[Case]:
             for width in (64, 128) if pattern in WIDE else (64,):
                 for direction in ("forward", "backward"):
                     yield Case(pattern, width, direction, target)
+        for pattern in DIVIDED:
+            yield from (Case(pattern, 80, direction, target) for direction in ("forward", "backward"))
         for pattern, width in itertools.product(SINGLE, (64, 128)):
             yield from (Case(pattern, width, direction, target, "f32") for direction in ("forward", "backward"))
 
 
-def measure(case: Case) -> dict[str, dict[str, Any]]:
-    """The machine code of a case's kernels, by name; ``wrong`` lists what no kernel may do."""
+def measure(case: Case, known: Mapping[str, Any] = MappingProxyType({})) -> dict[str, dict[str, Any]]:
+    """The machine code of a case's kernels, by name; ``wrong`` lists what no kernel may do.
+
+    ``known`` is what was found before, and is found again where all kernels have the same source.
+    """
     import torch
 
     import attnc
@@ -77,10 +88,11 @@ def measure(case: Case) -> dict[str, dict[str, Any]]:
     lowered = attnc.compile(pattern.fn, backend="triton", fallback="error").lower(*inputs).on(case.target)
     if case.direction == "backward":
         lowered = lowered.backward()
-    products = {
-        name for name, kernel in kernels_of(lowered.module("tile")).items()
-        if any(isinstance(op, DotOp) for op in kernel.body.walk())
-    }  # fmt: skip
+    kernels = kernels_of(lowered.module("tile"))
+    sources = {name: source_hash(lowered.request.compile_kernel(kernel).payload) for name, kernel in kernels.items()}
+    if sources == {name: kernel.get("source") for name, kernel in known.items()}:
+        return dict(known)
+    products = {n for n, k in kernels.items() if any(isinstance(op, DotOp) for op in k.body.walk())}
     found = {}
     for name, code in machine_code(lowered).items():
         wrong = [] if code.fits else [f"{code.shared_bytes} bytes of shared memory, of {code.shared_limit}"]
@@ -88,8 +100,23 @@ def measure(case: Case) -> dict[str, dict[str, Any]]:
         if name in products:
             wrong += ["no matrix instruction"] if case.dtype == "bf16" and not code.matrix else []
             wrong += ["no main loop"] if case.dtype == "f32" and not code.loops else []
-        found[name] = code.to_json() | {"wrong": wrong}
+        found[name] = code.to_json() | {"wrong": wrong, "source": sources[name]}
     return found
+
+
+def source_hash(module: bytes) -> str:
+    """Of a printed module as the compiler sees it: without comments, texts on top of functions, and choice of names."""
+    tree = ast.parse(module)
+    names: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+        for field in ("id", "arg", "name"):
+            if isinstance(name := getattr(node, field, None), str):
+                setattr(node, field, names.setdefault(name, f"x{len(names)}"))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            node.value = names.get(node.value, node.value)
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
 
 
 def worse(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
@@ -126,21 +153,24 @@ def load() -> dict[str, Any]:
     return json.loads(RECORD.read_text()) if RECORD.exists() else {}
 
 
-def attempt(case: Case) -> tuple[Case, dict[str, Any]]:
+def attempt(case: Case, known: Mapping[str, Any]) -> tuple[Case, dict[str, Any]]:
     """The result, or the error: one kernel that does not compile must not hide the others."""
     try:
-        return case, measure(case)
+        return case, measure(case, known)
     except Exception as error:
         return case, {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
 
 
-def run(cases: Sequence[Case], jobs: int) -> Iterator[tuple[Case, dict[str, Any]]]:
-    """Results as they come."""
+def run(
+    cases: Sequence[Case], jobs: int, known: Mapping[str, Any] = MappingProxyType({})
+) -> Iterator[tuple[Case, dict[str, Any]]]:
+    """Results as they come; ``known`` are those of before, by the names of cases."""
+    work = [(case, dict(known.get(case.name, {}))) for case in cases]
     if jobs == 1:
-        yield from map(attempt, cases)
+        yield from itertools.starmap(attempt, work)
         return
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        for done in as_completed([pool.submit(attempt, case) for case in cases]):
+        for done in as_completed([pool.submit(attempt, *one) for one in work]):
             yield done.result()
 
 
@@ -172,6 +202,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", default="", metavar="WORDS", help='cases whose name holds these words: "causal D128"')
     parser.add_argument("--check", action="store_true", help="compare with the record instead of writing it")
     parser.add_argument("--missing", action="store_true", help="only what the record lacks")
+    parser.add_argument("--anew", action="store_true", help="compile also what has the source that was recorded")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--jobs", type=int, default=1, help="processes that compile; default: %(default)s")
     return parser.parse_args(argv)
@@ -189,8 +220,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     wrong: list[str] = []
     if args.missing:
         cases = [c for c in cases if c.name not in record.get("kernels", {})]
+    known = {} if args.anew or record.get("triton") != version("triton") else dict(record.get("kernels", {}))
     screen = Console(stderr=True)
-    for case, found in track(run(cases, args.jobs), "compiling", len(cases), console=screen):
+    for case, found in track(run(cases, args.jobs, known), "compiling", len(cases), console=screen):
         kernels[case.name] = found
         wrong += problems(case, found, record if args.check else {})
         if not args.check and "error" not in found:  # after each, so that a run that is cut short is not in vain

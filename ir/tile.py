@@ -222,7 +222,7 @@ class KernelOp(IRDLOperation):
     @property
     def size_names(self) -> list[str]:
         """Size symbols that the kernel reads, sorted: its integer parameters."""
-        bound = {d.name for d in self.grid.data} | {self.rows.data.name, "d", "e"}
+        bound = {d.name for d in self.grid.data} | {self.rows.data.name}
         used: set[str] = set()
         for e in (d.extent for d in self.grid.data):
             used |= free_vars(e)
@@ -231,6 +231,8 @@ class KernelOp(IRDLOperation):
             used |= op_vars(op)
             if isinstance(op, ForOp):
                 bound.add(op.axis.data)
+            for value in (*op.operands, *op.results):  # axes, those of features among them
+                bound |= set(value.type.shape) if isinstance(value.type, TileType) else set()
         return sorted(used - bound)
 
     def verify_(self) -> None:

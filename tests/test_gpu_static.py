@@ -21,6 +21,15 @@ SUBSET: list[tuple[Any, ...]] = [
 ]
 
 
+KERNEL = b'''
+"""Top."""
+def kernel(q, size):  # comment
+    """Inner."""
+    a = load(q, "q must be") + size
+    return a
+'''
+
+
 @pytest.fixture
 def gpu_static(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
@@ -80,8 +89,32 @@ def test_what_is_worse(change: dict[str, Any], text: str | None, gpu_static: Any
         assert list(gpu_static.problems(case, now, record | {"triton": "0"})) == []
 
 
+def test_what_is_printed_as_it_was_is_not_compiled_again(gpu_static: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import attnc.compiler.machine_code
+
+    case = gpu_static.Case("causal", 64, "forward", "sm_90")
+    recorded = gpu_static.load()["kernels"][case.name]
+
+    def compiled(lowered: Any) -> None:
+        raise AssertionError("compiled")
+
+    monkeypatch.setattr(attnc.compiler.machine_code, "machine_code", compiled)
+    assert gpu_static.measure(case, recorded) == recorded
+    with pytest.raises(AssertionError):
+        gpu_static.measure(case, {name: kernel | {"source": "0"} for name, kernel in recorded.items()})
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "alike"),
+    [(b"# comment", b"# another", True), (b"Inner", b"Text", True), (b"a =", b"b =", False), (b"size", b"many", True),
+     (b"+ size", b"- size", False), (b"q must", b"it must", False), (b"kernel", b"other", True)],
+)  # fmt: skip
+def test_the_hash_of_a_source(before: bytes, after: bytes, alike: bool, gpu_static: Any) -> None:
+    assert (gpu_static.source_hash(KERNEL) == gpu_static.source_hash(KERNEL.replace(before, after))) == alike
+
+
 def test_one_that_fails_is_recorded_and_is_a_problem(gpu_static: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(case: Any) -> None:
+    def fail(case: Any, known: Any) -> None:
         raise RuntimeError("no such\n instruction")
 
     monkeypatch.setattr(gpu_static, "measure", fail)

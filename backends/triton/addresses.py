@@ -137,11 +137,13 @@ class Addresses:
         saved = emitter.axes.get(axis)
         emitter.axes[axis] = AxisCode(f"tl.arange(0, {padded(loop.step.data)})", None)
         self.walks = {}
+        always: list[str] = []
+        pointed: list[str] = []  # for tensors that descriptors cannot say
         for op in loop.body.block.ops:
             linear = self.linear(op) if isinstance(op, LoadOp) else None
             if not isinstance(op, LoadOp) or linear is None:
                 continue
-            described = emitter.descriptors.enter(loop, op, linear)
+            descriptor = emitter.descriptors.enter(loop, op, linear)
             rest, name = linear[1], emitter.memory[op.memory]
             tile = [
                 m if m != Const(0) else r if not self.is_fixed(r) else Const(0) for m, r in zip(*linear, strict=True)
@@ -149,9 +151,11 @@ class Addresses:
             code = " + ".join([self.base(op.memory, rest), *self.offsets(op.memory, tile, emitter.shape(op.result))])
             if code not in self.first:
                 self.first[code] = emitter.names.fresh(f"{name}_at")
-                with emitter.unless_described(described):
-                    emitter.line(f"{self.first[code]} = {code}")
+                (always if descriptor is None else pointed).append(f"{self.first[code]} = {code}")
             self.walks[op] = self.first[code]
+        for line in always:
+            emitter.line(line)
+        emitter.descriptors.either(emitter.descriptors.take(), pointed)
         if saved is None:
             del emitter.axes[axis]
         else:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from xdsl.ir import Operation
 
+from ...ir import poly
 from ...ir.dtypes import itemsize
 from ...ir.expr import Const, Var, free_vars, substitute
 from ...ir.tile import ForOp, LoadOp, memory_type, tile_type
@@ -60,10 +61,11 @@ def with_scratch(device, start):
 
 @dataclass(frozen=True)
 class Rows:
-    """A load of plain rows: the axis of its memory that the loop walks, and the distance of rows, as code."""
+    """A load of plain rows: the axis of its memory that the loop walks, the distance of rows, the first feature."""
 
     axis: int
     stride: str
+    first: int
 
 
 class Descriptors:
@@ -73,37 +75,63 @@ class Descriptors:
         self.emitter = emitter
         self.names: dict[str, str] = {}  # code without the end -> name
         self.used: dict[LoadOp, str] = {}
+        self.ends: dict[str, str] = {}  # code of an end -> its name
+        self.made: list[str] = []  # lines that make descriptors, to be printed
+        self.first: dict[LoadOp, int] = {}  # the feature from which on a load reads
         self.exact: set[str] = set()  # names of those that end where every loop ends that reads through them
         self.axes: dict[tuple[str, int], None] = {}  # axes of memories that a launch has to look at
 
     def enter(self, loop: ForOp, op: LoadOp, linear: Linear) -> str | None:
-        """Before a loop: name the descriptor that a load of it reads through; None where there is none."""
+        """Before a loop: name the descriptor that a load of it reads through; None where there is none.
+
+        The line that makes it is left in ``made``.
+        """
         emitter = self.emitter
         rows = self.rows(loop, op, linear)
         if rows is None:
             return None
         base = emitter.addresses.base(op.memory, linear[1])
         shape = emitter.shape(op.result)
-        width = list(shape.values())[1]
+        width = rows.first + list(shape.values())[1]
         tail = f"strides=[{rows.stride}, 1], block_shape={padded_shape(shape)}"
-        key = f"{base} {tail}"
+        key = f"{base} {width} {tail}"
         if key not in self.names:
             name = emitter.names.fresh(f"{emitter.memory[op.memory]}_rows")
             ends = self._ends(loop, op)
-            end = emitter.names.fresh(f"{loop.axis.data}_last")
-            code = ends[0]
-            for other in ends[1:]:
-                code = f"tl.maximum({code}, {other})"
-            emitter.line(f"{end} = tl.maximum({code}, 1)")
+            end = self._end(loop.axis.data, ends)
             self.names[key] = name
             if len(ends) == 1:
                 self.exact.add(name)
-            emitter.line(f"if {FLAG}:")
-            with emitter.source.indented():
-                emitter.line(f"{name} = tl.make_tensor_descriptor({base}, shape=[{end}, {width}], {tail})")
-        self.used[op] = self.names[key]
+            self.made.append(f"{name} = tl.make_tensor_descriptor({base}, shape=[{end}, {width}], {tail})")
+        self.used[op], self.first[op] = self.names[key], rows.first
         self.axes[emitter.memory[op.memory], rows.axis] = None
         return self.names[key]
+
+    def take(self) -> list[str]:
+        """The lines that make descriptors."""
+        made, self.made = self.made, []
+        return made
+
+    def either(self, described: Sequence[str], pointed: Sequence[str]) -> None:
+        """Lines for tensors that descriptors can say, and for those that they cannot."""
+        emitter = self.emitter
+        branches = [(f"if {FLAG}:", described), ("else:" if described else f"if not {FLAG}:", pointed)]
+        for head, lines in branches:
+            if lines:
+                emitter.line(head)
+                with emitter.source.indented():
+                    for line in lines:
+                        emitter.line(line)
+
+    def _end(self, axis: str, ends: Sequence[str]) -> str:
+        """The name of the last end; a descriptor has one row at least."""
+        code = ends[0]
+        for other in ends[1:]:
+            code = f"tl.maximum({code}, {other})"
+        if code not in self.ends:
+            self.ends[code] = self.emitter.names.fresh(f"{axis}_last")
+            self.emitter.line(f"{self.ends[code]} = tl.maximum({code}, 1)")
+        return self.ends[code]
 
     def _ends(self, loop: ForOp, op: LoadOp) -> list[str]:
         """Where the loops end that read the same: a descriptor serves all of them."""
@@ -122,7 +150,8 @@ class Descriptors:
         at = [n for n, e in enumerate(moving) if e != Const(0)]
         if not emitter.config.descriptors or size != 2 or len(features) != 1 or len(at) != 1:
             return None
-        if op.index.data[-1] != Var(features[0]) or any(features[0] in free_vars(e) for e in rest[:-1]):
+        first = poly.constant_value(poly.of_expr(op.index.data[-1] - Var(features[0])))
+        if first is None or first < 0 or any(features[0] in free_vars(e) for e in rest[:-1]):
             return None
         if shape[features[0]] * size % SHORTEST or at[0] == len(moving) - 1:
             return None
@@ -134,7 +163,8 @@ class Descriptors:
         if not nonnegative(step):
             return None
         name = f"{emitter.memory[op.memory]}_s{at[0]}"
-        return Rows(at[0], name if step == Const(1) else f"{emitter.scalar(step).at_least(10)} * {name}")
+        stride = name if step == Const(1) else f"{emitter.scalar(step).at_least(10)} * {name}"
+        return Rows(at[0], stride, first)
 
     def zero_after(self, op: LoadOp) -> bool:
         """Are elements behind the end of the loop certainly zeros, not just numbers of later rows?"""

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 
 from xdsl.dialects.builtin import StringAttr
 from xdsl.ir import Operation, SSAValue
 
 from ...ir import tile
 from ...ir.dtypes import accumulator, name_of
-from ...ir.expr import Const, Expr, Load, free_vars, loads
+from ...ir.expr import Const, Expr, Load, Var, all_of, free_vars, loads, lt
 from ...ir.tile import memory_type, tile_type
 from .addresses import Addresses, scaled
 from .bands import emit_band_add, emit_band_dot
 from .common import common
 from .config import Config
-from .descriptors import FLAG, Descriptors
+from .descriptors import Descriptors
 from .errors import UnsupportedKernelError
 from .facts import Fill, fill_of, is_wide, nonnegative
 from .layout import AxisCode, axis_order, axis_sizes, dtype, padded, padded_shape, rows_always_live
 from .loops import emit_loop
+from .masks import by_bounds
 from .scalars import Scalars, Text, expanded, in_order, number
 from .source import Names, Source
 from .steps import Steps
@@ -104,7 +104,8 @@ class Emitter:
             for axis, width in sorted(axis_sizes(self.kernel).items()):
                 index = self.names.fresh(axis)
                 self.line(f"{index} = tl.arange(0, {padded(width)}).to(tl.int64)")
-                self.axes[axis] = AxisCode(index, None if padded(width) == width else f"{index} < {width}", wide=True)
+                live = None if padded(width) == width else f"{index} < {width}"
+                self.axes[axis] = AxisCode(index, live, wide=True, end=str(width))
         for op in self.kernel.body.walk():
             if isinstance(op, tile.LoadOp | tile.StoreOp | tile.BandDotOp | tile.BandAddOp):
                 self.addresses.prepare(op, level)
@@ -141,16 +142,6 @@ class Emitter:
                 raise UnsupportedKernelError(f"the triton backend has no rule for {op.name}")
             emit(self, op)
         return ()
-
-    @contextmanager
-    def unless_described(self, descriptor: str | None) -> Iterator[None]:
-        """Lines for tensors that the descriptor, if there is one, cannot say."""
-        if descriptor is None:
-            yield
-            return
-        self.line(f"if not {FLAG}:")
-        with self.source.indented():
-            yield
 
     def ranges(self, op: tile.ForOp) -> list[tuple[str, str]]:
         """The ends of a loop's ranges, as names or numbers."""
@@ -271,12 +262,11 @@ class Emitter:
             self.define(op.result, code, zeros)
             return
         start = f"tl.cast({self.addresses.start}, tl.int32)"
-        self.line(f"if {FLAG}:")
-        with self.source.indented():
-            self.define(op.result, f"{descriptor}.load([{start}, 0])")
-        self.line("else:")
-        with self.source.indented():
-            self.line(f"{self.values[op.result]} = {code}")
+        name = self.wanted.get(op.result) or self.names.fresh(op.result.name_hint or "x")
+        self.values[op.result] = name
+        self.descriptors.either(
+            [f"{name} = {descriptor}.load([{start}, {self.descriptors.first[op]}])"], [f"{name} = {code}"]
+        )
         # behind the end there may be rows of later steps, which other pairs use: numbers, but no zeros
         self.fills[op.result] = zeros if self.descriptors.zero_after(op) else numbers
 
@@ -325,14 +315,14 @@ class Emitter:
         return x if dtype(tile_type(value).element) == float_type else x.method(f"to({float_type})")
 
     def mask(self, op: tile.MaskOp) -> None:
-        axes = list(self.shape(op.result))
-        condition = self.printer(axes, dtype(tile_type(op.result).element)).text(op.condition.data)
-        terms = [condition]
-        keys = [a for a in axes if a != self.kernel.rows.data.name and self.axes[a].live]
-        terms += [Text(f"({self.axes[a].live})", axes=(a,)) for a in keys]
-        code = " & ".join(expanded(t, axes).at_least(7 if len(terms) > 1 else 0) for t in terms)
-        if condition.code == "True":
-            code = " & ".join(expanded(t, axes).code for t in terms[1:]) or "True"
+        axes, row = list(self.shape(op.result)), self.kernel.rows.data.name
+        keys = [a for a in axes if a != row and self.axes[a].live]
+        ends = {f"end of {a}": Text(self.axes[a].end) for a in keys}
+        wanted = all_of([op.condition.data, *(lt(Var(a), Var(f"end of {a}")) for a in keys)])
+        for a in axes:
+            wanted = wanted if a == row else by_bounds(wanted, row, a)
+        condition = self.printer(axes, dtype(tile_type(op.result).element), ends).text(wanted)
+        code = expanded(condition, axes).code
         value = self.values[op.input]
         code = value if code == "True" else f"tl.where({code}, {value}, {number(float('-inf'))})"
         self.define(op.result, code, dict.fromkeys(keys, float("-inf")))

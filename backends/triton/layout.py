@@ -43,6 +43,7 @@ class AxisCode:
     index: str
     live: str | None
     wide: bool = False  # the index vector holds 64-bit integers
+    end: str = ""  # elements before it are live
 
 
 def axis_sizes(kernel: KernelOp) -> dict[str, int]:

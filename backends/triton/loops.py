@@ -17,6 +17,7 @@ hold there.  Several ranges run in one loop over all their steps, so that the bo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from xdsl.ir import Operation, SSAValue
@@ -24,6 +25,8 @@ from xdsl.ir import Operation, SSAValue
 from ...ir.tile import DotOp, ForOp
 from .facts import divisible
 from .layout import AxisCode, padded
+from .order import products_first
+from .targets import target_named
 
 if TYPE_CHECKING:
     from .emit import Emitter
@@ -36,7 +39,6 @@ def emit_loop(emitter: Emitter, op: ForOp) -> None:
     ranges = op.range_list
     rest = emitter.rests.pop(op, [])
     saved = emitter.axes.get(op.axis.data)
-    start = names.fresh("start")
     emitter.addresses.enter(op)
     named = emitter.ranges(op)
     del emitter.bounds[op]
@@ -44,21 +46,20 @@ def emit_loop(emitter: Emitter, op: ForOp) -> None:
         lo, hi = named[0]
         whole = padded(step) == step and divisible(ranges[0].lo, step) and divisible(ranges[0].hi, step)
         if op.kind.data == "partial" or padded(step) != step or whole:
-            emitter.line(f"for {start} in {_range(emitter, op, f'{lo}, {hi}, {step}')}:")
-            _body(emitter, op, carried, start, None if whole else hi)
+            _steps(emitter, op, carried, (lo, hi), None if whole else hi)
         else:
             end = names.fresh("whole")
             plus, minus = ("", "") if lo == "0" else (f"{lo} + ", f" - {lo}")
             emitter.line(f"{end} = {plus}tl.maximum({hi}{minus}, 0) // {step} * {step}")
-            emitter.line(f"for {start} in {_range(emitter, op, f'{lo}, {end}, {step}')}:  # whole steps")
-            _body(emitter, op, carried, start, None)
+            _steps(emitter, op, carried, (lo, end), None, "  # whole steps")
             if _continues(op):
                 emitter.rests[op.next_op] = [(end, hi)]
             else:
                 emitter.line(f"if {end} < {hi}:  # the rest")
-                _body(emitter, op, carried, end, hi)
+                with names.inside():
+                    _body(emitter, op, carried, end, hi)
     elif ranges or rest:
-        _concatenated(emitter, op, carried, start, [*named, *rest])
+        _concatenated(emitter, op, carried, [*named, *rest])
     for value, name in zip(op.results_, carried, strict=True):
         emitter.values[value] = name
         emitter.fills[value] = {}
@@ -79,33 +80,38 @@ def _continues(op: ForOp) -> bool:
     )
 
 
-def _concatenated(emitter: Emitter, op: ForOp, carried: list[str], start: str, named: list[tuple[str, str]]) -> None:
-    step = op.step.data
-    los, his, ends = [], [], []
-    total = ""
+def _steps(
+    emitter: Emitter, op: ForOp, carried: list[str], ends: tuple[str, str], hi: str | None, comment: str = ""
+) -> None:
+    """The steps between two ends."""
+    with emitter.names.inside():
+        start = emitter.names.fresh("start")
+        emitter.line(f"for {start} in {_range(emitter, op, f'{ends[0]}, {ends[1]}, {op.step.data}')}:{comment}")
+        _body(emitter, op, carried, start, hi)
+
+
+def _concatenated(emitter: Emitter, op: ForOp, carried: list[str], named: list[tuple[str, str]]) -> None:
+    step, names = op.step.data, emitter.names
+    turns: list[str] = []  # how many there are when a range ends
     for n, (lo, hi) in enumerate(named):
-        los.append(lo)
-        his.append(hi)
-        steps = f"(tl.maximum({his[-1]} - {los[-1]}, 0) + {step - 1}) // {step}"
-        end = emitter.names.fresh(f"end{n}")
-        emitter.line(f"{end} = {total + ' + ' if total else ''}{steps}")
-        total = end
-        ends.append(end)
-    turn = emitter.names.fresh("turn")
-    walk = _range(emitter, op, f"0, {ends[-1]}")
-    emitter.line(f"for {turn} in {walk}:  # {len(ends)} ranges, one after the other")
-    limit = emitter.names.fresh("hi")
-    with emitter.source.indented():
-        last = len(ends) - 1
-        first = f"{los[last]} + ({turn} - {ends[last - 1]}) * {step}"
-        bound = his[last]
-        for n in reversed(range(last)):
-            before = f"({turn} - {ends[n - 1]})" if n else turn
-            first = f"tl.where({turn} < {ends[n]}, {los[n]} + {before} * {step}, {first})"
-            bound = f"tl.where({turn} < {ends[n]}, {his[n]}, {bound})"
-        emitter.line(f"{start} = {first}")
-        emitter.line(f"{limit} = {bound}")
-    _body(emitter, op, carried, start, limit)
+        name = names.fresh(f"turns{n}")
+        before = f"{turns[-1]} + " if turns else ""
+        emitter.line(f"{name} = {before}(tl.maximum({hi} - {lo}, 0) + {step - 1}) // {step}")
+        turns.append(name)
+    with names.inside():
+        turn, start, end = (names.fresh(x) for x in ("turn", "start", "end"))
+        first = bound = ""
+        for n in reversed(range(len(named))):
+            lo, hi = named[n]
+            here = f"{lo} + {f'({turn} - {turns[n - 1]})' if n else turn} * {step}"
+            first = f"tl.where({turn} < {turns[n]}, {here}, {first})" if first else here
+            bound = f"tl.where({turn} < {turns[n]}, {hi}, {bound})" if bound else hi
+        walk = _range(emitter, op, f"0, {turns[-1]}")
+        emitter.line(f"for {turn} in {walk}:  # {len(named)} ranges, one after the other")
+        with emitter.source.indented():
+            emitter.line(f"{start} = {first}")
+            emitter.line(f"{end} = {bound}")
+        _body(emitter, op, carried, start, end)
 
 
 def _body(emitter: Emitter, op: ForOp, carried: list[str], start: str, hi: str | None) -> None:
@@ -121,10 +127,13 @@ def _body(emitter: Emitter, op: ForOp, carried: list[str], start: str, hi: str |
             end = emitter.names.fresh(f"{axis}_end")
             emitter.line(f"{end} = tl.minimum({start} + {step}, {hi})")
             hi = end
-        emitter.axes[axis] = AxisCode(index, None if hi is None else f"{index} < {hi}")
+        emitter.axes[axis] = AxisCode(index, None if hi is None else f"{index} < {hi}", end=hi or "")
         emitter.addresses.start = start
-        emitter.wanted = _in_place(op, carried)
-        yielded = [emitter.values[v] for v in emitter.body(list(op.body.block.ops))]
+        ops = list(op.body.block.ops)
+        if target_named(emitter.config.target).asynchronous:
+            ops = products_first(ops)
+        emitter.wanted = _in_place(op, ops, carried)
+        yielded = [emitter.values[v] for v in emitter.body(ops)]
         emitter.wanted = {}
         moves = [(name, new) for name, new in zip(carried, yielded, strict=True) if name != new]
         for n, (name, new) in enumerate(moves):  # a value that an earlier move overwrites is kept first
@@ -136,14 +145,12 @@ def _body(emitter: Emitter, op: ForOp, carried: list[str], start: str, hi: str |
             emitter.line(f"{name} = {new}")
 
 
-def _in_place(op: ForOp, carried: list[str]) -> dict[SSAValue, str]:
+def _in_place(op: ForOp, ops: Sequence[Operation], carried: list[str]) -> dict[SSAValue, str]:
     """Yielded values that may be computed straight into the variable that carries them.
 
     That is so when the old value is not needed after the new one is made, and the value is yielded once.
     """
-    block = op.body.block
-    ops = list(block.ops)
-    yielded = ops[-1]
+    block, yielded = op.body.block, ops[-1]
     last = list(yielded.operands)
     wanted: dict[SSAValue, str] = {}
     for n, value in enumerate(last):

@@ -13,12 +13,14 @@ from .config import Config
 from .descriptors import DESCRIBE, FLAG, guards
 from .emit import Emitter
 from .footer import footer
+from .glossary import glossary
 from .helpers import HELPERS
 from .layout import DTYPES, dtype, padded
 from .scalars import Text
 from .source import Names, Source
 from .targets import target_named
 from .tasks import PROCESSORS, Numbering, streamed, tasks_of
+from .widths import features
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,7 @@ def _header(
     if zeroed := [pointers[n] for n in kernel.zeroed]:
         lines.append(f"  adds to  {', '.join(zeroed)}, which hold zeros at first")
     lines += [
+        *(f"  {line}" for line in (*features(kernel), *glossary(kernel))),
         "  x_s0     stride of axis 0 of x, in elements; x_n0 its length",
         '"""',
         "",

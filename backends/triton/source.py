@@ -36,6 +36,13 @@ class Names:
         self._taken.add(name)
         return name
 
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """Names given within a loop's body are free again behind it."""
+        before = set(self._taken)
+        yield
+        self._taken = before
+
 
 class Source:
     """Lines of Python, indented by ``with source.indented():``."""

@@ -20,6 +20,7 @@ from xdsl.ir import Operation, SSAValue
 
 from ...ir.expr import Const, Expr, Op, Var, free_vars
 from ...ir.tile import BandAddOp, DotOp, ForOp, FullOp, KernelOp, LoadOp, MapOp, StoreOp
+from .widths import apart
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Steps:
         for op in stores:
             level = self._level(op)
             found = _sum(op) if level < len(self.dims) and op.parent is kernel.body.block else None
-            if found and [s.memory for s in stores].count(op.memory) == 1:
+            if found and not any(s is not op and s.memory is op.memory and not apart(s, op) for s in stores):
                 self.before[level].append(found.zeros)
                 self.after[level] += found.after
                 waiting.add(op)

@@ -121,9 +121,11 @@ class Numbering:
                 break
             count = _count(emitter, dim)
             emitter.line(f"{name} = {rest} % {count}")
-            following = emitter.names.fresh("rest")
-            emitter.line(f"{following} = {rest} // {count}")
-            rest = following
+            rest = f"{rest} // {count}"
+            if n > 1:
+                following = emitter.names.fresh("rest")
+                emitter.line(f"{following} = {rest}")
+                rest = following
 
     def _ordered(self, emitter: Emitter, order: Order) -> str:
         names, name = emitter.names, emitter.scalars[order.dim].code

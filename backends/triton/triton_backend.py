@@ -39,7 +39,9 @@ class TritonBackend:
         from .config import choose
         from .module import print_module
         from .targets import target_named
+        from .widths import in_parts
 
+        kernel = in_parts(kernel)
         goal = target_named(target or current_target())
         config = choose(kernel, goal)
         module = print_module(kernel, config)
@@ -72,8 +74,9 @@ class TritonBackend:
     def launches(self, kernel: KernelOp, target: str | None = None) -> Sequence[Mapping[str, int]]:
         from .config import candidates
         from .targets import target_named
+        from .widths import in_parts
 
-        default, *others = map(asdict, candidates(kernel, target_named(target or current_target())))
+        default, *others = map(asdict, candidates(in_parts(kernel), target_named(target or current_target())))
         return [{}, *({name: int(value) for name, value in o.items() if value != default[name]} for o in others)]
 
     def load(self, artifact: Artifact) -> Launch:

@@ -67,12 +67,12 @@ def check(case: Backward, sizes=SIZES, key_heads: int = 3, strided: bool = False
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("mask", ["True", "j <= i", "abs(i - j) <= 9", "j > i + 40"])
 def test_keys(mask, fused):
-    check(KeyBackward(mask=mask, fused=fused))
+    check(KeyBackward(mask=mask, fused=fused), SIZES if mask == "j <= i" else SIZES[2:])
 
 
 @pytest.mark.parametrize("mask", ["True", "j <= i", "j > i + 40"])
 def test_queries(mask):
-    check(QueryBackward(mask=mask))
+    check(QueryBackward(mask=mask), SIZES if mask == "j <= i" else SIZES[2:])
 
 
 @pytest.mark.parametrize("dt", ["f64", "bf16", "f16"])
@@ -146,8 +146,13 @@ TABLES = {
 }
 
 
-@pytest.mark.parametrize("rows, step", [(16, 32), (32, 16)])
-@pytest.mark.parametrize("name", TABLES)
+# only diagonals, which are turned along the longer side, see which one it is
+TILES = [(name, 16, 32) for name in TABLES] + [
+    (n, 32, 16) for n in TABLES if n not in ("plain", "column", "row", "one")
+]
+
+
+@pytest.mark.parametrize("name, rows, step", TILES)
 def test_tables(name, rows, step):
     index, shape = TABLES[name]
     rank = index.count(",") + 1 if "(" not in index else 2
@@ -156,7 +161,7 @@ def test_tables(name, rows, step):
         outputs=(f"%db: !tile.mem<{rank}, f32>",),
         extra=f'\n    tile.store %ds, %db at "{index}" add : {{ij}} -> !tile.mem<{rank}, f32>',
     )  # fmt: skip
-    check(case, [(33, 70), (1, 5)], extra=lambda n, m: [torch.zeros(shape(n, m))])
+    check(case, [(33, 50), (1, 5)], extra=lambda n, m: [torch.zeros(shape(n, m))])
     assert ("tl.gather" in source(case)) == (name in ("diagonal", "clamped", "outside", "twice"))
     assert ("while" in source(case)) == (name in ("clamped", "coarse"))
     assert "atomic" not in source(case)

@@ -38,7 +38,7 @@ def volume(high, width, causal=False):
 
 def tensors(tokens, width=16, dtype=torch.float32):
     torch.manual_seed(0)
-    return list(torch.randn(3, 1, 2, tokens, width).to(dtype))
+    return list(torch.randn(3, 1, 1, tokens, width).to(dtype))
 
 
 @pytest.mark.parametrize("causal", [False, True])
