@@ -88,16 +88,16 @@ class Fake:
 
 @pytest.fixture
 def fake(monkeypatch, tmp_path):
-    """The fake as the cpu backend, a pipeline of the passes that are always needed, an empty cache."""
+    """The fake as the cpu backend, a pipeline of the one pass that is always needed, an empty cache."""
     backend = Fake()
     monkeypatch.setenv("ATTNC_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(lowering, "load_backend", lambda _: backend)
     monkeypatch.setattr(driver, "load_backend", lambda _: backend)
     monkeypatch.setattr(lowering, "need_package", lambda _: None)
     monkeypatch.setattr(
-        "attnc.compiler.pipelines.forward",
-        lambda target, narrow, sizes: [load_pass("keep-weights")(), load_pass("online-softmax")(narrow)],
+        "attnc.compiler.pipelines.forward", lambda target, narrow, sizes: [load_pass("online-softmax")(narrow)]
     )
+    monkeypatch.setattr("attnc.compiler.pipelines._domain", lambda target, sizes: [])
     forget()
     yield backend
     forget()

@@ -16,6 +16,7 @@ from torch.nn.attention.bias import causal_lower_right
 import attnc
 from attnc.frontends.errors import TransformError, UnknownSizeError
 from attnc.frontends.raising import raise_graph
+from tests.numerics import assert_compiles
 
 N, D = 13, 4
 MHA = nn.MultiheadAttention(8, 2, batch_first=True)
