@@ -101,6 +101,8 @@ def _domain(target: str, sizes: Mapping[str, int] | None) -> list[tuple[str, dic
         # Before dilation: inside a block the residue classes of the block are found again, not the other way round.
         ("block-diagonal", {"target": target}),
         ("dilation", {"target": target}),
+        # After simplify-masks, which fills may leave; before all that gradients do not share: both must agree.
+        ("keep-weights", {"target": target, **_at_hand(sizes)}),
     ]
 
 

@@ -133,7 +133,7 @@ _KINDS = {cls: kind for kind, cls in _STEPS.items()}
 class Plan:
     """A compiled function.  ``run`` may be called from several threads at once.
 
-    ``saved`` are what the gradient needs besides the arguments: for each attention its output and log-sum-exp.
+    ``saved`` are what the gradient needs besides the arguments: for each attention its output and its weights.
     """
 
     name: str

@@ -53,7 +53,7 @@ def kernel_plan(
 ) -> Plan:
     """A plan that launches the module's kernels; equal kernels are compiled once.
 
-    With ``saving`` the kernels are those of a forward, each of which gives an output and its log-sum-exp.
+    With ``saving`` the kernels are those of a forward, whose first and last results a gradient reads.
     """
     func = attn.func_of(module)
     kernels = tile.kernels_of(module)
@@ -107,7 +107,7 @@ def kernel_plan(
                 zeroed = tuple(outputs[n - len(inputs)].name for n in kernel.zeroed)
                 sizes = tuple(kernel.size_names)
                 steps.append(LaunchStep(kernel.sym_name.data, artifact, inputs, outputs, sizes, _at(op), zeroed))
-                saved += [o.name for o in outputs] if saving and "part" not in op.attributes else []
+                saved += [outputs[0].name, outputs[-1].name] if saving and "part" not in op.attributes else []
             case _:
                 raise InternalError(f"the pipeline left {op.name} in {func.sym_name.data}; a plan cannot run it")
     artifacts = {name: finish() for name, finish in begun.items()}

@@ -78,7 +78,7 @@ def compile_plan(plan: Plan) -> Callable[..., Any]:
                 raise InputError(f"the plan {plan.name} has kernels but no backend to load them")
             launch = plan.load(plan.artifacts[step.artifact])
             names[f"_launch_{n}"] = getattr(launch, "start", launch)
-            names[f"_spare_{n}"] = _Spare()
+            names |= {f"_spare_{n}_{k}": _Spare() for k in range(len(step.outputs))}
         elif isinstance(step, InterpretStep):
             names[f"_interpret_{n}"] = _interpreter(step.module)
         elif isinstance(step, CallGradientStep):
@@ -370,10 +370,10 @@ class _Writer:
         self.read(step.inputs)
         for name in sorted(self.negated.intersection(step.inputs)):  # as x.conj().imag is
             self.lines += [f"if {name}.is_neg():", f"    {name} = {name}.resolve_neg()"]
-        for spec in step.outputs:
+        for k, spec in enumerate(step.outputs):
             new = "zeros" if spec.name in step.zeroed else "empty"
-            if new == "empty" and self.only_saved(n, spec.name):
-                new = f"(empty if saving else _spare_{n})"
+            if new == "empty" and self.unread(n, spec.name):
+                new = f"(empty if saving else _spare_{n}_{k})" if spec.name in self.plan.saved else f"_spare_{n}_{k}"
             self.lines.append(f"{spec.name} = {new}({self.shape(spec.shape)}, dtype={spec.dtype}, device=device)")
             self.define(spec)
         self.negated -= {*step.inputs, *(s.name for s in step.outputs)}
@@ -388,9 +388,9 @@ class _Writer:
         self.lines.append(f"if {some}:")
         self.lines.append(f"    _launch_{n}({arguments}){comment}")
 
-    def only_saved(self, n: int, name: str) -> bool:
-        """Does nobody but the gradient read this output of step ``n``, which a CPU computes?"""
-        return self.plan.device_type == "cpu" and name in self.plan.saved and self.uses.get(name) == n
+    def unread(self, n: int, name: str) -> bool:
+        """Does nobody but a gradient read this output of step ``n``, which a CPU computes?"""
+        return self.plan.device_type == "cpu" and self.uses.get(name) == n
 
     def described(self, name: str) -> list[str]:
         """Address, sizes and strides of a tensor."""

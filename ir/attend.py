@@ -14,6 +14,7 @@ from xdsl.irdl import (
     irdl_op_definition,
     operand_def,
     opt_prop_def,
+    opt_result_def,
     prop_def,
     result_def,
     traits_def,
@@ -38,10 +39,11 @@ from .attributes import (
     tensor_type,
     where,
 )
-from .expr import Expr, Load, free_vars, inners, kind_of, loads, map_text, without_inners
+from .expr import Const, Expr, Load, free_vars, inners, kind_of, loads, map_text, without_inners
 from .syntax import VerifyException
 
 NORMALISERS = ("softmax", "none")
+UNITS = ("base2", "natural")
 
 
 class Attention(IRDLOperation):
@@ -61,6 +63,7 @@ class Attention(IRDLOperation):
     width = prop_def(IntAttr)
     value_width = prop_def(IntAttr)
     normaliser = prop_def(StringAttr)
+    units = opt_prop_def(StringAttr)
     tiles = opt_prop_def(TilesAttr)
 
     traits = traits_def(Pure())
@@ -77,6 +80,7 @@ class Attention(IRDLOperation):
         width: int,
         value_width: int,
         normaliser: str = "softmax",
+        units: str = "",
         tiles: tuple[int, int] | None = None,
     ) -> dict[str, Attribute]:
         """The properties that say over what domain and how attention is computed."""
@@ -90,6 +94,7 @@ class Attention(IRDLOperation):
             "width": IntAttr(width),
             "value_width": IntAttr(value_width),
             "normaliser": StringAttr(normaliser),
+            **({"units": StringAttr(units)} if units else {}),
             **({"tiles": TilesAttr(tiles)} if tiles else {}),
         }
 
@@ -117,6 +122,7 @@ class Attention(IRDLOperation):
             "width": self.width.data,
             "value_width": self.value_width.data,
             "normaliser": self.normaliser.data,
+            "units": self.units.data if self.units else "",
             "tiles": self.tiles.data if self.tiles else None,
         }
 
@@ -138,8 +144,13 @@ class Attention(IRDLOperation):
         """Captured tensors by the name that masks and scores use."""
         return dict(zip((n.data for n in self.capture_names), self.captures, strict=True))
 
-    def verify_attention(self, out: SSAValue, lse: SSAValue) -> None:
-        """Raise unless the maps fit the tensors; ``out`` and ``lse`` are or were what the attention gives."""
+    @property
+    def weights_maps(self) -> tuple[tuple[Expr, ...], tuple[Expr, ...]]:
+        """Where the weights' two numbers for each row are: the peak, and the inverse of the sum."""
+        return (Const(0), *self.lse_map.data), (Const(1), *self.lse_map.data)
+
+    def verify_attention(self, out: SSAValue, *rows: tuple[str, tuple[Expr, ...], SSAValue]) -> None:
+        """Raise unless the maps fit the tensors; ``out`` is or was what the attention gives, as are ``rows``."""
         problems: list[str] = []
         sources, keys, values = len(self.sources), len(self.keys), len(self.values)
         if not (sources == keys == values):
@@ -150,12 +161,16 @@ class Attention(IRDLOperation):
             problems.append(f"{len(self.captures)} captured tensors but {len(self.capture_names)} names")
         if self.normaliser.data not in NORMALISERS:
             problems.append(f"normaliser {self.normaliser.data!r} is not known; known: {', '.join(NORMALISERS)}")
+        if self.units and self.units.data not in UNITS:
+            problems.append(f"units {self.units.data!r} are not known; known: {', '.join(UNITS)}")
+        if self.units and not self.normalised:
+            problems.append("weights that nothing normalises have no units")
         if not problems:
-            problems = list(self._map_problems(out, lse))
+            problems = list(self._map_problems(out, rows))
         if problems:
             raise VerifyException(f"{self.name}{where(self)}: " + "; ".join(problems))
 
-    def _map_problems(self, out: SSAValue, lse: SSAValue) -> Iterator[str]:
+    def _map_problems(self, out: SSAValue, rows: Sequence[tuple[str, tuple[Expr, ...], SSAValue]]) -> Iterator[str]:
         arguments = self.parent.args if self.parent else ()  # of the function, whose sizes hold throughout
         sizes = set().union(
             *(free_vars(s) for v in (*self.operands, *self.results, *arguments) for s in tensor_type(v).shape),
@@ -167,7 +182,8 @@ class Attention(IRDLOperation):
         row, batch = self.domain[-1].name, seen - {self.domain[-1].name}
         yield from _fits("the query", self.query_map.data, self.query, seen | {"d"})
         yield from _fits("the out", self.out_map.data, out, seen | {"e"})
-        yield from _fits("the lse", self.lse_map.data, lse, seen)
+        for what, index, value in rows:
+            yield from _fits(f"the {what}", index, value, seen)
         ranks = {name: len(tensor_type(v).shape) for name, v in self.captured.items()}
         for n, (source, key, value) in enumerate(zip(self.source_list, self.keys, self.values, strict=True)):
             at = f"source {n}: "
@@ -210,6 +226,8 @@ class Attention(IRDLOperation):
             lines.text(" tiles ").literal(self.tiles.text())
         lines.new("out ").literal(self.out_map.text()).text(f" width {self.value_width.data}")
         lines.text(" lse ").literal(self.lse_map.text())
+        if self.units:
+            lines.text(f" weights {self.units.data}")
 
 
 @dataclasses.dataclass
@@ -269,9 +287,10 @@ class ParsedAttention:
         value_width = parser.parse_integer()
         parser.parse_keyword("lse")
         lse_map = MapAttr.parse_text(parser).data
+        units = parser.parse_identifier() if parser.parse_optional_keyword("weights") else ""
         shape = {"dims": dims.data, "query_map": query_map.data, "sources": sources, "out_map": out_map,
                  "lse_map": lse_map, "width": width, "value_width": value_width, "normaliser": normaliser,
-                 "tiles": tiles}  # fmt: skip
+                 "units": units, "tiles": tiles}  # fmt: skip
         return ParsedAttention(query, keys, values, captures, shape)
 
 
@@ -290,11 +309,20 @@ class AttendOp(Attention):
 
     A row without a live key gives ``out = 0`` and ``lse = -inf``.  ``out_map`` and ``lse_map`` are bijections
     from the domain (with ``e``) to the results' indices.
+
+    With ``units``, what a gradient computes ``p`` again from is a third result, of two numbers for each row::
+
+        weights[0, lse_map] = peak, about the largest score
+        weights[1, lse_map] = 1 / (sum over s, j of exp(score[s, j] - peak))
+
+    so that ``p = exp(score - peak) * weights[1]``; both are 0 for a row without a live key.  In units ``base2``, the
+    peak is that of the scores times ``log2(e)``.
     """
 
     name = "attn.attend"
     out = result_def(TensorType)
     lse = result_def(TensorType)
+    weights = opt_result_def(TensorType)
 
     irdl_options = (AttrSizedOperandSegments(as_property=True),)
 
@@ -310,22 +338,37 @@ class AttendOp(Attention):
         attributes: dict[str, Attribute] | None = None,
         **shape: Any,  # see Attention.shape_properties
     ):
+        weights_type = []
+        if shape.get("units"):
+            assert isinstance(lse_type, TensorType)
+            weights_type = [TensorType.of([Const(2), *lse_type.shape], lse_type.element)]
         super().__init__(
             operands=[query, keys, values, list(captures.values())],
             properties=Attention.shape_properties(captures=captures, **shape),
             attributes=attributes or {},
-            result_types=[out_type, lse_type],
+            result_types=[out_type, lse_type, weights_type],
         )
 
     def rebuilt(self, **changes: object) -> AttendOp:
         """A new op with some of ``__init__``'s arguments changed; the user's line is kept."""
         types = {"out_type": self.out.type, "lse_type": self.lse.type}
         new = AttendOp(**{**self.arguments, **types, **changes})
-        new.out.name_hint, new.lse.name_hint = self.out.name_hint, self.lse.name_hint
+        for old, result in zip(self.results, new.results, strict=False):
+            result.name_hint = old.name_hint
         return new
 
+    @property
+    def residuals(self) -> tuple[SSAValue, SSAValue]:
+        """What a gradient is given of the results: the output, and what tells the weights of each row."""
+        return self.out, self.lse if self.weights is None else self.weights
+
     def verify_(self) -> None:
-        self.verify_attention(self.out, self.lse)
+        rows = [("lse", self.lse_map.data, self.lse)]
+        if self.weights is not None:
+            rows += [("weights", index, self.weights) for index in self.weights_maps]
+        self.verify_attention(self.out, *rows)
+        if bool(self.units) != (self.weights is not None):
+            raise VerifyException(f"{self.name}{where(self)}: weights and their units belong together")
 
     def print(self, printer: Printer) -> None:
         lines = syntax.Lines(printer)
@@ -338,7 +381,7 @@ class AttendOp(Attention):
     def parse(cls, parser: Parser) -> AttendOp:
         parsed = ParsedAttention.read(parser)
         attributes = parser.parse_optional_attr_dict_with_keyword()
-        types, (out_type, lse_type) = syntax.parse_signature(parser, 2)
+        types, (out_type, lse_type, *_) = syntax.parse_signature(parser, 3 if parsed.shape["units"] else 2)
         operands = parser.resolve_operands(parsed.operands, types, parser.pos)
         return AttendOp(
             **parsed.groups(operands),

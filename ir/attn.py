@@ -132,8 +132,8 @@ class FuncOp(IRDLOperation):
         return last
 
     def residuals(self) -> list[SSAValue]:
-        """What a gradient needs besides the arguments: ``out`` and ``lse`` of every needed attention, in order."""
-        return [r for op in self.needed() if isinstance(op, AttendOp) for r in op.results]
+        """What a gradient needs besides the arguments: two results of every needed attention, in order."""
+        return [r for op in self.needed() if isinstance(op, AttendOp) for r in op.residuals]
 
     @property
     def facts(self) -> tuple[Expr, ...]:

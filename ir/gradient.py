@@ -50,14 +50,14 @@ class AttendGradientOp(Attention):
     """The gradients of an :class:`AttendOp` with respect to the operands that ``wanted`` names.
 
     ``wanted`` holds ``query``, ``key0``, ``value0`` (the number is the source's) and ``capture:name``; each gives
-    one result of that operand's type.  ``out`` and ``lse`` are what the attention gave, ``d_out`` and ``d_lse`` the
-    gradients of a scalar with respect to them; at least one of the two is there.  A row without a live key passes
-    no gradient on.
+    one result of that operand's type.  ``out`` and ``rows`` are the attention's :attr:`AttendOp.residuals`, ``rows``
+    its weights where it has units and else its lse.  ``d_out`` and ``d_lse`` are the gradients of a scalar with respect
+    to out and lse; at least one of the two is there.  A row without a live key passes no gradient on.
     """
 
     name = "attn.attend_gradient"
     out = operand_def(TensorType)
-    lse = operand_def(TensorType)
+    rows = operand_def(TensorType)
     d_out = opt_operand_def(TensorType)
     d_lse = opt_operand_def(TensorType)
     wanted = prop_def(ArrayAttr[StringAttr])
@@ -73,7 +73,7 @@ class AttendGradientOp(Attention):
         captures: dict[str, SSAValue],
         *,
         out: SSAValue,
-        lse: SSAValue,
+        rows: SSAValue,
         d_out: SSAValue | None,
         d_lse: SSAValue | None,
         wanted: Sequence[str],
@@ -81,12 +81,12 @@ class AttendGradientOp(Attention):
         **shape: Any,  # see Attention.shape_properties
     ):
         groups = {"query": [query], "keys": keys, "values": values, "captures": list(captures.values())}
-        groups |= {"out": [out], "lse": [lse], "d_out": _optional(d_out), "d_lse": _optional(d_lse)}
+        groups |= {"out": [out], "rows": [rows], "d_out": _optional(d_out), "d_lse": _optional(d_lse)}
         names = operand_names(len(keys), captures)
         by_name = dict(zip(names, [query, *keys, *values, *captures.values()], strict=True))
         super().__init__(
             # xDSL orders the operands of a class before those of its base
-            operands=[groups[n] for n in ("out", "lse", "d_out", "d_lse", "query", "keys", "values", "captures")],
+            operands=[groups[n] for n in ("out", "rows", "d_out", "d_lse", "query", "keys", "values", "captures")],
             properties={
                 **Attention.shape_properties(captures=captures, **shape),
                 "wanted": ArrayAttr(strings(wanted)),
@@ -112,14 +112,21 @@ class AttendGradientOp(Attention):
 
     def rebuilt(self, **changes: object) -> AttendGradientOp:
         """A new op with some of ``__init__``'s arguments changed; the user's line is kept."""
-        more = {"out": self.out, "lse": self.lse, "d_out": self.d_out, "d_lse": self.d_lse, "wanted": self.wanted_list}
+        more = {
+            "out": self.out,
+            "rows": self.rows,
+            "d_out": self.d_out,
+            "d_lse": self.d_lse,
+            "wanted": self.wanted_list,
+        }
         new = AttendGradientOp(**{**self.arguments, **more, **changes})
         for old, result in zip(self.gradients, new.gradients, strict=False):
             result.name_hint = old.name_hint
         return new
 
     def verify_(self) -> None:
-        self.verify_attention(self.out, self.lse)
+        index = self.weights_maps[0] if self.units else self.lse_map.data
+        self.verify_attention(self.out, ("weights" if self.units else "lse", index, self.rows))
         known = operand_names(len(self.keys), self.captured)
         loose = [w for w in self.wanted_list if w not in known]
         if loose:
@@ -135,7 +142,7 @@ class AttendGradientOp(Attention):
         printer.print_list(self.wanted_list, printer.print_string_literal)
         with lines.indented():
             self.print_attention(lines)
-            lines.new("given ").value(self.out).text(", ").value(self.lse)
+            lines.new("given ").value(self.out).text(", ").value(self.rows)
             for name, value in (("d_out", self.d_out), ("d_lse", self.d_lse)):
                 if value is not None:
                     lines.text(f" {name} ").value(value)
@@ -144,7 +151,7 @@ class AttendGradientOp(Attention):
             lines.new(": (").types(operands).text(") -> (").types(self.results).text(")")
 
     def _given(self) -> list[SSAValue]:
-        return [self.out, self.lse, *_optional(self.d_out), *_optional(self.d_lse)]
+        return [self.out, self.rows, *_optional(self.d_out), *_optional(self.d_lse)]
 
     @classmethod
     def parse(cls, parser: Parser) -> AttendGradientOp:
@@ -154,7 +161,7 @@ class AttendGradientOp(Attention):
         parser.parse_keyword("given")
         given = {"out": parser.parse_unresolved_operand()}
         parser.parse_punctuation(",")
-        given["lse"] = parser.parse_unresolved_operand()
+        given["rows"] = parser.parse_unresolved_operand()
         for name in ("d_out", "d_lse"):
             if parser.parse_optional_keyword(name):
                 given[name] = parser.parse_unresolved_operand()

@@ -51,7 +51,8 @@ def interpret(module: ModuleOp, inputs: Sequence[Tensor]) -> list[Tensor]:
                 index = [tensor_value(e, sizes | axes, {}, torch.float64) for e in op.index.data]
                 outs = [read(args[0], [x.expand(shape) for x in index])]
             case attn.AttendOp():
-                outs = list(attend(op, args, empty(op.out, sizes, args), empty(op.lse, sizes, args), sizes))
+                outs = [empty(v, sizes, args) for v in op.results]
+                outs = attend(op, args, outs[0], outs[1], sizes, *outs[2:])
             case gradient.AttendGradientOp():
                 outs = attend_gradient(op, dict(zip(op.operands, args, strict=True)), sizes)
             case gradient.CallGradientOp():

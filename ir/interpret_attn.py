@@ -6,6 +6,7 @@ compiler derives.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -30,9 +31,14 @@ def shape_of(value: SSAValue, sizes: Mapping[str, int]) -> list[int]:
 
 
 def attend(
-    op: Attention, args: Sequence[Tensor], out: Tensor, lse: Tensor, sizes: Mapping[str, int]
-) -> tuple[Tensor, Tensor]:
-    """The results of an attention on query, keys, values and captured tensors, written into ``out`` and ``lse``."""
+    op: Attention,
+    args: Sequence[Tensor],
+    out: Tensor,
+    lse: Tensor,
+    sizes: Mapping[str, int],
+    weights: Tensor | None = None,
+) -> list[Tensor]:
+    """The results of an attention on query, keys, values and captured tensors, written into ``out`` and the rest."""
     count = len(op.keys)
     query, keys, values = args[0], args[1 : 1 + count], args[1 + count : 1 + 2 * count]
     captured = dict(zip((n.data for n in op.capture_names), args[1 + 2 * count :], strict=True))
@@ -72,7 +78,11 @@ def attend(
         p = p / norm
         out[at] = (p @ torch.cat(v, 0)).to(out.dtype)
         lse[tuple(indices(op.lse_map.data, env, {row.name: i}))] = total.to(lse.dtype)
-    return out, lse
+        if weights is not None:
+            peak = shift * math.log2(math.e) if op.units and op.units.data == "base2" else shift
+            for index, x in zip(op.weights_maps, (peak, torch.where(dead, 0.0, 1.0 / norm)), strict=True):
+                weights[tuple(indices(index, env, {row.name: i}))] = x[:, 0].to(weights.dtype)
+    return [out, lse] if weights is None else [out, lse, weights]
 
 
 def attend_gradient(op: AttendGradientOp, values: Mapping[SSAValue, Tensor], sizes: Mapping[str, int]) -> list[Tensor]:
@@ -81,7 +91,8 @@ def attend_gradient(op: AttendGradientOp, values: Mapping[SSAValue, Tensor], siz
         copies = {name: values[v].detach().clone() for name, v in op.by_name.items()}
         for name in op.wanted_list:
             copies[name].requires_grad_()
-        out, lse = torch.empty_like(values[op.out]), torch.empty_like(values[op.lse])
+        rows = values[op.rows]
+        out, lse = torch.empty_like(values[op.out]), torch.empty_like(rows[0] if op.units else rows)
         results = attend(op, list(copies.values()), out, lse, sizes)
     pairs = [
         (result, values[gradient].to(result.dtype))

@@ -17,6 +17,7 @@ PASSES = {
     "fold-reorders": "fold_reorders:FoldReorders",
     "block-diagonal": "block_diagonal:BlockDiagonal",
     "dilation": "dilation:Dilation",
+    "keep-weights": "keep_weights:KeepWeights",
     "image-patches": "image_patches:ImagePatches",
     "pack-groups": "pack_groups:PackGroups",
     "image-rows": "image_rows:ImageRows",

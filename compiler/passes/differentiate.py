@@ -14,10 +14,10 @@ after, for ``differentiate{wanted=q,v}``::
       attn.return %d_q, %d_v
     }
 
-The arguments are those of ``f``, the results of its attentions (kept from the forward run, since to compute them again
-costs half as much as the gradient), and the gradient of each given result.  Of calls and reorders, what a gradient
-reads is computed again.  Gradients run backwards through ``f``, along paths from a wanted argument to a given result
-only, and several gradients of one value are summed.
+The arguments are those of ``f``, two results of each of its attentions (kept from the forward run, since to compute
+them again costs half as much as the gradient), and the gradient of each given result.  Of calls and reorders, what a
+gradient reads is computed again.  Gradients run backwards through ``f``, along paths from a wanted argument to a given
+result only, and several gradients of one value are summed.
 
 Legality: the chain rule.  A call that draws random numbers would draw others the second time; it is refused.
 """
@@ -99,7 +99,8 @@ class _Gradient:
         self.old, self.wanted = old, wanted
         self.ops = old.needed()
         residuals, seeds = old.residuals(), [old.last.values[n] for n in given]
-        names = _fresh([*_numbered(("out", "lse"), len(residuals) // 2), *_result_names(old, given)], old)
+        kept = [("out", "weights" if op.units else "lse") for op in self.ops if isinstance(op, attn.AttendOp)]
+        names = _fresh([*_numbered(kept), *_result_names(old, given)], old)
         types = [tensor_type(v) for v in (*old.args, *residuals, *seeds)]
         self.new = attn.FuncOp(
             f"{old.sym_name.data}_gradient", [*old.names, *names], types, [g.data for g in old.guards]
@@ -145,7 +146,7 @@ class _Gradient:
             [self._again(v) for v in op.values],
             {name: self._again(v) for name, v in op.captured.items()},
             out=self.values[op.out],
-            lse=self.values[op.lse],
+            rows=self.values[op.residuals[1]],
             d_out=d_out,
             d_lse=d_lse,
             wanted=wanted,
@@ -289,8 +290,8 @@ def _check_repeatable(op: attn.CallOp) -> None:
 # ---- names of arguments -------------------------------------------------------------------------------------
 
 
-def _numbered(stems: Sequence[str], count: int) -> list[str]:
-    return [s if count == 1 else f"{s}{n}" for n in range(count) for s in stems]
+def _numbered(stems: Sequence[Sequence[str]]) -> list[str]:
+    return [s if len(stems) == 1 else f"{s}{n}" for n, names in enumerate(stems) for s in names]
 
 
 def _result_names(func: attn.FuncOp, given: Sequence[int]) -> list[str]:

@@ -76,6 +76,16 @@ def count_of(extent: Expr, batch: Sequence[Dim], sizes: Mapping[str, int]) -> tu
     return (most, int(evaluate(most, sizes))) if free_vars(most) <= sizes.keys() else None
 
 
+def are_few(extent: Expr, count: int, on: Device) -> tuple[bool, list[Expr]]:
+    """Do kernels for few rows take so many, and the guard that keeps other numbers away."""
+    most = MOST_QUERIES if on.is_gpu else 1
+    if count < 1:
+        return False, []
+    if isinstance(extent, Const):
+        return count <= most or tile_rows(count) < on.lanes, []
+    return (True, [at_most(extent, most)]) if count <= most else (False, [at_least(extent, most + 1)])
+
+
 def _change(attend: attn.AttendOp, facts: tuple[Expr, ...], sizes: Mapping[str, int], on: Device) -> list[Expr]:
     """Rewrite one attention; the guards that it then relies on."""
     if attend.tiles is not None:

@@ -15,7 +15,7 @@ from .gradient_captures import PairTarget, group_places, owned_places, reads, ro
 from .gradient_frame import Frame
 from .gradient_groups import by_groups
 from .gradient_lines import by_lines
-from .gradient_pairs import Keys, Pairs, Queries, rounded
+from .gradient_pairs import Keys, Pairs, Queries, gradient_of_lse, rounded
 from .gradient_patches import key_patches, query_patches
 from .gradient_problem import DOT, Problem
 from .gradient_segments import Segments
@@ -30,40 +30,15 @@ Written = list[tuple[str, Target | PairTarget | BandTarget]]
 def delta_kernel(problem: Problem, name: str) -> Frame:
     """For each row ``sum_e out * d_out``, less the gradient of ``lse``: what all scores of a row have in common."""
     op, i = problem.op, problem.row.name
-    type = attn.TensorType.of(attn.tensor_type(op.lse).shape, problem.compute)
-    frame = Frame(problem, name, problem.row, {"delta": type})
+    frame = Frame(problem, name, problem.row, {"delta": problem.rows})
     b = frame.builder
     out = b.load("out", frame.memory["out"], problem.out_map, i, "e")
     grad = b.load("grad", frame.memory["d_out"], problem.out_map, i, "e")
     product = b.map("product", "lambda out, grad: out * grad", [out, grad], i, "e")
     delta = b.reduce("delta", "sum", product, i)
     if op.d_lse is not None:
-        lse = b.load("lse", frame.memory["lse"], problem.lse_map, i)
-        given = b.load("dlse", frame.memory["d_lse"], problem.lse_map, i)
-        function = "lambda delta, dlse, lse: where(lse == -inf, 0.0, delta - dlse)"
-        delta = b.map("delta", function, [delta, given, lse], i)
+        delta = b.map("delta", "lambda delta, dlse: delta - dlse", [delta, gradient_of_lse(frame)], i)
     b.store(delta, frame.memory["delta"], problem.lse_map)
-    return frame
-
-
-def norm_kernel(problem: Problem, name: str) -> Frame:
-    """For each row the base-2 logarithm of the sum of ``exp(score - lse)``: what rounding took from ``lse``."""
-    i = problem.row.name
-    type = attn.TensorType.of(attn.tensor_type(problem.op.lse).shape, problem.compute)
-    frame = Frame(problem, name, problem.row, {"norm": type})
-    b = frame.builder
-    queries = Queries.load(frame, measured=False)
-    total = [b.full("total", ZERO, i)]
-    for n, source in enumerate(problem.sources):
-        pairs = Pairs(frame, n, [])
-
-        def step(carried: Sequence[SSAValue], n: int = n, pairs: Pairs = pairs) -> list[SSAValue]:
-            p, _ = pairs.tiles(queries, Keys.load(frame, n), None, i, pairs.source.key)
-            return [_plus(frame, carried[0], p, i)]
-
-        total = b.loop(problem.key(n), source.mask, total, step)
-    norm = b.map("norm", "lambda total: where(total > 0.0, log2(total), 0.0)", total, i)
-    b.store(norm, frame.memory["norm"], problem.lse_map)
     return frame
 
 

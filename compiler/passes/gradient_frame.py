@@ -19,14 +19,14 @@ from .gradient_problem import Problem, tensors_of
 from .gradient_segments import Segments
 from .kernel_builder import KernelBuilder, batch_grid, fresh, inherit, memory_of, row_tiles
 
-_NAMES = {"query": "q", "out": "o", "d_out": "do", "lse": "lse", "d_lse": "dlse", "delta": "delta", "norm": "norm"}
+_NAMES = {"query": "q", "out": "o", "d_out": "do", "weights": "w", "lse": "lse", "d_lse": "dlse", "delta": "delta"}
 
 
 class Frame:
     """A kernel under construction: rows ``rows`` in tiles, ``outputs`` by the names of their memories.
 
-    ``given`` are tensors of numbers for each row, by role: ``delta``, ``norm``.  ``sequential`` names batch dimensions
-    that run in order within a task; ``tiles_in_order`` adds the tiles of rows, by ``segments``.
+    ``given`` are tensors of numbers for each row, by role: ``delta``, ``weights``.  ``sequential`` names batch
+    dimensions that run in order within a task; ``tiles_in_order`` adds the tiles of rows, by ``segments``.
     """
 
     def __init__(

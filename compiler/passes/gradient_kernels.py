@@ -15,8 +15,8 @@ derivative of the score, found symbolically, in place of a scale.  A key kernel 
 ``key-ranges`` limits that loop by the same index sets with rows and keys swapped.
 
 With ``fused``, the key kernels add up the gradient of the queries too: 5 products for each pair instead of 7, in
-exchange for tiles of keys that run in order.  Scores with fills such as -1e9 take one kernel more, ``f_norm``: a row
-that holds nothing else has lost its normaliser to rounding.
+exchange for tiles of keys that run in order.  Weights that the attention should have kept, and did not, take one kernel
+more, ``f_weights``.
 
 Legality: none needed; every ``attn.attend_gradient`` with ``tiles`` has this form.
 """
@@ -37,12 +37,14 @@ from ...ir.expr import Expr, Load
 from ...ir.gradient import AttendGradientOp
 from . import gradient_bands
 from .gradient_bands import BandTarget
-from .gradient_bodies import Written, delta_kernel, key_kernel, norm_kernel, query_kernel
+from .gradient_bodies import Written, delta_kernel, key_kernel, query_kernel
 from .gradient_captures import BOTH, KEY, NEITHER, ROW, PairTarget, pair_kernels, reads, role_of
 from .gradient_frame import Frame
 from .gradient_problem import Problem
 from .gradient_targets import Target, total, zeros
+from .gradient_weights import weights_kernel
 from .inner_products import products_of
+from .kernel_builder import wants_weights
 
 
 @dataclass(frozen=True)
@@ -84,12 +86,12 @@ class _Lowering:
     def run(self) -> None:
         op, name = self.op, self.name
         measured: list[tile.LaunchOp] = []
+        if not op.units and wants_weights(op):
+            measured.append(self._launch(weights_kernel(self.problem, f"{name}_weights")))
+            self.given["weights"] = measured[-1].outputs[0]
         if op.d_out is not None and op.normalised:
             measured.append(self._launch(delta_kernel(self.problem, f"{name}_delta")))
             self.given["delta"] = measured[-1].outputs[0]
-        if self.problem.steep and op.normalised:
-            measured.append(self._launch(norm_kernel(self.problem, f"{name}_norm")))
-            self.given["norm"] = measured[-1].outputs[0]
         sources = range(len(op.keys))
         by_row = any(self._reads(n, [ROW]) for n in sources)
         dotted = [n for n in sources if self.problem.depends_on_dot(n)]

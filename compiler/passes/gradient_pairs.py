@@ -1,9 +1,9 @@
 """The pairs of one tile, recomputed: probabilities and the gradient of the score.
 
-With ``lse`` at hand the softmax needs no second walk: ``p = exp2(s * c - lse * log2(e))``, in the same base and from
-the same products as in ``online-softmax``.  Scores that may all be huge are normalised once more, by ``norm``.  The
-gradient of the score is ``p * (d_out . value - delta)``, where ``delta`` is ``out . d_out`` less the gradient of
-``lse``.  Its constant factor rides on a multiply-add.
+With the weights of a row at hand the softmax needs no second walk: ``p = exp2(s * c - peak) * inverse``, the same
+floats as in ``online-softmax``; where it kept ``lse`` alone, ``p = exp2(s * c - lse * log2(e))``.  The gradient of the
+score is ``p * (d_out . value - delta)``, where ``delta`` is ``out . d_out`` less the gradient of ``lse``.  Its constant
+factor rides on a multiply-add.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from .gradient_frame import Frame
 from .gradient_problem import DOT
 from .inner_products import load_lefts, named, tiles_of
 from .kernel_builder import LOG2_E, element_of, fresh, live_weights, split_factor
+from .running_softmax import power, scaled
 
 
 @dataclass(frozen=True)
@@ -27,38 +28,47 @@ class Queries:
 
     query: SSAValue
     gradient: SSAValue | None  # of the output
-    shift: (
-        SSAValue | None
-    )  # None without a normaliser; lse, times log2(e) unless scores are steep; 0 for rows without keys
-    norm: SSAValue | None  # for steep scores
+    shift: SSAValue | None  # what scores are less; None without a normaliser; 0 for rows without keys
+    inverse: SSAValue | None  # what weights are times, with ``shift`` a peak and no log-sum-exp
     delta: SSAValue | None  # what is subtracted; without a gradient of the output, what is added
     dlse: SSAValue | None  # the gradient of lse, where it is not in delta; 0 for rows without keys
     lefts: Mapping[Load, SSAValue]  # operands of inner products that scores hold themselves
 
     @staticmethod
-    def load(frame: Frame, *, measured: bool = True) -> Queries:
-        """Load a tile; before rows are ``measured`` there is neither ``delta`` nor ``norm``."""
+    def load(frame: Frame) -> Queries:
+        """Load a tile."""
         b, problem, i = frame.builder, frame.problem, frame.problem.row.name
         query = b.load("query", frame.memory["query"], problem.query_map, i, "d")
         lefts = load_lefts(b, captured(frame), problem.sources, i)
-        gradient = delta = norm = dlse = None
+        gradient = delta = inverse = dlse = None
         if "d_out" in frame.memory:
             gradient = b.load("grad", frame.memory["d_out"], problem.out_map, i, "e")
         if not problem.op.normalised:
             return Queries(query, gradient, None, None, None, None, lefts)
-        lse = b.load("lse", frame.memory["lse"], problem.lse_map, i)
-        scaled = "lse" if problem.steep else f"lse * {LOG2_E!r}"
-        shift = b.map("shift", f"lambda lse: where(lse == -inf, 0.0, {scaled})", [lse], i)
-        if measured and problem.steep:
-            norm = b.load("norm", frame.memory["norm"], problem.lse_map, i)
-        if measured and "delta" in frame.memory:
+        if "weights" in frame.memory:
+            names, maps = ("shift", "inverse"), problem.weights_maps
+            shift, inverse = (b.load(n, frame.memory["weights"], m, i) for n, m in zip(names, maps, strict=True))
+        else:
+            lse = b.load("lse", frame.memory["lse"], problem.lse_map, i)
+            shift = b.map("shift", f"lambda lse: where(lse == -inf, 0.0, lse * {LOG2_E!r})", [lse], i)
+        if "delta" in frame.memory:
             delta = b.load("delta", frame.memory["delta"], problem.lse_map, i)
-        elif measured and "d_lse" in frame.memory:
-            given = b.load("dlse", frame.memory["d_lse"], problem.lse_map, i)
-            dlse = b.map("dlse", "lambda dlse, lse: where(lse == -inf, 0.0, dlse)", [given, lse], i)
+        elif "d_lse" in frame.memory:
+            dlse = gradient_of_lse(frame)
         if gradient is None:
             delta = dlse
-        return Queries(query, gradient, shift, norm, delta, dlse, lefts)
+        return Queries(query, gradient, shift, inverse, delta, dlse, lefts)
+
+
+def gradient_of_lse(frame: Frame) -> SSAValue:
+    """A tile of it: nothing for rows without keys, whose ``lse`` is a constant."""
+    b, problem, i = frame.builder, frame.problem, frame.problem.row.name
+    given = b.load("dlse", frame.memory["d_lse"], problem.lse_map, i)
+    if "weights" in frame.memory:
+        inverse = b.load("inverse", frame.memory["weights"], problem.weights_maps[1], i)
+        return b.map("dlse", "lambda dlse, inverse: where(inverse == 0.0, 0.0, dlse)", [given, inverse], i)
+    lse = b.load("lse", frame.memory["lse"], problem.lse_map, i)
+    return b.map("dlse", "lambda dlse, lse: where(lse == -inf, 0.0, dlse)", [given, lse], i)
 
 
 @dataclass(frozen=True)
@@ -116,15 +126,10 @@ class Pairs:
         """
         b = self.frame.builder
         by_row = axes[0] == self.frame.problem.row.name
-        row = self.frame.problem.row.name
-        self.products = tiles_of(b, captured(self.frame), self.source, row, queries.lefts, *axes)
-        s = dot = b.dot("dot", *_in_order(queries.query, keys.key, by_row), *axes)
-        if self.score.body != DOT:
-            score, bands = named(self.score, self.products)
-            s = b.map("score", score, [dot, *bands], *axes)
+        dot, s = self.scores(queries.query, keys, queries.lefts, *axes)
         if queries.shift is None:
             return self._sums(queries, keys, dot, s, axes)
-        p = self._probabilities(b.mask(s, self.source.mask), queries.shift, queries.norm, axes)
+        p = self._probabilities(b.mask(s, self.source.mask), queries.shift, queries.inverse, axes)
         if not self._live:
             return p, [None] * len(self.slopes)
         if queries.gradient is None:
@@ -135,6 +140,18 @@ class Pairs:
             delta = self._scaled(self._delta(p, dp, queries, axes))
         times = "dp - delta" if self.scale == 1.0 else f"dp * {self.scale!r} - delta"
         return p, self._gradients(times, [p, dp, delta], dot, s, axes)
+
+    def scores(
+        self, query: SSAValue, keys: Keys, lefts: Mapping[Load, SSAValue], *axes: str
+    ) -> tuple[SSAValue, SSAValue]:
+        """Inner products, and scores but for their constant factor and the mask."""
+        b, row = self.frame.builder, self.frame.problem.row.name
+        self.products = tiles_of(b, captured(self.frame), self.source, row, lefts, *axes)
+        dot = b.dot("dot", *_in_order(query, keys.key, axes[0] == row), *axes)
+        if self.score.body == DOT:
+            return dot, dot
+        score, bands = named(self.score, self.products)
+        return dot, b.map("score", score, [dot, *bands], *axes)
 
     def _sums(
         self, queries: Queries, keys: Keys, dot: SSAValue, s: SSAValue, axes: Sequence[str]
@@ -162,16 +179,12 @@ class Pairs:
             return delta
         return b.map("delta", "lambda delta, dlse: delta - dlse", [delta, queries.dlse], i)
 
-    def _probabilities(self, s: SSAValue, shift: SSAValue, norm: SSAValue | None, axes: Sequence[str]) -> SSAValue:
-        b = self.frame.builder
-        if not self.frame.problem.steep:
-            return b.map("p", f"lambda s, shift: exp2(s * {self.factor * LOG2_E!r} - shift)", [s, shift], *axes)
-        # the difference first: it is exact where both are huge
-        value = "s" if self.factor == 1.0 else f"s * {self.factor!r}"
-        if norm is None:
-            return b.map("p", f"lambda s, shift: exp2(({value} - shift) * {LOG2_E!r})", [s, shift], *axes)
-        function = f"lambda s, shift, norm: exp2(({value} - shift) * {LOG2_E!r} - norm)"
-        return b.map("p", function, [s, shift, norm], *axes)
+    def _probabilities(self, s: SSAValue, shift: SSAValue, inverse: SSAValue | None, axes: Sequence[str]) -> SSAValue:
+        b, own_units = self.frame.builder, self.frame.problem.own_units
+        weight = power(f"{scaled('s', self.factor, own_units)} - shift", own_units)
+        if inverse is None:
+            return b.map("p", f"lambda s, shift: {weight}", [s, shift], *axes)
+        return b.map("p", f"lambda s, shift, inverse: {weight} * inverse", [s, shift, inverse], *axes)
 
     def _gradients(
         self, times: str, inputs: list[SSAValue], dot: SSAValue, s: SSAValue, axes: Sequence[str]

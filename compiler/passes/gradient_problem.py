@@ -13,7 +13,7 @@ from ...ir.derivative import derivative
 from ...ir.dtypes import accumulator
 from ...ir.expr import Const, Expr, Lambda, Var, substitute
 from ...ir.gradient import AttendGradientOp
-from .kernel_builder import names_taken, steep
+from .kernel_builder import in_own_units, names_taken
 
 DOT = Var("dot", "float")
 
@@ -68,9 +68,20 @@ class Problem:
         return len(self.sources) == 1 and isinstance(count, Const) and 0 < count.value <= self.op.tiles.data[0]
 
     @property
-    def steep(self) -> bool:
-        """Are differences of scores taken first?  See :func:`steep`; ``lse`` keeps no digits then."""
-        return steep(self.sources)
+    def own_units(self) -> bool:
+        """Are differences of scores taken first, and in base 2 afterwards?"""
+        return in_own_units(self.op)
+
+    @property
+    def rows(self) -> attn.TensorType:
+        """The type of a number for each row."""
+        shape = attn.tensor_type(self.op.rows).shape
+        return attn.TensorType.of(shape[1:] if self.op.units else shape, self.compute)
+
+    @property
+    def weights_maps(self) -> tuple[tuple[Expr, ...], tuple[Expr, ...]]:
+        """Where the peak of a row is, and the inverse of its sum."""
+        return (Const(0), *self.lse_map), (Const(1), *self.lse_map)
 
     def sizes(self, rows: str) -> dict[str, int]:
         """The size of every axis, when ``rows`` is the one that a task holds a tile of."""
@@ -114,5 +125,5 @@ def tensors_of(op: AttendGradientOp) -> dict[str, SSAValue]:
     """The tensors that the op reads, by role; without captured ones."""
     roles = {"query": op.query}
     roles |= {f"key{n}": v for n, v in enumerate(op.keys)} | {f"value{n}": v for n, v in enumerate(op.values)}
-    given = {"out": op.out, "lse": op.lse, "d_out": op.d_out, "d_lse": op.d_lse}
+    given = {"out": op.out, "weights" if op.units else "lse": op.rows, "d_out": op.d_out, "d_lse": op.d_lse}
     return roles | {name: v for name, v in given.items() if v is not None}

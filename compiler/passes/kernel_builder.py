@@ -13,7 +13,9 @@ from xdsl.rewriter import InsertPoint
 
 from ...ir import attn, poly, tile
 from ...ir.attributes import LINES, Dim
+from ...ir.dtypes import itemsize
 from ...ir.expr import Const, Expr, Lambda, Op, Var, ceildiv, free_vars, kind_of, lt, op, parse_lambda, rewrite, walk
+from ...ir.gradient import AttendGradientOp
 from ...ir.tile import Axis, MemType, Range, TileType
 from ..analysis.bounds import max_over
 
@@ -192,6 +194,17 @@ def steep(sources: Sequence[attn.Source]) -> bool:
     """
     numbers = (e.value for s in sources for e in walk(s.score.body) if isinstance(e, Const))
     return any(STEEP <= abs(x) < math.inf for x in numbers if not isinstance(x, bool))
+
+
+def wants_weights(op: attn.AttendOp | AttendGradientOp) -> bool:
+    """Has the log-sum-exp too few digits for a gradient?  See ``keep-weights``."""
+    wide = any(itemsize(attn.tensor_type(x).element) > 2 for x in (op.query, *op.keys, *op.values, op.out))
+    return op.normalised and (wide or steep(op.source_list))
+
+
+def in_own_units(op: attn.Attention) -> bool:
+    """Are differences of scores taken before they get into base 2?"""
+    return op.units.data == "natural" if op.units else steep(op.source_list)
 
 
 def _multiplied(e: Expr) -> Expr | None:

@@ -26,7 +26,7 @@ Legality: none needed; every ``attn.attend`` with ``tiles`` has this form.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from xdsl.context import Context
@@ -39,24 +39,23 @@ from ...ir import attn, tile
 from ...ir.attributes import Dim
 from ...ir.dtypes import accumulator
 from ...ir.expr import Lambda, Var, free_vars
+from . import running_softmax
 from .inner_products import load_lefts, named, tiles_of
 from .kernel_builder import (
     LN_2,
-    LOG2_E,
-    MINUS_INF,
     ZERO,
     KernelBuilder,
     batch_grid,
     by_locality,
     element_of,
     fresh,
+    in_own_units,
     inherit,
     live_weights,
     memory_of,
     names_taken,
     row_tiles,
     split_factor,
-    steep,
 )
 
 
@@ -76,7 +75,7 @@ class OnlineSoftmax(ModulePass):
             name = f"{func.sym_name.data}_kernel" + (str(n) if len(attends) > 1 else "")
             kernel = _Lowering(attend, name, self.narrow).kernel
             op.body.block.add_op(kernel)
-            launch = tile.LaunchOp(name, attend.operands, [attend.out.type, attend.lse.type])
+            launch = tile.LaunchOp(name, attend.operands, [r.type for r in attend.results])
             inherit(attend, launch)
             if "part" in attend.attributes:
                 launch.attributes["part"] = attend.attributes["part"]
@@ -92,7 +91,7 @@ class _Lowering:
         assert op.tiles is not None
         self.op = op
         self.narrow = narrow
-        self.steep = steep(op.source_list)
+        self.own_units = in_own_units(op)
         queries, step = op.tiles.data
         taken = names_taken(op)
         *batch, row = op.domain
@@ -101,17 +100,17 @@ class _Lowering:
 
         names = [fresh("q", taken)]
         names += [fresh("k", taken) for _ in op.keys] + [fresh("v", taken) for _ in op.values]
-        names += [*op.captured, fresh("o", taken), fresh("lse", taken)]
+        names += [*op.captured, *(fresh(n, taken) for n in ("o", "lse", "w")[: len(op.results)])]
         types = [memory_of(v) for v in (*op.operands, *op.results)]
         grid = by_locality(batch_grid(batch), count, row.name, op.out_map.data)
-        self.kernel = tile.KernelOp(name, names, types, 2, grid, rows)
+        self.kernel = tile.KernelOp(name, names, types, len(op.results), grid, rows)
         inherit(op, self.kernel)
         sizes = {s.key: step for s in op.source_list} | {"d": op.width.data, "e": op.value_width.data}
         compute = accumulator(attn.tensor_type(op.query).element)
         self.builder = KernelBuilder(self.kernel, sizes | {row.name: queries}, compute)
         count_keys = len(op.keys)
         args = list(self.kernel.args)
-        self.query, self.out, self.lse = args[0], *args[-2:]
+        self.query, (self.out, self.lse, *self.weights) = args[0], args[-len(op.results) :]
         self.keys, self.values = args[1 : 1 + count_keys], args[1 + count_keys : 1 + 2 * count_keys]
         self._body()
 
@@ -124,7 +123,7 @@ class _Lowering:
         if not op_.normalised:
             self._sums(q)
             return
-        state = [b.full("m", MINUS_INF, i), b.full("l", ZERO, i), b.full("acc", ZERO, i, "e")]
+        state = [*running_softmax.start(b, i), b.full("acc", ZERO, i, "e")]
         for n, source in enumerate(op_.source_list):
             state = b.loop(
                 Dim(source.key, source.extent),
@@ -133,12 +132,14 @@ class _Lowering:
                 lambda carried, n=n: self._step(n, q, carried),
             )
         m, l, acc = state
-        inverse = b.map("inv", "lambda l: where(l > 0.0, 1.0 / l, 0.0)", [l], i)
+        inverse = running_softmax.inverse(b, l, i)
         out = b.map("out", "lambda acc, inv: acc * inv", [acc, inverse], i, "e")
         b.store(out, self.out, op_.out_map.data)
-        natural = f"m + log2(l) * {LN_2!r}" if self.steep else f"(m + log2(l)) * {LN_2!r}"
+        natural = f"m + log2(l) * {LN_2!r}" if self.own_units else f"(m + log2(l)) * {LN_2!r}"
         lse = b.map("lse", f"lambda m, l: {natural}", [m, l], i)
         b.store(lse, self.lse, op_.lse_map.data)
+        for weights in self.weights:
+            running_softmax.store_weights(b, m, inverse, weights, op_.weights_maps, i)
 
     def _sums(self, q: SSAValue | None) -> None:
         """Without a normaliser the scores are the weights: nothing but the output is carried."""
@@ -165,12 +166,6 @@ class _Lowering:
         s = b.dot("dot", q, b.load("key", self.keys[n], source.key_map, j, "d"), i, j)
         return s if score.body == Var("dot", "float") else b.map("score", score, [s, *bands], i, j)
 
-    def _units(self, factor: float) -> tuple[Callable[[str], str], Callable[[str], str]]:
-        """A score in the units of ``m``, and the probability that a difference in them stands for."""
-        if not self.steep:
-            return lambda s: f"{s} * {factor * LOG2_E!r}", lambda x: f"exp2({x})"
-        return lambda s: s if factor == 1.0 else f"{s} * {factor!r}", lambda x: f"exp2(({x}) * {LOG2_E!r})"
-
     def _step(self, n: int, q: SSAValue | None, state: Sequence[SSAValue]) -> list[SSAValue]:
         """Fold one tile of keys of source ``n`` into the running maximum, sum and output."""
         source, value = self.op.source_list[n], self.values[n]
@@ -178,14 +173,7 @@ class _Lowering:
         m, l, acc = state
         score, factor = split_factor(source.score)
         s = b.mask(self._score(n, q, score), source.mask, n)
-        peak = b.reduce("peak", "max", s, i)
-        scale, power = self._units(factor)
-        m_new = b.map("m", f"lambda m, peak: max(m, {scale('peak')})", [m, peak], i)
-        shift = b.map("shift", "lambda m: where(m == -inf, 0.0, m)", [m_new], i)
-        alpha = b.map("alpha", f"lambda m, shift: {power('m - shift')}", [m, shift], i)
-        p = b.map("p", f"lambda s, shift: {power(scale('s') + ' - shift')}", [s, shift], i, j)
-        total = b.reduce("total", "sum", p, i)
-        l_new = b.map("l", "lambda l, alpha, total: l * alpha + total", [l, alpha, total], i)
+        m_new, l_new, alpha, p = running_softmax.fold(b, (m, l), s, factor, self.own_units, i, j)
         v = b.load("value", value, source.value_map, j, "e")
         scaled = b.map("scaled", "lambda acc, alpha: acc * alpha", [acc, alpha], i, "e")
         if self.narrow:

@@ -57,7 +57,7 @@ from ..analysis.cost import Device, device
 from ..analysis.index_sets import key_ranges
 from .common import change_attends, facts_about, moved
 from .few_rows import count_of, tile_rows
-from .kernel_builder import fresh, names_taken, steep
+from .kernel_builder import fresh, in_own_units, names_taken
 from .rewriting import replace
 
 PART = 2048  # keys of a part: enough that its output is little beside them
@@ -84,7 +84,7 @@ class SplitKeys(ModulePass):
 
         def change(attend: attn.AttendOp, facts: tuple[Expr, ...]) -> list[Expr]:
             few = attend.tiles is not None and "patch" not in attend.attributes
-            if few and attend.normalised and len(attend.source_list) == 1 and not steep(attend.source_list):
+            if few and attend.normalised and len(attend.source_list) == 1 and not in_own_units(attend):
                 if on.is_gpu:
                     return _share_out(attend, facts, sizes, on)
                 if attend.tiles and attend.tiles.data[0] <= on.lanes:
@@ -162,7 +162,7 @@ def split(attend: attn.AttendOp, source: attn.Source, parts: Expr, part: Expr, f
     at = tuple(Var(d.name) for d in domain)
     shape = {"out_type": attn.TensorType.of([*lengths, Const(width)], wide),
              "lse_type": attn.TensorType.of(lengths, wide)}  # fmt: skip
-    changes = {"dims": domain, "sources": sources, "out_map": (*at, Var("e")), "lse_map": at}
+    changes = {"units": "", "dims": domain, "sources": sources, "out_map": (*at, Var("e")), "lse_map": at}
     pieces = attend.rebuilt(**changes, **shape)
     pieces.attributes = dict(attend.attributes) | {"part": UnitAttr()}
     pieces.out.name_hint, pieces.lse.name_hint = "part", "part_lse"

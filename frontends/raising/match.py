@@ -26,7 +26,7 @@ from .roles import weighs
 from .score import DOT, Score, drop_common_shift, fold_scale, read_score
 from .skew import unskewed
 from .terms import NoMatch, addends, factors, load, uses
-from .values import Values
+from .values import SCATTERS, Values
 from .views import VIEWS
 from .weights import SplitError, Weights, boundary, plain_weights, read_weights
 
@@ -437,7 +437,7 @@ def _is_linear(score: Expr) -> bool:
     return DOT in num and not any(free_vars(x) & {DOT.name, "i", "j"} for x in rest)
 
 
-_PIECED = ("cat", "pad", "nan_to_num", "slice_scatter", "select_scatter")
+_PIECED = ("cat", "pad", "nan_to_num", *SCATTERS)
 
 
 def _transparent(node: Node) -> bool:

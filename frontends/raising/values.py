@@ -21,6 +21,7 @@ from .distances import by_distance
 from .terms import apply, has_loads, kind_of_dtype, load
 
 # calls to PyTorch that raising adds
+SCATTERS = ("slice_scatter", "select_scatter", "diagonal_scatter")
 MADE = frozenset({"concatenated", "distances", "by_distance", "places", "logarithm", "ones", "products"})
 
 
@@ -284,15 +285,22 @@ def _pad(values: Values, node: Node, index: tuple[Expr, ...]) -> Expr:
 
 
 def _scatter(values: Values, node: Node, index: tuple[Expr, ...]) -> Expr | None:
-    """A write of part of a tensor: ``x[:, a:b] = part``, ``x[:, n] = part``."""
+    """A write of part of a tensor: ``x[:, a:b] = part``, ``x[:, n] = part``, ``x.diagonal().copy_(part)``."""
     pairwise = values.pairwise(index)
     if _writes(node) > (8 if pairwise else 4) or (not pairwise and node.rank > 1):
         return None  # a picture painted region by region: PyTorch computes it once
-    dim, x = node["dim"], index[node["dim"]]
-    if node.op == "select_scatter":
+    if node.op == "diagonal_scatter":
+        axes = node["dim1"], node["dim2"]
+        (i, j), offset = (index[d] for d in axes), values.scalar(const(node["offset"]))
+        condition = values.simplify(op("==", j - i, offset))
+        first = values.simplify(op("min", i, j)) if not isinstance(offset, Const) else i if offset.value >= 0 else j
+        inner = (*(y for d, y in enumerate(index) if d not in axes), first)
+    elif node.op == "select_scatter":
+        dim, x = node["dim"], index[node["dim"]]
         condition = values.simplify(op("==", x, values.scalar(const(node["index"]))))
         inner = (*index[:dim], *index[dim + 1 :])
     else:
+        dim, x = node["dim"], index[node["dim"]]
         start, stop, stride = (values.scalar(const(node[k])) for k in ("start", "stop", "step"))
         offset = values.simplify(x - start)
         inside = op("and", op("<=", 0, offset), op("<", x, stop))
@@ -308,7 +316,7 @@ def _scatter(values: Values, node: Node, index: tuple[Expr, ...]) -> Expr | None
 
 def _writes(node: Node) -> int:
     count = 0
-    while node.op in ("slice_scatter", "select_scatter"):
+    while node.op in SCATTERS:
         count, node = count + 1, node["input"]
     return count
 
@@ -350,8 +358,7 @@ _RULES = {
     "eye": _eye,
     "cat": _cat,
     "pad": _pad,
-    "slice_scatter": _scatter,
-    "select_scatter": _scatter,
+    **dict.fromkeys(SCATTERS, _scatter),
     "index": _gather,
     "gather": _gather,
     "sdpa_score": _sdpa_score,

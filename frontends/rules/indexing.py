@@ -14,6 +14,7 @@ from ..locate import with_text
 from ..sizes import Size, as_expr, hint_of
 from ..traced import Traced
 from .registry import early, rule
+from .unknown import unknown
 
 if TYPE_CHECKING:
     from ..tracer import Tracer
@@ -231,6 +232,37 @@ def _path(x: Traced, of: Traced) -> list[tuple[str, dict[str, Any]]] | None:
             found.append((x._view.op, {k: v for k, v in x._view.args.items() if k != "input"}))
         x = x.base
     return found
+
+
+@rule("select_scatter")
+def select_scatter(t: Tracer, input: Traced, src: Traced, dim: int, index: Any) -> Traced:
+    return _written(t, input, (*(slice(None),) * shapes.dim(input.dim(), dim), index), src)
+
+
+@rule("slice_scatter")
+def slice_scatter(
+    t: Tracer, input: Traced, src: Traced, dim: int = 0, start: Any = None, end: Any = None, step: Any = 1
+) -> Traced:
+    return _written(t, input, (*(slice(None),) * shapes.dim(input.dim(), dim), slice(start, end, step)), src)
+
+
+@rule("diagonal_scatter")
+def diagonal_scatter(t: Tracer, input: Traced, src: Traced, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Traced:
+    return put_back(t, t(torch.diagonal, input, offset, dim1, dim2).node, input, src)
+
+
+@rule("index_put")
+def index_put(t: Tracer, input: Traced, indices: Any, values: Traced, accumulate: bool = False) -> Any:
+    if accumulate or (any(_is_mask(x) for x in indices) and (len(indices) > 1 or values.dim())):
+        return unknown(t, torch.index_put, "index_put", (input, tuple(indices), values, accumulate), {})
+    return _written(t, input, tuple(slice(None) if x is None else x for x in indices), values)
+
+
+def _written(t: Tracer, input: Traced, index: tuple[Any, ...], src: Traced) -> Traced:
+    """A copy of ``input``, written to."""
+    copy = Traced(t, input.node)
+    setitem(t, copy, index, src)
+    return copy
 
 
 _PLACES = {

@@ -82,6 +82,12 @@ def _on_meta(t: Tracer, func: Any, name: str, args: Any, kwargs: Any) -> Any:
         ) from None
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         message = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if "does not have a deterministic implementation" in message:
+            raise UnsupportedOpError(
+                f"{with_text(t.location)}: PyTorch has no deterministic {name} for every device, and refuses even its "
+                "shape while torch.use_deterministic_algorithms(True) is in force; compute it outside the compiled "
+                "function and pass the result as an argument, or set warn_only=True"
+            ) from None
         found = ", ".join(type_text(x.node) for x in leaves((list(args), kwargs)) if isinstance(x, Traced))
         raise ShapeError(f"{with_text(t.location)}: {message} (in {name} of {found})") from None
 

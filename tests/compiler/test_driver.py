@@ -97,6 +97,7 @@ def fake(monkeypatch, tmp_path):
     monkeypatch.setattr(
         "attnc.compiler.pipelines.forward", lambda target, narrow, sizes: [load_pass("online-softmax")(narrow)]
     )
+    monkeypatch.setattr("attnc.compiler.pipelines._domain", lambda target, sizes: [])
     forget()
     yield backend
     forget()

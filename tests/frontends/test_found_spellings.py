@@ -16,6 +16,7 @@ from torch.nn.attention.bias import causal_lower_right
 import attnc
 from attnc.frontends.errors import TransformError, UnknownSizeError
 from attnc.frontends.raising import raise_graph
+from tests.numerics import assert_compiles
 
 N, D = 13, 4
 MHA = nn.MultiheadAttention(8, 2, batch_first=True)
@@ -306,3 +307,36 @@ def of_unknown_size(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def test_errors_name_the_line(fn: Callable[..., Any], error: type[Exception]) -> None:
     with pytest.raises(error, match=r"test_found_spellings\.py:\d+: return (torch\.vmap|rows)"):
         attnc.compile(fn, backend="reference")(*QKV)
+
+
+def scattered(kind: str) -> Callable[..., Tensor]:
+    """Attention whose scores are written to by a function that gives a new tensor."""
+
+    def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        s = q @ k.mT / 4
+        if kind == "select":
+            s = torch.select_scatter(s, torch.full(s.shape[:-1], 0.5), -1, 0)
+        elif kind == "slice":
+            s = torch.slice_scatter(s, torch.zeros(*s.shape[:-1], 2), -1, 3, 5)
+        elif kind == "diagonal":
+            length = min(s.shape[-2], s.shape[-1] - 1)
+            s = torch.diagonal_scatter(s, torch.zeros(*s.shape[:-2], length), 1, -2, -1)
+        else:
+            seen = torch.arange(s.shape[-1]) <= torch.arange(s.shape[-2])[:, None]
+            s = s + torch.index_put(torch.zeros(s.shape[-2:]), (~seen,), torch.tensor(-torch.inf))
+        return s.softmax(-1) @ v
+
+    return attention
+
+
+@pytest.mark.parametrize("kind", ["select", "slice", "diagonal", "masked"])
+def test_writes_called_as_functions(kind: str) -> None:
+    q, k, v = torch.randn(3, 1, 2, 9, 8, generator=torch.Generator().manual_seed(0)).unbind()
+    assert_compiles(scattered(kind), (q, k, v), "reference")
+
+
+def test_what_has_no_deterministic_form() -> None:
+    q, k, v = torch.randn(3, 1, 2, 9, 8).unbind()
+    f = attnc.compile(lambda q, k, v: (q @ k.mT - (q @ k.mT).median(-1, True).values).softmax(-1) @ v)
+    with pytest.raises(attnc.AttncError, match="no deterministic median"):
+        f(q, k, v)

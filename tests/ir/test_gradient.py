@@ -32,9 +32,9 @@ def test_rebuilt_changes_only_what_is_asked_for() -> None:
     assert [x.name_hint for x in new.gradients] != []
     assert [x.type for x in new.gradients] == [op.values[0].type, op.query.type]
     assert (new.tiles.data, new.wanted_list) == ((16, 32), ["value0", "query"])
-    assert (new.out, new.lse, new.d_out, new.d_lse, new.attributes) == (
+    assert (new.out, new.rows, new.d_out, new.d_lse, new.attributes) == (
         op.out,
-        op.lse,
+        op.rows,
         op.d_out,
         op.d_lse,
         op.attributes,

@@ -31,6 +31,7 @@ def problem(
     given: tuple[str, ...] = ("d_out", "d_lse"),
     tiles: str = "16 x 16",
     guards: str = "",
+    units: str = "",
 ) -> str:
     """A function that gives one ``attn.attend_gradient``; ``arguments`` are more tensors, by name."""
     query, out, lse = (tensor(s) for s in shapes)
@@ -38,7 +39,8 @@ def problem(
         {"k": tensor("B, H, M, 8"), "v": tensor("B, H, M, 5")} if arguments is None or "k" not in arguments else {}
     )
     more = {**default, **(arguments or {})}
-    names = {"q": query, **more, "o": out, "lse": lse, "do": out, "dlse": lse}
+    rows = tensor(f"2, {shapes[2]}") if units else lse
+    names = {"q": query, **more, "o": out, "rows": rows, "do": out, "dlse": lse}
     types = {"d_out": ("do", out), "d_lse": ("dlse", lse)}
     operands = ["q"]
     lines = [f"source {s}" for s in sources]
@@ -46,7 +48,7 @@ def problem(
     values = [line.split(" value %")[1].split()[0] for line in lines]
     used = set(operands + keys + values)
     captures = [n for n in more if n not in used]
-    operands += keys + values + captures + ["o", "lse"] + [types[g][0] for g in given]
+    operands += keys + values + captures + ["o", "rows"] + [types[g][0] for g in given]
     results = ", ".join(names[r] for r in _operand_names(wanted, keys, values, captures))
     found = ", ".join(f"%g{n}" for n in range(len(wanted.split(","))))
     newline = "\n"
@@ -56,8 +58,8 @@ def problem(
         {newline.join(lines)}
         {newline.join(f"capture {c} = %{c}" for c in captures)}
         normaliser softmax tiles "{tiles}"
-        out "{maps[1]}" width 5 lse "{maps[2]}"
-        given %o, %lse {" ".join(f"{g} %{types[g][0]}" for g in given)}
+        out "{maps[1]}" width 5 lse "{maps[2]}" {f"weights {units}" if units else ""}
+        given %o, %rows {" ".join(f"{g} %{types[g][0]}" for g in given)}
         : ({", ".join(names[o] for o in operands)}) -> ({results})
       attn.return {found} : {results}
     }}"""
@@ -70,7 +72,7 @@ def _operand_names(wanted: str, keys: list[str], values: list[str], captures: li
 
 
 def inputs_of(module, sizes: dict[str, int], seed: int = 0) -> list[torch.Tensor]:
-    """Random arguments; ``o`` and ``lse`` are what the attention gives."""
+    """Random arguments; ``o`` and ``rows`` are what the attention gives."""
     func = attn.func_of(module)
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
@@ -86,7 +88,9 @@ def inputs_of(module, sizes: dict[str, int], seed: int = 0) -> list[torch.Tensor
 
     by_value = dict(zip(func.args, tensors.values(), strict=True))
     operands = [by_value[v] for v in op.by_name.values()]
-    tensors["o"], tensors["lse"] = attend(op, operands, tensors["o"], tensors["lse"], sizes)
+    rows = tensors["rows"]
+    room = (rows[0].clone(), sizes, rows) if op.units else (rows, sizes)
+    tensors["o"], *_, tensors["rows"] = attend(op, operands, tensors["o"], *room)
     assert bind_sizes(func, list(tensors.values())) == sizes
     return list(tensors.values())
 
@@ -119,6 +123,22 @@ def source(mask: str = "True", score: str = "lambda dot: dot * 0.25") -> str:
 @pytest.mark.parametrize("options", ["", "{fused=true}", "{narrow=true}"])
 def test_masks(mask: str, options: str) -> None:
     check(problem(source(mask)), options=options)
+
+
+@pytest.mark.parametrize("units", ["base2", "natural"])
+@pytest.mark.parametrize("given", [("d_out", "d_lse"), ("d_lse",)], ids=" ".join)
+def test_weights_that_the_attention_kept(units: str, given: tuple[str, ...]) -> None:
+    text = problem(source("j < i - 2", "lambda dot: dot * 0.25"), given=given, units=units)
+    check(text)
+    names = [k.sym_name.data for k in tile.kernels_of(lowered(text)).values()]
+    assert "f_weights" not in names
+    assert "f_weights" in [k.sym_name.data for k in tile.kernels_of(lowered(problem(source()))).values()]
+    narrow = problem(source()).replace("f64", "bf16")  # the log-sum-exp is exact enough for these
+    assert "f_weights" not in [k.sym_name.data for k in tile.kernels_of(lowered(narrow)).values()]
+
+
+def lowered(text: str):
+    return PassManager(parse_passes("gradient-kernels")).run(parse_module(text))
 
 
 @pytest.mark.parametrize("options", ["", "{fused=true}"])
