@@ -63,6 +63,10 @@ FOUND = {
         sizes=(1, 1, 1, 96, 3, 32, 32),
         dtype="bfloat16",
     ),
+    "keys past the end weigh nothing where weights are kept": program(
+        "o = (-((q @ k.mT) ** 2) - 200).softmax(-1) @ v",
+        sizes=(1, 1, 1, 96, 3, 32, 32),
+    ),
 }
 
 
