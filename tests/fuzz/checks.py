@@ -19,6 +19,7 @@ from attnc.compiler.oracle import EagerMode
 from attnc.ir.text import parse_module, print_module
 
 from ..numerics import error_and_limit, gradient_limits, gradients
+from .deeper import deeper
 from .programs import Program
 
 BACKENDS = ("cpu", "triton", "reference")
@@ -49,11 +50,18 @@ def load(source: str, folder: Path, name: str) -> ModuleType:
 
 
 def check(
-    program: Program, folder: Path, backend: str, verify: bool, name: str = "program", twice: bool = True
+    program: Program,
+    folder: Path,
+    backend: str,
+    verify: bool,
+    name: str = "program",
+    twice: bool = True,
+    deep: bool = False,
 ) -> list[str]:
     """Compile and compare with float64 eager, forward and backward; what stayed eager, and why.
 
-    With ``twice`` every call is made again and must give the same bits, which an interpreter is slow at.
+    With ``twice`` every call is made again and must give the same bits, which an interpreter is slow at.  With ``deep``
+    another process compiles it as well, and pairs are counted.
     """
     module = load(program.source(), folder, name)
     inputs = module.example_inputs()
@@ -80,6 +88,8 @@ def check(
     reasons = [str(w.message) for w in caught if issubclass(w.category, attnc.FallbackWarning)]
     if by_itself is None:
         _texts(compiled.lower(*inputs), bool(reasons))
+        if deep and not reasons:
+            deeper(compiled.lower(*inputs), folder / f"{name}.py", backend)
     return reasons
 
 

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, seed, settings
 
 from .checks import Refused, Unusable, check
 from .programs import Program, programs
+from .test_found import FOUND
 
 
 @pytest.mark.parametrize("backend, number", [("cpu", 1), ("cpu", 2), ("triton", 4), ("reference", 5)])
@@ -31,3 +32,7 @@ def test_slice(backend: str, number: int, tmp_path: Path) -> None:
 
     attempt()
     assert results.count("fused") >= len(results) / 2, results
+
+
+def test_the_same_code_and_pairs_from_another_process(tmp_path: Path) -> None:
+    assert not check(next(iter(FOUND.values())), tmp_path, "cpu", False, deep=True)

@@ -78,7 +78,8 @@ def _attempt(
     (folder / "current.py").write_text(program.source())
     try:
         twice = backend == "cpu" or count % 4 == 1
-        kind = "eager" if check(program, scratch, backend, count % 4 == 0, f"p{count}", twice) else "fused"
+        deep = count % 8 == 5
+        kind = "eager" if check(program, scratch, backend, count % 4 == 0, f"p{count}", twice, deep) else "fused"
     except (Unusable, Refused) as stopped:
         kind = type(stopped).__name__.lower()
     except Exception:
