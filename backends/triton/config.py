@@ -64,8 +64,8 @@ def _describes(kernel: KernelOp, config: Config) -> bool:
 def choose(kernel: KernelOp, target: Target) -> Config:
     """Four warps for tiles up to 64 rows, eight beyond; two to three stages as they fit in shared memory.
 
-    Float32 products run on ordinary units, which hold operands and results in registers: eight warps from 64 rows,
-    and in gradients from 32, or from half as many whose features are 128 wide.  With four their main loops spill.
+    NVIDIA's float32 products run on ordinary units, which hold operands and results in registers: eight warps from 64
+    rows, and in gradients from 32, or from half as many whose features are 128 wide.  With four their main loops spill.
     So do kernels of gradients but on Hopper, whose rows of 64 belong to groups of four warps, and on Blackwell kernels
     with long masks, whose terms are in registers beside scores and the operands made of them.  Four waves of 64 lanes
     are enough for the largest tiles: eight repeat products of each other, and have half the registers.
@@ -77,13 +77,15 @@ def choose(kernel: KernelOp, target: Target) -> Config:
     widest = max((padded(n) for op in kernel.body.walk() for r in op.results if isinstance(r.type, TileType)
                   for n in r.type.shape.values()), default=16)  # fmt: skip
     dots = [op for op in kernel.body.walk() if isinstance(op, DotOp)]
-    scalar_dots = any(itemsize(tile_type(v).element) == 4 for op in dots for v in (op.lhs, op.rhs))
+    scalar_dots = target.backend == "cuda" and any(
+        itemsize(tile_type(v).element) == 4 for op in dots for v in (op.lhs, op.rhs)
+    )  # AMD's matrix units take them
     spread = target.backend == "cuda" and target.arch != 90 and _heavy(kernel)
     spread |= target.backend == "cuda" and int(target.arch) >= 100 and _longest_mask(kernel) > LONG_MASK
     many = (32 if _heavy(kernel) else 64) if scalar_dots else 64 if spread else 128
     large = (16 if _heavy(kernel) else 32) if scalar_dots else 128
     warps = 8 if rows >= many or rows * widest >= large * 128 else 4
-    if target.warp == 64 and not scalar_dots:  # a wave of AMD's is as wide as two warps
+    if target.warp == 64:  # a wave of AMD's is as wide as two warps
         warps = 4
     if small(kernel) and not scalar_dots:
         warps = rows // 16

@@ -15,7 +15,7 @@ is summed up.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from xdsl.ir import Operation
 
@@ -48,7 +48,7 @@ def products_first(ops: Sequence[Operation]) -> list[Operation]:
     return [*found, *(op for op in body if op not in found), end]
 
 
-def _needs(body: Sequence[Operation]) -> dict[Operation, Collection[Operation]]:
+def _needs(body: Sequence[Operation]) -> dict[Operation, set[Operation]]:
     """Each op with all that it is computed from within the step."""
     needs: dict[Operation, set[Operation]] = {}
     for op in body:

@@ -179,11 +179,11 @@ class _Division:
 
     def dot(self, op: DotOp) -> Iterator[Operation]:
         """Products over parts are added up, one after the other."""
-        along = [(op.contracted, first) for first in self.divided.get(op.contracted, {})]
+        along: list[Place] = [((op.contracted, first),) for first in self.divided.get(op.contracted, {})]
         for place in self.places(tile_type(op.result)):
             acc = None if op.acc is None else self.at(op.acc, place)
-            for part in along or [None]:
-                where = (*place, part) if part else place
+            for part in along or [()]:
+                where = (*place, *part)
                 made = DotOp(
                     self.at(op.lhs, where), self.at(op.rhs, where), self.type(tile_type(op.result), place), acc
                 )

@@ -49,3 +49,8 @@ def test_gradients_in_float32_have_eight_warps_for_their_operands(width, rows):
     lowered = attnc.compile(dense, backend="triton").lower(*torch.randn(3, 1, 1, 64, width), target="sm_90").backward()
     assert [choose(k, TARGETS["sm_90"]).num_warps for k in kernels(lowered)] == [4, 8, 8]  # the first has no products
     assert [k.rows.data.size for k in kernels(lowered)] == [rows] * 3
+
+
+def test_float32_on_amd_runs_on_matrix_units_and_has_four_waves():
+    kernel = Case(dtype="f32").kernel()
+    assert [choose(kernel, TARGETS[t]).num_warps for t in ("gfx942", "sm_90")] == [4, 8]
