@@ -87,6 +87,7 @@ FOUND = {
         "o = (q @ k.mT).softmax(-1) @ v",
         "o = o.transpose(1, 2).flatten(2)",
         sizes=(1, 1, 1, 3, 3, 1, 1),
+    ),
     "keys past the end weigh nothing where weights are kept": program(
         "o = (-((q @ k.mT) ** 2) - 200).softmax(-1) @ v",
         sizes=(1, 1, 1, 96, 3, 32, 32),
