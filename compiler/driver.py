@@ -80,16 +80,25 @@ def build(
     options: Mapping[str, Any] | None = None,
     hints: Mapping[str, int | float] | None = None,
     notes: Callable[[], Iterable[Note]] = tuple,
+    wanted: Sequence[int] = (),
 ) -> Plan:
     """The plan for the program that ``key`` (the canonical text of its graph) stands for.
 
     ``make_module`` is called only if neither memory nor disk holds the plan; xDSL is imported only then.
     ``dtype`` is the name of the query's element type (``"f32"``).  ``hints`` are the sizes and scalar arguments
-    at hand: a plan whose guards they break is passed over.  ``notes`` is asked after ``make_module``.
+    at hand: a plan whose guards they break is passed over.  ``notes`` is asked after ``make_module``.  ``wanted`` are
+    the arguments whose gradients will probably be asked for next.
     """
     plain = Request.of(select_backend(backend, device), dtype, device, options).at(hints)
     request = plain.use_tuned(key, make_module, hints)
-    return _build_tuned(key, request, hints, lambda request: _compile(make_module, notes, request))
+
+    def look_ahead() -> None:
+        if wanted:
+            from .foresight import foresee
+
+            foresee(key, make_module, tuple(wanted), plain.use_tuned(key, make_module, hints, "backward"))
+
+    return _build_tuned(key, request, hints, lambda request: _compile(make_module, notes, request, look_ahead))
 
 
 def build_gradient(
@@ -116,7 +125,7 @@ def build_gradient(
     # Plans of one program that rely on different facts may save different things.
     what = f"\ngradient {tuple(wanted)} {tuple(given)} {forward.guards}"
     return _build_tuned(
-        key + what, request, hints, lambda request: _compile_gradient(make_module, wanted, given, request)
+        key + what, request, hints, lambda request: _compile_gradient(key, make_module, wanted, given, request)
     )
 
 
@@ -280,7 +289,12 @@ def _from_disk(disk: DiskCache, name: str, request: Request, hints: Mapping[str,
     return None
 
 
-def _compile(make_module: Callable[[], ModuleOp], notes: Callable[[], Iterable[Note]], request: Request) -> Plan:
+def _compile(
+    make_module: Callable[[], ModuleOp],
+    notes: Callable[[], Iterable[Note]],
+    request: Request,
+    meanwhile: Callable[[], None],
+) -> Plan:
     from ..ir.attn import func_of
     from ..ir.expr import parse
     from ..ir.text import verify
@@ -289,25 +303,26 @@ def _compile(make_module: Callable[[], ModuleOp], notes: Callable[[], Iterable[N
     verify(module)
     if request.tuned is not None:
         func_of(module).require(map(parse, request.tuned.guards))
-    plan = _plan(module, request)
+    plan = _plan(module, request, meanwhile)
     plan.notes = tuple(notes())
     return plan
 
 
 def _compile_gradient(
-    make_module: Callable[[], ModuleOp], wanted: Sequence[int], given: Sequence[int], request: Request
+    key: str, make_module: Callable[[], ModuleOp], wanted: Sequence[int], given: Sequence[int], request: Request
 ) -> Plan:
     from ..ir.attn import func_of
+    from .foresight import take
 
+    if (module := take(key, wanted, given, request)) is not None:
+        return _kernel_plan(module, request, saving=False)
     module = make_module()
-    names = func_of(module).names
-    gradient = Gradient(tuple(names[n] for n in wanted), tuple(given))
-    return _plan(module, replace(request, gradient=gradient))
+    return _plan(module, replace(request, gradient=Gradient.of(func_of(module), wanted, given)))
 
 
-def _plan(module: ModuleOp, request: Request) -> Plan:
+def _plan(module: ModuleOp, request: Request, meanwhile: Callable[[], None] | None = None) -> Plan:
     from ..ir.text import forget_lines
-    from .plan_build import interpret_plan, kernel_plan
+    from .plan_build import interpret_plan
 
     saving = request.gradient is None
     forget_lines(module)
@@ -316,5 +331,12 @@ def _plan(module: ModuleOp, request: Request) -> Plan:
             request.differentiate(module)
         return interpret_plan(module, saving)
     request.run_passes(module)
+    return _kernel_plan(module, request, saving, meanwhile)
+
+
+def _kernel_plan(module: ModuleOp, request: Request, saving: bool, meanwhile: Callable[[], None] | None = None) -> Plan:
+    from .plan_build import kernel_plan
+
     backend = load_backend(request.backend)
-    return kernel_plan(module, backend, request.device.type, request.begin_kernel, saving)
+    idle = meanwhile if isinstance(backend, BackgroundBackend) else None
+    return kernel_plan(module, backend, request.device.type, request.begin_kernel, saving, idle)

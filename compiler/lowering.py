@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from xdsl.dialects.builtin import ModuleOp
     from xdsl.passes import ModulePass
 
+    from ..ir.attn import FuncOp
     from ..ir.tile import KernelOp
     from .autotune.lookup import Tuned
     from .pass_manager import Instrument
@@ -61,6 +62,11 @@ class Gradient:
 
     wanted: tuple[str, ...]
     given: tuple[int, ...]
+
+    @staticmethod
+    def of(func: FuncOp, wanted: Sequence[int], given: Sequence[int]) -> Gradient:
+        """The same by the numbers of the arguments."""
+        return Gradient(tuple(func.names[n] for n in wanted), tuple(given))
 
 
 @dataclass(frozen=True)

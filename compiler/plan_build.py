@@ -50,10 +50,12 @@ def kernel_plan(
     device_type: str,
     begin_kernel: Callable[[tile.KernelOp], Callable[[], Artifact]],
     saving: bool = False,
+    meanwhile: Callable[[], None] | None = None,
 ) -> Plan:
     """A plan that launches the module's kernels; equal kernels are compiled once.
 
     With ``saving`` the kernels are those of a forward, whose first and last results a gradient reads.
+    ``meanwhile`` is done while they compile.
     """
     func = attn.func_of(module)
     kernels = tile.kernels_of(module)
@@ -110,6 +112,8 @@ def kernel_plan(
                 saved += [outputs[0].name, outputs[-1].name] if saving and "part" not in op.attributes else []
             case _:
                 raise InternalError(f"the pipeline left {op.name} in {func.sym_name.data}; a plan cannot run it")
+    if meanwhile and begun:
+        meanwhile()
     artifacts = {name: finish() for name, finish in begun.items()}
     return _plan(func, names, backend.name, tuple(steps), results, tuple(saved), device_type, artifacts, backend.load)
 

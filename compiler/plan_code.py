@@ -23,7 +23,8 @@ import linecache
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 
@@ -124,13 +125,8 @@ def _call_gradient(step: CallGradientStep) -> Callable[..., list[torch.Tensor]]:
     return run
 
 
-class _Dim(NamedTuple):
-    name: str
-    extent: Expr
-
-
 def _scatter(step: ScatterStep) -> Callable[..., torch.Tensor]:
-    dims = [_Dim(name, parse(extent)) for name, extent in step.dims]
+    dims = [SimpleNamespace(name=name, extent=parse(extent)) for name, extent in step.dims]
     index = [parse(e) for e in step.index]
     names = [name for name, _ in step.captures]
 

@@ -145,8 +145,12 @@ class CompiledAttention:
             ]
             kinds = {name: _kind(value) for name, value in arguments.items()}
 
+            wanted = [n for n, x in enumerate(inputs) if isinstance(x, torch.Tensor) and x.requires_grad]
+            if graph.cut or not torch.is_grad_enabled():
+                wanted = []
+
             def specialised() -> Specialisation:
-                plan = driver.build(**program, notes=lambda: notes)
+                plan = driver.build(**program, notes=lambda: notes, wanted=wanted)
 
                 def build_gradient(wanted: Sequence[int], given: Sequence[int]) -> Plan:
                     return driver.build_gradient(**program, wanted=wanted, given=given, forward=plan)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from .expr import Const, Expr, Op, kind_of, remembered
 
 Monomial = tuple[Expr, ...]
-Poly = dict[Monomial, int]
+Poly = dict[Monomial, int]  # never changed once it is made: of_expr gives the same one again
 
 
 @remembered
@@ -28,6 +28,7 @@ def constant(value: int) -> Poly:
     return {(): value} if value else {}
 
 
+@remembered
 def of_expr(e: Expr) -> Poly:
     """The polynomial of an integer expression, its sums and products multiplied out."""
     match e:

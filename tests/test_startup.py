@@ -11,14 +11,16 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from xdsl.ir import Operation
 
 import attnc
-from attnc.compiler import collector
+from attnc.compiler import collector, driver
 from attnc.compiler.late_methods import late_methods
+from attnc.compiler.lowering import Request
 from tests.patterns import BY_NAME, Pattern
 
 # Lines of MLIR for each loop over keys, which has register blocks of 16, 4 and 4 vectors, and around the loops:
@@ -85,6 +87,39 @@ def test_compilations_leave_no_ir_behind() -> None:
         attnc.compile(BY_NAME["window"].fn, options={"cache": "off"})(*inputs).sum().backward()
         counts.append(live())
     assert counts[0] == counts[1] == counts[2]
+
+
+def test_a_gradient_is_lowered_while_forward_kernels_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+    run_passes = Request.run_passes
+
+    def counted(self: Request, *args: Any) -> Any:
+        seen.append(self.gradient is not None)
+        return run_passes(self, *args)
+
+    monkeypatch.setattr(Request, "run_passes", counted)
+    inputs = torch.randn(3, 1, 1, 37, 11)
+
+    def called(wanted: int) -> list[torch.Tensor | None]:
+        seen.clear()
+        driver.forget()
+        leaves = [x.clone().requires_grad_(n < wanted) for n, x in enumerate(inputs)]
+        out = attnc.compile(BY_NAME["window"].fn, options={"cache": "off"})(*leaves)
+        assert seen == [False, True][: 1 + (wanted > 0)]
+        if wanted:
+            out.sum().backward()
+            assert seen == [False, True]
+        return [x.grad for x in leaves]
+
+    called(0)
+    some, all_three = called(1), called(3)
+    assert some[1] is some[2] is None
+    torch.testing.assert_close(some[0], all_three[0], rtol=1e-4, atol=1e-5)  # by kernels of another order
+    with torch.no_grad():
+        seen.clear()
+        driver.forget()
+        attnc.compile(BY_NAME["window"].fn, options={"cache": "off"})(*inputs.requires_grad_())
+        assert seen == [False]
 
 
 def test_the_collector_rests_and_wakes() -> None:

@@ -375,4 +375,4 @@ class FewRowsEmitter:
                     self.b.prefetch(self.b.at(start, n, view.element))
 
 
-AHEAD = 16  # keys between a prefetch and the use of the same product
+AHEAD = 32  # keys between a prefetch and the use of the same product

@@ -10,10 +10,10 @@ import ctypes
 import mmap
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from .errors import ObjectFileError
 
+_ROW = struct.Struct("<IIQQQQIIQQ").unpack_from
 SHT_SYMTAB, SHT_RELA, SHT_NOBITS = 2, 4, 8
 SHF_ALLOC = 2
 EM_X86_64, EM_AARCH64 = 62, 183
@@ -34,28 +34,18 @@ RELOCATIONS = {
 AARCH64_MOVW = {263: 0, 264: 0, 265: 16, 266: 16, 267: 32, 268: 32, 269: 48}
 
 
-@dataclass(frozen=True)
 class _Section:
-    """A row of the section table."""
+    """A row of the section table; plain, for a data class would take as long to define as an object to load."""
 
-    name: int
-    type: int
-    flags: int
-    addr: int
-    offset: int
-    size: int
-    link: int
-    info: int
-    align: int
-    entry_size: int
+    def __init__(self, data: bytes, at: int):
+        _, self.type, self.flags, _, self.offset, self.size, self.link, self.info, self.align, _ = _ROW(data, at)
 
 
-@dataclass(frozen=True)
 class LoadedObject:
     """Code in memory: addresses of its global symbols, valid as long as this object lives."""
 
-    symbols: dict[str, int]
-    memory: mmap.mmap
+    def __init__(self, symbols: dict[str, int], memory: mmap.mmap):
+        self.symbols, self.memory = symbols, memory
 
 
 def load_object(data: bytes, resolve: Callable[[str], int]) -> LoadedObject:
@@ -72,7 +62,7 @@ def _load(data: bytes, resolve: Callable[[str], int]) -> LoadedObject:
     machine = struct.unpack_from("<H", data, 18)[0]
     (table,) = struct.unpack_from("<Q", data, 40)
     size, count, _ = struct.unpack_from("<HHH", data, 58)
-    sections = [_Section(*struct.unpack_from("<IIQQQQIIQQ", data, table + n * size)) for n in range(count)]
+    sections = [_Section(data, table + n * size) for n in range(count)]
 
     place: dict[int, int] = {}
     total = 0

@@ -60,6 +60,16 @@ def interval_ranges(tile: Tile, wanted: Wanted) -> tuple[KeyRanges, bool]:
     return solver.ranges(touched, solver.full(), wanted), settled
 
 
+def plain_ranges(tile: Tile) -> KeyRanges | None:
+    """The same, to be evaluated and not to be read: nothing is proved or put in order, which takes most of the time.
+
+    None where integer sets might do better.
+    """
+    solver = _Solver(tile)
+    touched, settled = solver.touched()
+    return solver.plain(touched, solver.full()) if settled else None
+
+
 def arms_of(tile: Tile, last: str) -> list[tuple[Ends, Ends | None]] | None:
     """Touched and full keys of each alternative of the mask, in terms of ``last``, the end of the tile's live rows.
 
@@ -295,6 +305,21 @@ class _Solver:
             if not self._is_empty(rest):
                 partial.append(self._range(rest))
         return KeyRanges((self._range(Ends(_arms("max", first), _arms("min", last))),), tuple(partial))
+
+    def plain(self, touched: Ends, full: Ends | None) -> KeyRanges:
+        """As :meth:`ranges`, with every bound as it was found."""
+        more = {_MORE: self.tile.end - 1 - self.tile.rows.base}
+
+        def ends(x: Ends) -> tuple[Expr, Expr]:
+            return maximum(*(substitute(e, more) for e in x.lows)), minimum(*(substitute(e, more) for e in x.highs))
+
+        lo, hi = ends(touched)
+        full = None if full is None else self._worthwhile(full, Wanted())
+        if full is None:
+            return KeyRanges((), (Range(lo, hi),))
+        first, last = ends(full)
+        partial = Range(lo, minimum(hi, first)), Range(maximum(lo, first, last), hi)
+        return KeyRanges((Range(first, last),), partial)
 
     def _worthwhile(self, full: Ends, wanted: Wanted) -> Ends | None:
         """Full keys in whole tiles, moved to multiples of the step; None when they are always too few."""

@@ -38,9 +38,9 @@ from ...ir.simplify import Facts, simplify
 from ...ir.simplify import Range as Bounds
 from ...ir.tile import Axis, Range
 from .closed_form import Interval, Prover, arms, intervals
-from .hulls import Ends, arms_of, interval_ranges
+from .hulls import Ends, arms_of, interval_ranges, plain_ranges
 from .integer_sets import Space, holds_under, is_hard, isl, within_budget
-from .segments import segments
+from .segments import by_blocks, segments
 from .tiles import KeyRanges, Tile, Wanted
 from .witness import exists
 
@@ -53,9 +53,20 @@ _LAST = "_last"  # end of the tile's live rows
 
 def key_ranges(domain: Sequence[Dim], rows: int, source: Source, facts: Iterable[Expr] = ()) -> KeyRanges:
     """The keys that ``rows`` consecutive queries see, as expressions of the batch dimensions and the tile ``t``."""
+    return tile_ranges(_tile(domain, rows, source, facts))
+
+
+def counted_ranges(domain: Sequence[Dim], rows: int, source: Source, facts: Iterable[Expr] = ()) -> KeyRanges:
+    """Ranges of the same lengths, in expressions that only a count will see: a cost model asks for many heights."""
+    tile = _tile(domain, rows, source, facts)
+    whole = tile.mask in (TRUE, FALSE) or _row_free_conditions(tile) or by_blocks(tile)
+    return (None if whole else plain_ranges(tile)) or tile_ranges(tile)
+
+
+def _tile(domain: Sequence[Dim], rows: int, source: Source, facts: Iterable[Expr]) -> Tile:
     row = domain[-1]
     axis = Axis(row.name, Var("t") * rows, rows, row.extent)
-    return tile_ranges(Tile(tuple(domain[:-1]), axis, Dim(source.key, source.extent), source.mask, tuple(facts)))
+    return Tile(tuple(domain[:-1]), axis, Dim(source.key, source.extent), source.mask, tuple(facts))
 
 
 @lru_cache(maxsize=4096)

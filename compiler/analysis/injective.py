@@ -19,7 +19,7 @@ import numpy as np
 
 from ...ir import poly
 from ...ir.attributes import Dim
-from ...ir.expr import Const, Expr, Op, Var, all_of, eq, free_vars, loads, op, substitute
+from ...ir.expr import Const, Expr, Op, Var, all_of, eq, free_vars, loads, minimum, op, substitute
 from ...ir.simplify import Facts
 from .index_sets import in_domain, is_empty
 from .integer_sets import Space, holds_under, isl, within_budget
@@ -94,7 +94,7 @@ def _by_form(part: _Part, facts: tuple[Expr, ...]) -> Reach | None:
     if len(part.dims) == 1 and len(part.index) == 1 and part.index[0] == Var(part.dims[0].name):
         return Reach(frozenset(names), _equal(part.dims[0].extent, part.sizes[0], known))
     if any(free_vars(d.extent) & names.keys() for d in part.dims):
-        return None
+        return _cut_off(part, known)
     if len(part.index) == 1:
         return _mixed_radix(part.index[0], part.dims, part.sizes[0], known)
     if len(part.dims) == 1 and len(part.index) == 2:
@@ -126,6 +126,22 @@ def _mixed_radix(e: Expr, dims: Sequence[Dim], size: Expr, known: Facts) -> Reac
         todo.remove(digit)
         total = poly.multiply(total, poly.of_expr(digit.extent))
     return Reach(frozenset(d.name for d in dims), _equal(poly.to_expr(total), size, known))
+
+
+def _cut_off(part: _Part, known: Facts) -> Reach | None:
+    """``x * n + y`` with ``y < n`` where the extent of one of the two ends with the tensor: blocks, and residues."""
+    if len(part.dims) != 2 or len(part.index) != 1:
+        return None
+    ((e,), (size,)) = part.index, part.sizes
+    for x, y in (part.dims, part.dims[::-1]):
+        i, j = Var(x.name), Var(y.name)
+        match poly.of_expr(e - j):
+            case {**terms} if terms.keys() == {(i,)} and (n := terms[i,]) > 0:
+                by_block = _equal(y.extent, minimum(n, size - i * n), known), op("//", size + (n - 1), n)
+                by_residue = y.extent == Const(n), op("//", size - j + (n - 1), n)
+                if any(fits and _equal(x.extent, whole, known) for fits, whole in (by_block, by_residue)):
+                    return Reach(frozenset({x.name, y.name}), True)
+    return None
 
 
 def _digits(part: _Part, known: Facts) -> Reach | None:

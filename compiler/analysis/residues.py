@@ -78,7 +78,7 @@ def _stated(row: str, source: Source, period: int) -> Expr | None:
 
 def _solved(a: Expr, b: Expr, row: str, key: str) -> Expr | None:
     """``row - key`` from ``a == b``, modulo something, where ``a`` is plus or minus that and more."""
-    terms = poly.of_expr(a)
+    terms = dict(poly.of_expr(a))
     slope = terms.pop((Var(row),), 0)
     if abs(slope) != 1 or terms.pop((Var(key),), 0) != -slope:
         return None

@@ -39,7 +39,7 @@ _BLOCK, _PLACE = "_block", "_place"
 
 def segments(tile: Tile, touched: Callable[[Tile], KeyRanges]) -> KeyRanges | None:
     """One range for each touched block; None where blocks say nothing, or are touched as a whole."""
-    for width in widths([tile.mask], lambda x: isinstance(x, Var) and x.name == tile.key.name):
+    for width in by_blocks(tile):
         parts = _parts(tile, width)
         found = [touched(part).all for part in parts] if parts else []
         if [len(ranges) for ranges in found] == [1, 1]:
@@ -48,6 +48,11 @@ def segments(tile: Tile, touched: Callable[[Tile], KeyRanges]) -> KeyRanges | No
             if count:
                 return KeyRanges((), tuple(_range(tile, blocks, places, width, n, count) for n in range(count)))
     return None
+
+
+def by_blocks(tile: Tile) -> list[int]:
+    """The widths of blocks in which the mask may pick keys."""
+    return widths([tile.mask], lambda x: isinstance(x, Var) and x.name == tile.key.name)
 
 
 def widths(masks: Iterable[Expr], is_token: Callable[[Expr], bool]) -> list[int]:

@@ -11,7 +11,7 @@ import numpy as np
 from ...ir.attn import Source
 from ...ir.attributes import Dim
 from ...ir.expr import Expr, free_vars
-from .index_sets import key_ranges
+from .index_sets import counted_ranges
 from .live_area import Points, ends_of, lengths
 from .numeric import array_value
 from .work import Work
@@ -53,7 +53,7 @@ def _lengths(
     domain: tuple[Dim, ...], rows: int, source: Source, facts: tuple[Expr, ...], sizes: tuple[tuple[str, int], ...]
 ) -> tuple[float, float, list[np.ndarray], list[np.ndarray], float]:
     """Tasks, rows, and the lengths of full and of partial ranges of all tasks; each stands for so many."""
-    tiles = key_ranges(domain, rows, source, facts)
+    tiles = counted_ranges(domain, rows, source, facts)
     points = Points(domain, ends_of(tiles), dict(sizes))
     tasks = live = 0.0
     found: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])

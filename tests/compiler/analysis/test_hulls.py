@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from attnc.compiler.analysis import index_sets, integer_sets
-from attnc.compiler.analysis.index_sets import key_ranges
+from attnc.compiler.analysis.index_sets import counted_ranges, key_ranges
 from attnc.compiler.analysis.numeric import array_value
 from attnc.ir.attn import Source
 from attnc.ir.attributes import DimsAttr
@@ -58,6 +58,24 @@ def test_ranges_of_windows(mask: str, margin: int, monkeypatch: pytest.MonkeyPat
                 ends = [[int(evaluate(e, {"N": n, "N_k": n, "t": t})) for e in (r.lo, r.hi)] for r in ranges.all]
                 assert sum(max(0, hi - lo) for lo, hi in ends) <= rows + margin
         check(ranges, dims, rows, source, {"N": 130, "N_k": 65}, source.mask)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    ["j <= i", "j <= i + N_k - N", "abs(i - j) <= 32", "abs(i - j) <= 256 and j <= i and j >= 5", WINDOWS[10][0]],
+)
+def test_counts_take_no_proofs(mask: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for rows in (1, 16, 64):
+        dims, source, ranges = analyse("i < N", "j < N_k", mask, rows)
+        with monkeypatch.context() as patch:
+            patch.setattr(index_sets, "tile_ranges", None)
+            counted = counted_ranges(dims, rows, source)
+        for n, m in ((0, 3), (50, 50), (196, 130), (300, 600)):
+            for t in range(-(-n // rows)):
+                env = {"N": n, "N_k": m, "t": t}
+                for found, right in ((counted.full, ranges.full), (counted.partial, ranges.partial)):
+                    lengths = [[max(0, int(evaluate(r.hi - r.lo, env))) for r in part] for part in (found, right)]
+                    assert sorted(filter(None, lengths[0])) == sorted(filter(None, lengths[1]))
 
 
 # alternatives and gaps, which integer sets see through while that is cheap

@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 
+from attnc.compiler.analysis import injective
 from attnc.compiler.analysis.injective import reach
 from attnc.ir.attributes import DimsAttr
 from attnc.ir.expr import evaluate, parse, parse_map
@@ -45,6 +46,12 @@ CASES = [
     ("h < H, i < N, j < M", "h, i - j + 20", "H, 50", (), "h", False),
     ("h < H, i < N, j < M", "h, table.int[i, j]", "H, 9", (), "h", False),
 ]
+
+
+def test_blocks_and_residues_take_no_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(injective, "_by_sets", None)
+    for dims, index in ((RESIDUES, "b, i * 8 + r"), (BLOCKS, "b, i + g * 7")):
+        reach.__wrapped__(parse_map(index), DimsAttr.read(dims), parse_map("B, N"))
 
 
 @pytest.mark.parametrize(("dims", "index", "shape", "facts", "determined", "onto"), CASES, ids=[c[1] for c in CASES])
