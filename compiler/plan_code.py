@@ -32,10 +32,22 @@ from ..ir.expr import OPS, Expr, Load, Op, Var, free_vars, loads, parse, rewrite
 from ..ir.tensors import scatter
 from . import pages
 from .errors import InputError
-from .plan import CallGradientStep, CallStep, InterpretStep, LaunchStep, Plan, ReorderStep, ScatterStep, TensorSpec
+from .plan import (
+    CallGradientStep,
+    CallStep,
+    InterpretStep,
+    LaunchStep,
+    Plan,
+    ReorderStep,
+    ScatterStep,
+    TensorSpec,
+    inputs_of,
+    outputs_of,
+)
 from .plan_check import check_inputs, check_value
-from .plan_memory import FRESH, Memory, called, written
+from .plan_memory import Memory, is_fresh, updates
 from .plan_reorder import HELPERS, reorder_lines
+from .plan_writes import inner_writes, on_values, write_of
 
 # Names of the generated function that are neither sizes nor tensors.
 RESERVED = frozenset({"torch", "device", "tensors", "empty", "zeros", "inf", "nan", "strict", "saving", *OPS, *HELPERS})
@@ -163,8 +175,11 @@ class _Writer:
         self.bound: set[str] = set()  # size symbols with a value
         self.known: set[str] = set()  # tensors with a value
         self.shapes: dict[str, tuple[str, ...]] = {}
+        self.kinds: dict[str, tuple[tuple[str, ...], str]] = {}  # shapes and dtypes
         self.negated: set[str] = set()  # float tensors that may be lazily negated: a kernel reads their memory
         self.dtypes = _dtypes(plan)
+        self.inner = inner_writes(plan.steps, {*plan.results, *plan.saved})
+        self.parts = {after: before for before, after in self.inner.items()}
         self.uses = self.last_uses()
         self.memory = Memory()
 
@@ -175,6 +190,8 @@ class _Writer:
         launched = {name for s in plan.steps if isinstance(s, LaunchStep) for name in s.inputs}
         for n, step in enumerate(plan.steps):
             match step:
+                case CallStep() if n in self.inner:
+                    continue  # with the step that reads it
                 case CallStep():
                     self.call(n, step, launched)
                 case ReorderStep():
@@ -206,20 +223,17 @@ class _Writer:
         """Temporary -> the step after which nobody reads it.  Arguments belong to the caller."""
         last: dict[str, int] = {}
         for n, step in enumerate(self.plan.steps):
-            match step:
-                case ReorderStep():
-                    names = [step.input, step.output.name]
-                case ScatterStep():
-                    names = [step.input, *(tensor for _, tensor in step.captures), step.output.name]
-                case CallGradientStep():
-                    names = [*step.inputs, *step.gradients, *(s.name for s in step.outputs)]
-                case InterpretStep():
-                    names = []
-                case _:
-                    names = [*step.inputs, *(s.name for s in step.outputs)]
-            last |= dict.fromkeys(names, n)
+            names = (*inputs_of(step), *outputs_of(step))
+            at = self.read_at(n)
+            last |= {name: max(at, last.get(name, at)) for name in names}
         keep = {*self.plan.results, *(i.name for i in self.plan.inputs)}
         return {name: n for name, n in last.items() if name not in keep}
+
+    def read_at(self, n: int) -> int:
+        """The step with which step ``n`` is run."""
+        while n in self.inner:
+            n = self.inner[n]
+        return n
 
     # ---- names and expressions
 
@@ -233,6 +247,7 @@ class _Writer:
             raise InputError(f"the plan {self.plan.name} defines {spec.name} twice")
         self.known.add(spec.name)
         self.shapes[spec.name] = spec.shape
+        self.kinds[spec.name] = spec.shape, spec.dtype
         if "float" in spec.dtype:
             self.negated.add(spec.name)
 
@@ -307,20 +322,15 @@ class _Writer:
         self.lines += [f"if {' or '.join(tests)}:", *_indented(mismatch)]
 
     def call(self, n: int, step: CallStep, launched: set[str]) -> None:
-        tree = self.tree(step)
-        operands = {f"x{k}": name for k, name in enumerate(step.inputs)}
-        for node in _names(tree):
-            node.id = operands.get(node.id, node.id)
-        comment = _comment(step.at)
+        tree, comment = self.parsed(step), _comment(step.at)
         one = len(step.outputs) == 1
-        value = ast.unparse(tree)
-        place = written(tree)
-        if place and self.memory.free(
-            place[0], place[1], lambda y: y in self.plan.saved or self.uses.get(y, n + 1) > n
-        ):
-            self.lines.append(f"{place[2]}.copy_({place[1]})")
-            value = place[0]
-        self.memory.made([s.name for s in step.outputs], step.inputs, fresh=called(tree) in FRESH)
+        value = self.written(n, tree)
+        if value is None:
+            if n in self.parts:
+                self.call(self.parts[n], self.plan.steps[self.parts[n]], launched)
+            self.read(step.inputs)
+            value = self.in_place(n, step, tree) or ast.unparse(tree)
+        self.memory.made([s.name for s in step.outputs], step.inputs, fresh=is_fresh(tree, self.casts(step)))
         self.lines.append(f"{step.outputs[0].name if one else self.targets(step.outputs)} = {value}{comment}")
         for spec in step.outputs:
             if one:
@@ -337,15 +347,62 @@ class _Writer:
                 self.lines.append(f"if {spec.name}.dtype is not {spec.dtype} or {spec.name}.shape != {shape}:")
                 self.lines.append(f"    check_value({spec.name}, {spec.dtype}, {shape}, {step.text!r}, {step.at!r})")
 
-    def tree(self, step: CallStep | CallGradientStep) -> ast.Expression:
+    def is_live(self, n: int) -> Callable[[str], bool]:
+        """Is a value read after step ``n``?"""
+        return lambda name: name in self.plan.saved or self.uses.get(name, n + 1) > n
+
+    def written(self, n: int, tree: ast.Expression) -> str | None:
+        """The tensor of which a call replaces a part, after the part is written to it; None where it may not be."""
+        write = write_of(tree)
+        if write is None:
+            return None
+        view, part, inner = write.view(write.whole), write.part, self.parts.get(n)
+        while inner is not None:
+            step = self.plan.steps[inner]
+            assert isinstance(step, CallStep)
+            more = write_of(self.parsed(step))
+            assert more is not None
+            view, part, inner = more.view(view), more.part, self.parts.get(inner)
+        if not self.memory.free(write.whole, {part}, self.is_live(n)):
+            return None
+        self.read([write.whole, part])
+        self.lines.append(f"{view}.copy_({part})")
+        return write.whole
+
+    def in_place(self, n: int, step: CallStep, tree: ast.Expression) -> str | None:
+        """The call as one that overwrites an operand of the result's kind, where nobody misses the operand."""
+        if len(step.outputs) != 1 or n in self.inner:
+            return None
+        for operand, others, call in updates(tree):
+            if self.kinds.get(operand) == (step.outputs[0].shape, step.outputs[0].dtype):
+                rest = set(step.inputs) & {node.id for node in _names(others)}
+                if self.memory.free(operand, rest, self.is_live(n)):
+                    return call
+        return None
+
+    def casts(self, step: CallStep) -> bool:
+        """Has the result another dtype than any operand?"""
+        return all(self.kinds[x][1] != spec.dtype for x in step.inputs if x in self.kinds for spec in step.outputs)
+
+    def parsed(self, step: CallStep) -> ast.Expression:
+        """The call with the names of its operands; all else that it uses has a value."""
+        tree = parse_call(step.text)
+        self.check(tree, step)
+        return on_values(tree, step.inputs)
+
+    def tree(self, step: CallGradientStep) -> ast.Expression:
         """The call, read; all that it uses has a value."""
         self.read(step.inputs)
         tree = parse_call(step.text)
+        self.check(tree, step)
+        return tree
+
+    def check(self, tree: ast.Expression, step: CallStep | CallGradientStep) -> None:
+        """Has all that a call uses a value?"""
         allowed = {f"x{k}" for k in range(len(step.inputs))} | self.bound | {"torch", "device", "inf", "nan"}
         for node in _names(tree):
             if node.id not in allowed:
                 raise InputError(f"the call {step.text!r} uses {node.id}, which has no value there")
-        return tree
 
     def call_gradient(self, n: int, step: CallGradientStep) -> None:
         sizes = self.sizes(sorted({node.id for node in _names(self.tree(step))} & self.bound))

@@ -58,9 +58,9 @@ def test_what_shares_memory_with_a_live_value_is_not_written() -> None:
     memory.made(["view", "other"], ["x"], fresh=False)
     memory.made(["part"], ["argument"], fresh=False)
     for live, free in ((set(), True), ({"x"}, False), ({"view"}, False), ({"part", "argument"}, True)):
-        assert memory.free("x", "part", live.__contains__) == free
-    assert not memory.free("x", "view", lambda name: False)  # it would read what it writes
-    assert not memory.free("argument", "part", lambda name: False)
-    assert not memory.free("part", "x", lambda name: False)
+        assert memory.free("x", {"part"}, live.__contains__) == free
+    assert not memory.free("x", {"view"}, lambda name: False)  # it would read what it writes
+    assert not memory.free("argument", {"part"}, lambda name: False)
+    assert not memory.free("part", {"x"}, lambda name: False)
     memory.made(["y"], ["x", "part"], fresh=True)  # written in place
-    assert memory.free("y", "part", lambda name: False)
+    assert memory.free("y", {"part"}, lambda name: False)
