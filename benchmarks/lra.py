@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from _common import peak_bytes  # type: ignore[import-not-found]
 
 FILE = "lra"
+ENOUGH = 2.0  # seconds that turns of one contender take at most, but for the last
 
 
 def step(function: Any, args: tuple[Any, ...]) -> None:
@@ -37,7 +38,7 @@ def measure(model: Model, length: int, rounds: int, limit: float) -> tuple[Compa
     calls: dict[str, Call] = {"attnc": partial(step, function, args)}
     if model.eager_bytes(length) <= limit * 2**30:
         calls["eager"] = partial(step, function.eager, args)
-    found = compare(f"{model.name}, N={length:,}", calls, rounds)
+    found = compare(f"{model.name}, N={length:,}", calls, rounds, enough=ENOUGH)
     memory = {name: peak_bytes(call) for name, call in calls.items()}  # the smaller peak first
     row = {"model": model.name, "length": length, "score": model.score, "peak_bytes": memory}
     return found, row | found.to_json()

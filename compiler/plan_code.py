@@ -44,13 +44,16 @@ from .plan import (
     inputs_of,
     outputs_of,
 )
+from .plan_calls import CALLS, Kind, faster
 from .plan_check import check_inputs, check_value
 from .plan_memory import Memory, is_fresh, updates
 from .plan_reorder import HELPERS, reorder_lines
 from .plan_writes import inner_writes, on_values, write_of
 
 # Names of the generated function that are neither sizes nor tensors.
-RESERVED = frozenset({"torch", "device", "tensors", "empty", "zeros", "inf", "nan", "strict", "saving", *OPS, *HELPERS})
+RESERVED = frozenset(
+    {"torch", "device", "tensors", "empty", "zeros", "inf", "nan", "strict", "saving", *OPS, *HELPERS, *CALLS}
+)
 
 SPARE = 1 << 14  # elements kept between calls: what is larger takes longer to compute than to allocate
 
@@ -80,7 +83,14 @@ def compile_plan(plan: Plan) -> Callable[..., Any]:
     # Tracebacks through a call step show the line.
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     memory = pages if plan.device_type == "cpu" else torch
-    names: dict[str, Any] = {"torch": torch, "empty": memory.empty, "zeros": memory.zeros, **_FUNCTIONS, **HELPERS}
+    names: dict[str, Any] = {
+        "torch": torch,
+        "empty": memory.empty,
+        "zeros": memory.zeros,
+        **_FUNCTIONS,
+        **HELPERS,
+        **CALLS,
+    }
     names |= {d: getattr(torch, d) for d in _dtypes(plan)}
     names["check_inputs"] = lambda tensors: check_inputs(plan, tensors)
     names["check_value"] = check_value
@@ -175,7 +185,7 @@ class _Writer:
         self.bound: set[str] = set()  # size symbols with a value
         self.known: set[str] = set()  # tensors with a value
         self.shapes: dict[str, tuple[str, ...]] = {}
-        self.kinds: dict[str, tuple[tuple[str, ...], str]] = {}  # shapes and dtypes
+        self.kinds: dict[str, Kind] = {}
         self.negated: set[str] = set()  # float tensors that may be lazily negated: a kernel reads their memory
         self.dtypes = _dtypes(plan)
         self.inner = inner_writes(plan.steps, {*plan.results, *plan.saved})
@@ -329,7 +339,7 @@ class _Writer:
             if n in self.parts:
                 self.call(self.parts[n], self.plan.steps[self.parts[n]], launched)
             self.read(step.inputs)
-            value = self.in_place(n, step, tree) or ast.unparse(tree)
+            value = self.in_place(n, step, tree) or self.faster(n, step, tree) or ast.unparse(tree)
         self.memory.made([s.name for s in step.outputs], step.inputs, fresh=is_fresh(tree, self.casts(step)))
         self.lines.append(f"{step.outputs[0].name if one else self.targets(step.outputs)} = {value}{comment}")
         for spec in step.outputs:
@@ -379,6 +389,14 @@ class _Writer:
                 if self.memory.free(operand, rest, self.is_live(n)):
                     return call
         return None
+
+    def faster(self, n: int, step: CallStep, tree: ast.Expression) -> str | None:
+        """Another call that gives the same, on a CPU."""
+        if self.plan.device_type != "cpu":
+            return None
+        read = [self.uses.get(s.name) != n or s.name in self.plan.saved for s in step.outputs]
+        results = [(s.shape, s.dtype) if used else None for s, used in zip(step.outputs, read, strict=True)]
+        return faster(tree, results, {x: self.kinds[x] for x in step.inputs if x in self.kinds})
 
     def casts(self, step: CallStep) -> bool:
         """Has the result another dtype than any operand?"""

@@ -12,16 +12,17 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from .plan_writes import SCATTERS
 
-PRODUCTS = frozenset({"torch.matmul", "torch.nn.functional.conv1d", "torch.nn.functional.conv2d", "torch.cat"})
-_UNARY = frozenset(
-    "abs acos asin atan ceil cos cosh digamma erf erfc exp exp2 expm1 floor frac lgamma log log10 log1p log2 neg "
-    "relu round rsqrt sigmoid sign sin sinc sinh sqrt tan tanh trunc".split()
-)
+_UNARY = """abs acos asin atan ceil cos cosh digamma erf erfc exp exp2 expm1 floor frac lgamma log log10 log1p log2 neg
+relu round rsqrt sigmoid sign sin sinc sinh sqrt tan tanh trunc"""
+_OTHERS = "amax amin cat cumsum full masked_fill matmul mean repeat_interleave softmax sum where zeros"
+_FUNCTIONAL = """avg_pool1d avg_pool2d avg_pool3d conv1d conv2d conv3d gelu layer_norm linear max_pool1d max_pool2d
+max_pool3d silu"""
+UNARY = frozenset(_UNARY.split())  # functions of one tensor, each with a method that overwrites it
 _ARITHMETIC: dict[type[ast.operator], str] = {ast.Add: "add_", ast.Sub: "sub_", ast.Mult: "mul_", ast.Div: "div_"}
 # results in memory of their own, without overlaps
 FRESH = frozenset(
-    {"torch.full", "torch.zeros", "torch.where", "torch.masked_fill", *SCATTERS, *PRODUCTS}
-    | {f"torch.{name}" for name in _UNARY}
+    [*SCATTERS, *(f"torch.{f}" for f in (*UNARY, *_OTHERS.split()))]
+    + [f"torch.nn.functional.{f}" for f in _FUNCTIONAL.split()]
 )
 
 
@@ -53,7 +54,7 @@ def updates(tree: ast.Expression) -> Iterator[tuple[str, ast.expr, str]]:
                 yield b.id, a, f"{b.id}.{method}({ast.unparse(a)})"
         case ast.UnaryOp(ast.USub(), ast.Name(x)):
             yield x, nothing, f"{x}.neg_()"
-        case ast.Call(ast.Attribute(ast.Name("torch"), name), [ast.Name(x)], []) if name in _UNARY:
+        case ast.Call(ast.Attribute(ast.Name("torch"), name), [ast.Name(x)], []) if name in UNARY:
             yield x, nothing, f"{x}.{name}_()"
         case ast.Call(ast.Attribute(ast.Name("torch"), "masked_fill"), [ast.Name(x), mask, value], []):
             yield x, ast.Tuple([mask, value]), f"{x}.masked_fill_({ast.unparse(mask)}, {ast.unparse(value)})"
