@@ -13,9 +13,6 @@ Sizes are symbols, and one kernel serves them all; but a tile of 64 rows wastes 
 with one query gets a plan of its own: a guard, ``N == 1`` here and ``N >= 2`` elsewhere, keeps other calls away.  A
 constant number of rows needs no guard.
 
-More rows that are still fewer than a tile's, as of a few learned queries, get the lowest tile that holds them, and a
-guard for its height.
-
 A GPU's tile holds 16 rows at least, so there up to 16 queries are few.  With ``N == 3`` the rows are those of all heads
 and queries::
 
@@ -41,8 +38,8 @@ from ...ir.dtypes import itemsize
 from ...ir.expr import Const, Expr, Lambda, Op, Var, eq, evaluate, free_vars, op, substitute
 from ...ir.gradient import AttendGradientOp
 from ..analysis.bounds import UnboundedExprError, max_over
-from ..analysis.cost import NOMINAL_LENGTH, Device, device, timings
-from .common import change_attends, facts_about, tidy, work_of
+from ..analysis.cost import Device, device
+from .common import change_attends, facts_about, tidy
 from .gradient_groups import by_groups, grouped_by
 from .gradient_problem import Problem
 from .inner_products import products_of
@@ -94,7 +91,7 @@ def _change(attend: attn.AttendOp, facts: tuple[Expr, ...], sizes: Mapping[str, 
             if count <= MOST_ROWS and not on.is_gpu:
                 replace(attend, attend.rebuilt(tiles=(tile_rows(min(count, 16)), KEYS)))
             return []
-        return [at_least(extent, few + 1)] if on.is_gpu else _low(attend, facts, extent, count, on)
+        return [at_least(extent, few + 1)]
     whole = whole_groups(attend, facts, sizes, on.is_gpu)
     changes = None if extent != row.extent or products_of(attend) else by_head(attend, (*facts, *whole), count)
     if changes is None:
@@ -106,23 +103,6 @@ def _change(attend: attn.AttendOp, facts: tuple[Expr, ...], sizes: Mapping[str, 
     members = count_of(row.extent, batch, sizes)
     replace(attend, attend.rebuilt(**changes, tiles=_tiles(attend, members[1] if members else count, on)))
     return whole if isinstance(extent, Const) else [eq(extent, Const(count)), *whole]
-
-
-def _low(attend: attn.AttendOp, facts: tuple[Expr, ...], extent: Expr, count: int, on: Device) -> list[Expr]:
-    """A tile no higher than it must be, for more than one query: its choice, and what it relies on."""
-    times = timings(work_of(attend, facts), on, NOMINAL_LENGTH)
-    heights = sorted({rows for rows, _ in times})
-    below = 1
-    for height in heights[:-1]:
-        if height > MOST_ROWS:
-            break
-        if count <= height:
-            replace(
-                attend, attend.rebuilt(tiles=min((t for t in times if t[0] == height), key=lambda t: (times[t], t)))
-            )
-            return [at_least(extent, below + 1), at_most(extent, height)]
-        below = height
-    return [at_least(extent, below + 1)]
 
 
 def _tiles(attend: attn.AttendOp, rows: int, on: Device) -> tuple[int, int]:
