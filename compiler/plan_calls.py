@@ -143,7 +143,7 @@ def running_maximum(x: torch.Tensor, dim: int) -> torch.Tensor:
 
 def pointwise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """A convolution of images with one weight for each pair of channels: a product of matrices."""
-    if x.dim() != 4 or not x.is_contiguous() or x.dtype is not torch.float32 or 0 in x.shape:
+    if x.dim() != 4 or x.stride()[2:] != (x.shape[3], 1) or x.dtype is not torch.float32 or 0 in x.shape:
         result: torch.Tensor = torch.nn.functional.conv2d(x, weight, bias)
         return result
     made = torch.bmm(weight.flatten(1).expand(x.shape[0], -1, -1), x.flatten(2))
@@ -178,7 +178,7 @@ def avg_pool(x: torch.Tensor, kernel_size: Sizes, stride: Sizes, padding: Sizes,
 def _moves_by_one(x: torch.Tensor, kernel_size: Sizes, stride: Sizes, padding: Sizes) -> bool:
     """Does a window of more than one element have a place at every element, or at all but those near the ends?"""
     centred = all(2 * pad < width for pad, width in zip(padding, kernel_size, strict=True))
-    return {*stride} == {1} and max(kernel_size) > 1 and centred and x.is_contiguous()
+    return {*stride} == {1} and max(kernel_size) > 1 and centred and x.stride(-1) == 1  # channels do not come last
 
 
 def _over_windows(

@@ -25,7 +25,8 @@ def test_windows(shape: tuple[int, ...], width: int, pad: int) -> None:
     functions = torch.nn.functional
     with_nan = torch.randn(shape)
     with_nan[0, 0, 2] = torch.nan
-    for x in (with_nan, strided(*shape), torch.full(shape, -torch.inf)):
+    some = torch.randn(shape[0], 2 * shape[1], *shape[2:])[:, ::2]
+    for x in (with_nan, some, strided(*shape), torch.full(shape, -torch.inf)):
         found = plan_calls.max_pool(x, kernel, ones, padding, ones, ceil_mode=False)
         expected = getattr(functions, f"max_pool{rank}d")(x, kernel, 1, padding)
         torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
@@ -56,7 +57,14 @@ def test_running_maximum(dim: int) -> None:
 
 @pytest.mark.parametrize("bias", [None, torch.randn(5)])
 @pytest.mark.parametrize(
-    "x", [torch.randn(2, 3, 4, 7), strided(1, 3, 2, 2), torch.randn(3, 4, 7), torch.randn(0, 3, 2, 2)]
+    "x",
+    [
+        torch.randn(2, 3, 4, 7),
+        torch.randn(2, 6, 4, 7)[:, 1:4],
+        strided(1, 3, 2, 2),
+        torch.randn(3, 4, 7),
+        torch.randn(0, 3, 2, 2),
+    ],
 )
 def test_pointwise(x: torch.Tensor, bias: torch.Tensor | None) -> None:
     w = torch.randn(5, 3, 1, 1)
