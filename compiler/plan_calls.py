@@ -90,7 +90,7 @@ def cast(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return pages.empty(x.shape, dtype=dtype, device=x.device).copy_(x)
 
 
-def joined(tensors: Sequence[torch.Tensor], dim: int) -> torch.Tensor:
+def joined(tensors: tuple[torch.Tensor, ...] | list[torch.Tensor], dim: int) -> torch.Tensor:
     """``torch.cat(tensors, dim)``."""
     first = tensors[0]
     alike = all(x.dtype is first.dtype and x.dim() == first.dim() for x in tensors)
@@ -118,7 +118,7 @@ def reshaped(x: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
 
 def indexed(x: torch.Tensor, first: int, *indices: torch.Tensor) -> torch.Tensor:
     """``x[:, ..., i, j]``: integers beside one another, after ``first`` whole dimensions."""
-    place = (*[slice(None)] * first, *indices)
+    place: tuple[slice | torch.Tensor, ...] = (*[slice(None)] * first, *indices)
     if any(i.dtype.itemsize < 4 for i in indices):  # true and false
         return x[place]
     shape = (*x.shape[:first], *torch.broadcast_shapes(*(i.shape for i in indices)), *x.shape[first + len(indices) :])

@@ -62,7 +62,7 @@ class ChooseTiles(ModulePass):
                 return []
             tiles, guards = forced.next(), list[Expr]()
             if tiles is None and sizes and not self.rows:
-                tiles, guards = low_tile(attend, facts, sizes, device(self.target))
+                tiles, guards = low_tile(attend, facts, sizes, self.target)
             self._set(attend, tiles or choose_tiles(work_of(attend, facts), self.target))
             return guards
 
