@@ -10,8 +10,8 @@ SHOWN = 4096  # the length of the paper's picture
 Row = Mapping[str, Any]
 
 
-def draw(rows: Sequence[Row], path: Path) -> Path | None:
-    """Write the picture; None where matplotlib is missing."""
+def draw(rows: Sequence[Row], path: Path, limit: float) -> Path | None:
+    """Write the picture; None where matplotlib is missing.  Eager had ``limit`` GiB for its matrices."""
     try:
         import matplotlib as mpl
     except ImportError:
@@ -35,7 +35,8 @@ def draw(rows: Sequence[Row], path: Path) -> Path | None:
         axes.set_xticks(ticks, [f"{n // 1024}K" for n in ticks])
         axes.minorticks_off()
         axes.grid(linewidth=0.3)
-    times.set_title("attnc: solid; eager: dotted, up to where it fits", fontsize=9)
+    words = f"attnc: solid; eager: dotted, and left out where its matrices exceed {limit:g} GiB"
+    times.set_title(words, fontsize=9)
     sizes.legend(fontsize=7, ncols=2)
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -32,7 +32,7 @@ def forward(target: str, narrow: bool, sizes: Mapping[str, int] | None = None) -
             # Only few rows are worth it, and few-rows says which are few.
             ("split-keys", at_hand),
             # After every change of the domain: the tile depends on the rows and keys that are left.
-            ("choose-tiles", {"target": target}),
+            ("choose-tiles", at_hand),
             # Needs tiles.
             ("online-softmax", {"narrow": narrow}),
             # Needs the loops that online-softmax makes, and its final masks.

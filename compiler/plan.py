@@ -118,6 +118,32 @@ class InterpretStep:
 
 
 Step = CallStep | CallGradientStep | ReorderStep | ScatterStep | LaunchStep | InterpretStep
+
+
+def inputs_of(step: Step) -> tuple[str, ...]:
+    """The values that a step reads."""
+    match step:
+        case ReorderStep():
+            return (step.input,)
+        case ScatterStep():
+            return (step.input, *(tensor for _, tensor in step.captures))
+        case CallGradientStep():
+            return (*step.inputs, *step.gradients)
+        case InterpretStep():
+            return ()
+    return step.inputs
+
+
+def outputs_of(step: Step) -> tuple[str, ...]:
+    """The values that a step gives, but for those of a whole module."""
+    match step:
+        case ReorderStep() | ScatterStep():
+            return (step.output.name,)
+        case InterpretStep():
+            return ()
+    return tuple(spec.name for spec in step.outputs)
+
+
 _STEPS: dict[str, type] = {
     "call": CallStep,
     "call gradient": CallGradientStep,

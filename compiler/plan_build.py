@@ -25,7 +25,7 @@ from .plan import (
     Step,
     TensorSpec,
 )
-from .plan_code import RESERVED
+from .plan_values import RESERVED
 
 
 def interpret_plan(module: ModuleOp, saving: bool = False) -> Plan:

@@ -17,8 +17,6 @@ code of its own.
 
 from __future__ import annotations
 
-import ast
-import keyword
 import linecache
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,18 +26,25 @@ from typing import Any
 
 import torch
 
-from ..ir.calls import call_gradient, parse_call
-from ..ir.expr import OPS, Expr, Load, Op, Var, free_vars, loads, parse, rewrite
+from ..ir.calls import call_gradient
+from ..ir.expr import OPS, Expr, Load, Var, free_vars, loads, parse, rewrite
 from ..ir.tensors import scatter
 from . import pages
 from .errors import InputError
-from .plan import CallGradientStep, CallStep, InterpretStep, LaunchStep, Plan, ReorderStep, ScatterStep, TensorSpec
+from .plan import (
+    CallGradientStep,
+    CallStep,
+    InterpretStep,
+    LaunchStep,
+    Plan,
+    ReorderStep,
+    ScatterStep,
+)
+from .plan_call_lines import CallLines, comment_text, names_in
+from .plan_calls import CALLS
 from .plan_check import check_inputs, check_value
-from .plan_memory import FRESH, Memory, called, written
 from .plan_reorder import HELPERS, reorder_lines
-
-# Names of the generated function that are neither sizes nor tensors.
-RESERVED = frozenset({"torch", "device", "tensors", "empty", "zeros", "inf", "nan", "strict", "saving", *OPS, *HELPERS})
+from .plan_values import RESERVED, dtypes_of, python_text, tuple_text
 
 SPARE = 1 << 14  # elements kept between calls: what is larger takes longer to compute than to allocate
 
@@ -69,8 +74,15 @@ def compile_plan(plan: Plan) -> Callable[..., Any]:
     # Tracebacks through a call step show the line.
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     memory = pages if plan.device_type == "cpu" else torch
-    names: dict[str, Any] = {"torch": torch, "empty": memory.empty, "zeros": memory.zeros, **_FUNCTIONS, **HELPERS}
-    names |= {d: getattr(torch, d) for d in _dtypes(plan)}
+    names: dict[str, Any] = {
+        "torch": torch,
+        "empty": memory.empty,
+        "zeros": memory.zeros,
+        **_FUNCTIONS,
+        **HELPERS,
+        **CALLS,
+    }
+    names |= {d: getattr(torch, d) for d in dtypes_of(plan)}
     names["check_inputs"] = lambda tensors: check_inputs(plan, tensors)
     names["check_value"] = check_value
     for n, step in enumerate(plan.steps):
@@ -137,33 +149,12 @@ def _scatter(step: ScatterStep) -> Callable[..., torch.Tensor]:
     return run
 
 
-def _dtypes(plan: Plan) -> set[str]:
-    specs = list(plan.inputs)
-    for step in plan.steps:
-        specs += [step.output] if isinstance(step, ReorderStep | ScatterStep) else step.outputs
-    strange = sorted({s.dtype for s in specs if not isinstance(getattr(torch, s.dtype, None), torch.dtype)})
-    if strange:
-        raise InputError(f"the plan {plan.name} names dtypes that this PyTorch lacks: {', '.join(strange)}")
-    return {s.dtype for s in specs}
-
-
 def plan_source(plan: Plan) -> str:
     """The text of the function."""
     return _Writer(plan).text()
 
 
-class _Writer:
-    def __init__(self, plan: Plan):
-        self.plan = plan
-        self.lines: list[str] = []
-        self.bound: set[str] = set()  # size symbols with a value
-        self.known: set[str] = set()  # tensors with a value
-        self.shapes: dict[str, tuple[str, ...]] = {}
-        self.negated: set[str] = set()  # float tensors that may be lazily negated: a kernel reads their memory
-        self.dtypes = _dtypes(plan)
-        self.uses = self.last_uses()
-        self.memory = Memory()
-
+class _Writer(CallLines):
     def text(self) -> str:
         plan = self.plan
         self.inputs()
@@ -171,6 +162,8 @@ class _Writer:
         launched = {name for s in plan.steps if isinstance(s, LaunchStep) for name in s.inputs}
         for n, step in enumerate(plan.steps):
             match step:
+                case CallStep() if n in self.inner:
+                    continue  # with the step that reads it
                 case CallStep():
                     self.call(n, step, launched)
                 case ReorderStep():
@@ -197,62 +190,6 @@ class _Writer:
         results, saved = f"[{', '.join(plan.results)}]", f"[{', '.join(plan.saved)}]"
         self.lines.append(f"return ({results}, {saved}) if saving else {results}")
         return "def run(tensors, strict=True, saving=False):\n" + "".join(f"    {line}\n" for line in self.lines)
-
-    def last_uses(self) -> dict[str, int]:
-        """Temporary -> the step after which nobody reads it.  Arguments belong to the caller."""
-        last: dict[str, int] = {}
-        for n, step in enumerate(self.plan.steps):
-            match step:
-                case ReorderStep():
-                    names = [step.input, step.output.name]
-                case ScatterStep():
-                    names = [step.input, *(tensor for _, tensor in step.captures), step.output.name]
-                case CallGradientStep():
-                    names = [*step.inputs, *step.gradients, *(s.name for s in step.outputs)]
-                case InterpretStep():
-                    names = []
-                case _:
-                    names = [*step.inputs, *(s.name for s in step.outputs)]
-            last |= dict.fromkeys(names, n)
-        keep = {*self.plan.results, *(i.name for i in self.plan.inputs)}
-        return {name: n for name, n in last.items() if name not in keep}
-
-    # ---- names and expressions
-
-    def name(self, name: str) -> str:
-        if not name.isidentifier() or keyword.iskeyword(name) or name in RESERVED | self.dtypes:
-            raise InputError(f"the plan {self.plan.name} uses {name!r} as a name, which it may not")
-        return name
-
-    def define(self, spec: TensorSpec) -> None:
-        if self.name(spec.name) in self.known | self.bound:
-            raise InputError(f"the plan {self.plan.name} defines {spec.name} twice")
-        self.known.add(spec.name)
-        self.shapes[spec.name] = spec.shape
-        if "float" in spec.dtype:
-            self.negated.add(spec.name)
-
-    def targets(self, specs: Sequence[TensorSpec]) -> str:
-        for spec in specs:
-            self.define(spec)
-        return ", ".join(s.name for s in specs) + ("," if len(specs) == 1 else "")
-
-    def read(self, names: Iterable[str]) -> None:
-        missing = [n for n in names if n not in self.known]
-        if missing:
-            raise InputError(f"the plan {self.plan.name} reads {', '.join(missing)} before it is computed")
-
-    def expr(self, e: str | Expr, extra: Iterable[str] = ()) -> str:
-        """Python text of a size expression."""
-        e = parse(e) if isinstance(e, str) else e
-        loose = free_vars(e) - self.bound - set(extra)
-        if loose or loads(e):
-            what = ", ".join(sorted(loose)) or "a tensor"
-            raise InputError(f"the plan {self.plan.name} uses {e}, but {what} has no value")
-        return python_text(e)
-
-    def shape(self, shape: Sequence[str]) -> str:
-        return _tuple(map(self.expr, shape))
 
     # ---- steps
 
@@ -302,51 +239,10 @@ class _Writer:
         tests += [f"not ({self.expr(g)})" for g in known]
         self.lines += [f"if {' or '.join(tests)}:", *_indented(mismatch)]
 
-    def call(self, n: int, step: CallStep, launched: set[str]) -> None:
-        tree = self.tree(step)
-        operands = {f"x{k}": name for k, name in enumerate(step.inputs)}
-        for node in _names(tree):
-            node.id = operands.get(node.id, node.id)
-        comment = _comment(step.at)
-        one = len(step.outputs) == 1
-        value = ast.unparse(tree)
-        place = written(tree)
-        if place and self.memory.free(
-            place[0], place[1], lambda y: y in self.plan.saved or self.uses.get(y, n + 1) > n
-        ):
-            self.lines.append(f"{place[2]}.copy_({place[1]})")
-            value = place[0]
-        self.memory.made([s.name for s in step.outputs], step.inputs, fresh=called(tree) in FRESH)
-        self.lines.append(f"{step.outputs[0].name if one else self.targets(step.outputs)} = {value}{comment}")
-        for spec in step.outputs:
-            if one:
-                self.define(spec)
-            for axis, size in enumerate(spec.shape):
-                e = parse(size)
-                if size.isidentifier() and size not in self.bound and free_vars(e) == {size}:
-                    if self.name(size) in self.known:
-                        raise InputError(f"the plan {self.plan.name} uses {size} both as a size and as a tensor")
-                    self.lines.append(f"{size} = {spec.name}.shape[{axis}]")
-                    self.bound.add(size)
-            if spec.name in launched:  # a kernel trusts shapes and dtypes
-                shape = self.shape(spec.shape)
-                self.lines.append(f"if {spec.name}.dtype is not {spec.dtype} or {spec.name}.shape != {shape}:")
-                self.lines.append(f"    check_value({spec.name}, {spec.dtype}, {shape}, {step.text!r}, {step.at!r})")
-
-    def tree(self, step: CallStep | CallGradientStep) -> ast.Expression:
-        """The call, read; all that it uses has a value."""
-        self.read(step.inputs)
-        tree = parse_call(step.text)
-        allowed = {f"x{k}" for k in range(len(step.inputs))} | self.bound | {"torch", "device", "inf", "nan"}
-        for node in _names(tree):
-            if node.id not in allowed:
-                raise InputError(f"the call {step.text!r} uses {node.id}, which has no value there")
-        return tree
-
     def call_gradient(self, n: int, step: CallGradientStep) -> None:
-        sizes = self.sizes(sorted({node.id for node in _names(self.tree(step))} & self.bound))
+        sizes = self.sizes(sorted({node.id for node in names_in(self.tree(step))} & self.bound))
         self.read(step.gradients)
-        inputs, gradients = (_tuple(x) for x in (step.inputs, step.gradients))
+        inputs, gradients = (tuple_text(x) for x in (step.inputs, step.gradients))
         value = f"_gradient_{n}({inputs}, {gradients}, {sizes}, device)"
         self.lines.append(f"{self.targets(step.outputs)} = {value}  # gradient of {step.text}".replace("\n", " "))
 
@@ -354,13 +250,10 @@ class _Writer:
         self.read([step.input, *(tensor for _, tensor in step.captures)])
         exprs = [parse(e) for e in (*step.index, *(extent for _, extent in step.dims))]
         sizes = self.sizes(sorted(set().union(*map(free_vars, exprs)) & self.bound))
-        captures = _tuple(tensor for _, tensor in step.captures)
+        captures = tuple_text(tensor for _, tensor in step.captures)
         value = f"_scatter_{n}({step.input}, {self.shape(step.output.shape)}, {captures}, {sizes})"
         self.define(step.output)
-        self.lines.append(f"{step.output.name} = {value}.to({step.output.dtype}){_comment(step.at)}")
-
-    def sizes(self, names: Iterable[str]) -> str:
-        return "{" + ", ".join(f"{s!r}: {self.expr(s)}" for s in names) + "}"
+        self.lines.append(f"{step.output.name} = {value}.to({step.output.dtype}){comment_text(step.at)}")
 
     def launch(self, n: int, step: LaunchStep) -> None:
         self.read(step.inputs)
@@ -393,18 +286,6 @@ class _Writer:
         return [f"{name}.data_ptr()", *map(self.expr, self.shapes[name]), f"*{name}.stride()"]
 
 
-def _names(tree: ast.AST) -> list[ast.Name]:
-    return [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
-
-
-def _tuple(parts: Iterable[str]) -> str:
-    return "(" + "".join(f"{p}, " for p in parts) + ")"
-
-
-def _comment(at: str) -> str:
-    return f"  # {at}".replace("\n", " ") if at else ""
-
-
 def _indented(lines: Iterable[str]) -> list[str]:
     return [f"    {line}" for line in lines]
 
@@ -412,18 +293,3 @@ def _indented(lines: Iterable[str]) -> list[str]:
 def _numbered(name: str) -> Iterator[str]:
     yield name
     yield from (f"{name}_{n}" for n in count(2))
-
-
-def python_text(e: Expr) -> str:
-    """Text of an expression in plain Python, with ``where`` evaluating one branch only."""
-    if isinstance(e, Op) and e.name == "where":
-        cond, a, b = map(python_text, e.args)
-        return f"({a} if {cond} else {b})"
-    if isinstance(e, Op):
-        parts = [python_text(a) for a in e.args]
-        if e.name == "not":
-            return f"(not {parts[0]})"
-        if e.name.isidentifier() and e.name not in ("and", "or"):
-            return f"{e.name}({', '.join(parts)})"
-        return f"({parts[0]} {e.name} {parts[1]})"
-    return str(e)

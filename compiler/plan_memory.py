@@ -1,18 +1,29 @@
 """Which values of a plan may share memory, so that one that nobody reads again can be written in place.
 
-``x[:, n, y0:y1] = part`` is captured as new tensors, ``slice_scatter`` and ``select_scatter``, for which PyTorch copies
-all of ``x`` each time.  Where the plan itself made ``x`` and nothing reads its memory afterwards, the part is written
-to it instead.
+Elementwise work on a value that the plan itself made, and that nothing reads afterwards, overwrites it: memory that is
+there already need not be mapped, cleared and read into the cache first.  So do writes to a part, of which
+:mod:`.plan_writes` tells.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
-# what gives the view that each of these replaces; their first argument is the whole, the second the part
-SCATTERS = {"torch.select_scatter": "torch.select", "torch.slice_scatter": "torch.ops.aten.slice.Tensor"}
-FRESH = frozenset({"torch.full", "torch.zeros", *SCATTERS})  # results in memory of their own, without overlaps
+from .plan_writes import SCATTERS
+
+_UNARY = """abs acos asin atan ceil cos cosh digamma erf erfc exp exp2 expm1 floor frac lgamma log log10 log1p log2 neg
+relu round rsqrt sigmoid sign sin sinc sinh sqrt tan tanh trunc"""
+_OTHERS = "amax amin cat cumsum full masked_fill matmul mean repeat_interleave softmax sum where zeros"
+_FUNCTIONAL = """avg_pool1d avg_pool2d avg_pool3d conv1d conv2d conv3d gelu layer_norm linear max_pool1d max_pool2d
+max_pool3d silu"""
+UNARY = frozenset(_UNARY.split())  # functions of one tensor, each with a method that overwrites it
+_ARITHMETIC: dict[type[ast.operator], str] = {ast.Add: "add_", ast.Sub: "sub_", ast.Mult: "mul_", ast.Div: "div_"}
+# results in memory of their own, without overlaps
+FRESH = frozenset(
+    [*SCATTERS, *(f"torch.{f}" for f in (*UNARY, *_OTHERS.split()))]
+    + [f"torch.nn.functional.{f}" for f in _FUNCTIONAL.split()]
+)
 
 
 def called(tree: ast.Expression) -> str:
@@ -20,13 +31,33 @@ def called(tree: ast.Expression) -> str:
     return ast.unparse(tree.body.func) if isinstance(tree.body, ast.Call) else ""
 
 
-def written(tree: ast.Expression) -> tuple[str, str, str] | None:
-    """Of a call that gives a tensor with one part replaced: tensor, part, and the view of the tensor to write to."""
+def is_fresh(tree: ast.Expression, casts: bool) -> bool:
+    """Does a call surely give a tensor in memory of its own?  ``casts``: its dtype is none of its operands'."""
     match tree.body:
-        case ast.Call(func, [ast.Name(whole), ast.Name(part), *place], []) if ast.unparse(func) in SCATTERS:
-            where = ", ".join(map(ast.unparse, place))
-            return whole, part, f"{SCATTERS[ast.unparse(func)]}({whole}, {where})"
-    return None
+        case ast.Call(ast.Attribute(_, "to")):
+            return casts
+        case ast.BinOp(_, operator, _):
+            return type(operator) in _ARITHMETIC
+        case ast.UnaryOp(ast.USub(), _):
+            return True
+    return called(tree) in FRESH
+
+
+def updates(tree: ast.Expression) -> Iterator[tuple[str, ast.expr, str]]:
+    """Of elementwise work: an operand that may take the result, what else is read, and the call that writes there."""
+    nothing = ast.Tuple([])
+    match tree.body:
+        case ast.BinOp(a, operator, b) if method := _ARITHMETIC.get(type(operator)):
+            if isinstance(a, ast.Name):
+                yield a.id, b, f"{a.id}.{method}({ast.unparse(b)})"
+            if isinstance(b, ast.Name) and isinstance(operator, ast.Add | ast.Mult):
+                yield b.id, a, f"{b.id}.{method}({ast.unparse(a)})"
+        case ast.UnaryOp(ast.USub(), ast.Name(x)):
+            yield x, nothing, f"{x}.neg_()"
+        case ast.Call(ast.Attribute(ast.Name("torch"), name), [ast.Name(x)], []) if name in UNARY:
+            yield x, nothing, f"{x}.{name}_()"
+        case ast.Call(ast.Attribute(ast.Name("torch"), "masked_fill"), [ast.Name(x), mask, value], []):
+            yield x, ast.Tuple([mask, value]), f"{x}.masked_fill_({ast.unparse(mask)}, {ast.unparse(value)})"
 
 
 class Memory:
@@ -46,8 +77,8 @@ class Memory:
     def of(self, name: str) -> frozenset[str]:
         return self.homes.get(name, frozenset({name}))
 
-    def free(self, whole: str, part: str, live: Callable[[str], bool]) -> bool:
-        """May ``part`` be written into ``whole``?  ``live`` says whether a value is read later on."""
-        if whole not in self.fresh or whole in self.of(part) or live(whole):
+    def free(self, whole: str, others: Collection[str], live: Callable[[str], bool]) -> bool:
+        """May ``whole`` be overwritten while ``others`` are read?  ``live`` says whether a value is read later on."""
+        if whole not in self.fresh or live(whole) or any(whole in self.of(x) for x in others):
             return False
         return not any(whole in homes and live(name) for name, homes in self.homes.items() if name != whole)

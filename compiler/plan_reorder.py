@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ..ir.expr import ONE, ZERO, Const, Expr, Op, Var, free_vars, parse
+from . import pages
 from .plan import ReorderStep
 
 Emit = Callable[..., str]
@@ -138,7 +139,8 @@ def gather(x: torch.Tensor, index: Sequence[Any], shape: Sequence[int]) -> torch
 
 def merge_axes(x: torch.Tensor, shape: Sequence[int], strides: tuple[int, ...], offset: int) -> torch.Tensor:
     """A contiguous tensor of ``shape`` whose elements are those of ``x``, which sits in it at these strides."""
-    out = x.new_empty(shape)
+    memory = pages if x.is_cpu else torch
+    out = memory.empty(tuple(shape), dtype=x.dtype, device=x.device)
     if x.stride() == strides and not offset:
         return x.as_strided(out.shape, out.stride(), x.storage_offset())
     out.as_strided(x.shape, strides, offset).copy_(x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,10 +36,14 @@ def bench(
     *,
     rounds: int = 10,
     seconds: float = 0.0,
+    enough: float = math.inf,
     backward: bool = False,
     against: Sequence[str] = CONTENDERS,
 ) -> Benchmark:
-    """Time a compiled function on inputs of the user's, forward in turns of ``seconds`` at least."""
+    """Time a compiled function on inputs of the user's, forward in turns of ``seconds`` at least.
+
+    No call takes turns after they took ``enough``.
+    """
     result = Benchmark()
     tensors = [x for x in pytree.tree_leaves((args, dict(kwargs))) if isinstance(x, torch.Tensor)]
     contenders: dict[str, Callable[[], Any]] = {"attnc": partial(fn, *args, **kwargs)}
@@ -52,7 +57,9 @@ def bench(
             contenders.pop(name, None)
             result.absent[name] = _reason(error)
     with torch.no_grad():
-        result.comparisons.append(compare("forward", contenders, rounds, seconds=seconds))
+        result.comparisons.append(
+            compare("forward", contenders, rounds, seconds=seconds, enough=enough, warm=[*contenders][1:])
+        )
     if backward:
         result.comparisons.append(_backward(contenders, tensors, rounds, result.absent))
     return result

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -60,19 +61,25 @@ def compare(
     goals: Mapping[str, float] | None = None,
     *,
     seconds: float = 0.0,
+    enough: float = math.inf,
+    warm: Collection[str] = (),
 ) -> Comparison:
-    """Time the calls in turns, under a progress bar.  Each has one warm-up, which also compiles it.
+    """Time the calls in turns, under a progress bar.  Each has one warm-up, which also compiles it, but those ``warm``.
 
-    Where ``rounds`` turns take less than ``seconds``, there are more of them.
+    Where ``rounds`` turns take less than ``seconds``, there are more of them.  A call whose turns have taken ``enough``
+    seconds has no more: a long one is measured well at once.
     """
     from rich.progress import track
 
-    for call in calls.values():
-        call()
+    for name, call in calls.items():
+        if name not in warm:
+            call()
     found: dict[str, list[float]] = {name: [] for name in calls}
 
     def turn() -> None:
         for name, call in calls.items():
+            if sum(found[name]) >= enough:
+                continue
             start = time.perf_counter()
             call()
             found[name].append(time.perf_counter() - start)

@@ -46,14 +46,11 @@ def zoo(
     Errors are those of small inputs, outputs and gradients, against float64; shares and times are those of the
     published sizes.  Exit status 1 when a system is wrong.
     """
-    import json
-
     from ..targets import UsageError
     from ..zoo.systems import files, find, folder, load
     from . import zoo_rows as rows
-    from .console import track, write
+    from .console import track
     from .lowering import check_backend
-    from .timing import machine
 
     check_backend(backend)
     if picture is not None and len(names or ()) != 1:
@@ -65,6 +62,8 @@ def zoo(
     judged = []
     for p in track(paths, "systems") if len(paths) > 1 else paths:
         judged.append(rows.judge(load(p), backend, None if fast else rounds))
+        if output is not None and (output != "-" or len(judged) == len(paths)):
+            _keep(judged, output)  # after each: a run that is cut off has not been in vain
         if names:
             print(judged[-1].page())
     if not names:
@@ -73,23 +72,25 @@ def zoo(
     if picture is not None:
         _draw(judged[0].system, Path(picture))
         print(f"picture: {picture}")
-    if output is not None:
-        import torch
-
-        data = {"machine": machine(), "threads": torch.get_num_threads(), "systems": _joined(judged, Path(output))}
-        write(json.dumps(data, indent=1), output)
     if not all(j.right for j in judged):
         raise typer.Exit(1)
 
 
-def _joined(judged: Sequence[Judged], file: Path) -> dict[str, dict[str, Any]]:
-    """What a file says of all systems after a run of some: what was not measured now stays."""
+def _keep(judged: Sequence[Judged], output: str) -> None:
+    """Write what was found to a file; what it says of other systems stays, and so do times that were not measured."""
     import json
 
+    import torch
+
+    from .console import write
+    from .timing import machine
+
+    file = Path(output)
     systems: dict[str, dict[str, Any]] = json.loads(file.read_text())["systems"] if file.is_file() else {}
     for j in judged:
         systems[j.system.name] = systems.get(j.system.name, {}) | j.to_json()
-    return dict(sorted(systems.items()))
+    data = {"machine": machine(), "threads": torch.get_num_threads(), "systems": dict(sorted(systems.items()))}
+    write(json.dumps(data, indent=1), output)
 
 
 def _write_docs(systems: list[System], page: Path) -> None:

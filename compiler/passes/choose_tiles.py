@@ -8,6 +8,8 @@ after, for ``choose-tiles{target=cpu-avx512}``::
 
     attn.attend over "b < B, h < H, i < N" ... normaliser softmax tiles "64 x 128"
 
+A call of a few queries gets a low tile, and guards keep calls of more away from it; see :mod:`.low_tiles`.
+
 For an ``attn.attend_gradient`` they are the rows of a task and the step of its loop: its kernels go both ways, some
 over queries with a loop over keys, some over keys with a loop over queries.
 
@@ -27,8 +29,9 @@ from ...ir.expr import Expr
 from ...ir.gradient import AttendGradientOp
 from ..analysis.cost import choose_gradient_tiles, choose_tiles, device
 from ..analysis.space import ChoiceError, read_choices
-from .common import attends, work_of
+from .common import attends, change_attends, work_of
 from .image_rows import in_lines
+from .low_tiles import low_tile
 from .rewriting import replace
 
 
@@ -36,6 +39,7 @@ from .rewriting import replace
 class ChooseTiles(ModulePass):
     """Options: ``target`` is the device; ``rows`` and ``keys`` override the choice where they are not 0.
 
+    ``names`` and ``values`` are the sizes of the call at hand.
     ``choice`` and ``gradient_choice`` are texts of :mod:`..analysis.space`: the tiles of every attention, or of every
     gradient, that has none yet; one for all of them, or one for each in order.
     """
@@ -46,12 +50,23 @@ class ChooseTiles(ModulePass):
     keys: int = 0
     choice: str = ""
     gradient_choice: str = ""
+    names: tuple[str, ...] = ()
+    values: tuple[int, ...] = ()
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         forced = _Forced("choice", self.choice)
-        for attend, facts in open_attends(op):
-            work = work_of(attend, facts)
-            self._set(attend, forced.next() or choose_tiles(work, self.target))
+        sizes = dict(zip(self.names, self.values, strict=True))
+
+        def choose(attend: attn.AttendOp, facts: tuple[Expr, ...]) -> list[Expr]:
+            if attend.tiles is not None:
+                return []
+            tiles, guards = forced.next(), list[Expr]()
+            if tiles is None and sizes and not self.rows:
+                tiles, guards = low_tile(attend, facts, sizes, self.target)
+            self._set(attend, tiles or choose_tiles(work_of(attend, facts), self.target))
+            return guards
+
+        change_attends(op, choose)
         forced.finish()
         forced = _Forced("gradient_choice", self.gradient_choice)
         for gradient in open_gradients(op):
