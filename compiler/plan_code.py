@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 from ..ir.calls import call_gradient
-from ..ir.expr import OPS, Expr, Load, Var, free_vars, loads, parse, rewrite
+from ..ir.expr import OPS, Load, Var, free_vars, loads, parse, rewrite
 from ..ir.tensors import scatter
 from . import pages
 from .errors import InputError
