@@ -8,8 +8,8 @@ from collections.abc import Callable
 from ..ir.calls import parse_call
 from ..ir.expr import free_vars, parse
 from .errors import InputError
-from .plan import CallGradientStep, CallStep
-from .plan_calls import faster
+from .plan import CallGradientStep, CallStep, LaunchStep
+from .plan_calls import ROUNDED, faster
 from .plan_memory import is_fresh, updates
 from .plan_values import Values
 from .plan_writes import on_values, write_of
@@ -81,12 +81,14 @@ class CallLines(Values):
         return None
 
     def faster(self, n: int, step: CallStep, tree: ast.Expression) -> str | None:
-        """Another call that gives the same, on a CPU."""
+        """Another call that gives the same, on a CPU; without kernels to the last bit, as all of it is eager then."""
         if self.plan.device_type != "cpu":
             return None
         read = [self.uses.get(s.name) != n or s.name in self.plan.saved for s in step.outputs]
         results = [(s.shape, s.dtype) if used else None for s, used in zip(step.outputs, read, strict=True)]
-        return faster(tree, results, {x: self.kinds[x] for x in step.inputs if x in self.kinds})
+        found = faster(tree, results, {x: self.kinds[x] for x in step.inputs if x in self.kinds})
+        launches = any(isinstance(s, LaunchStep) for s in self.plan.steps)
+        return found if found and (launches or found.partition("(")[0] not in ROUNDED) else None
 
     def casts(self, step: CallStep) -> bool:
         """Has the result another dtype than any operand?"""

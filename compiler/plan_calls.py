@@ -24,6 +24,7 @@ _FUNCTIONS = {
     "torch.reshape": "reshaped",
     **{f"torch.nn.functional.{kind}_pool{n}d": f"{kind}_pool" for n in (1, 2, 3) for kind in ("max", "avg")},
 }
+ROUNDED = {"avg_pool", "pointwise"}  # their sums are taken in another order than PyTorch's
 SLICE = 4096  # elements of a slice that are worth a call
 
 

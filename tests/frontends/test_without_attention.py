@@ -31,6 +31,14 @@ def test_the_gradient_is_pytorchs() -> None:
             torch.testing.assert_close(x, y, rtol=0, atol=0)
 
 
+def test_what_goes_around_attention_is_pytorchs_to_the_last_bit() -> None:
+    def pooled(x: Tensor, weight: Tensor) -> Tensor:
+        return F.avg_pool2d(F.conv2d(x, weight), 3, 1, 1)
+
+    args = torch.randn(1, 90, 64, 64), torch.randn(270, 90, 1, 1)
+    assert torch.equal(attnc.compile(pooled, backend="cpu", fallback="silent")(*args), pooled(*args))
+
+
 def test_forward_runs_once() -> None:
     qkv = [torch.randn(2, 9, 5, requires_grad=True) for _ in range(3)]
     linear(*qkv)
