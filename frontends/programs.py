@@ -172,7 +172,10 @@ class Program:
 def program_of(found: Specialisation, compiled: CompiledAttention) -> Program:
     """The program of a specialisation of a compiled function."""
     options = sorted(compiled.options.items())
-    parts = (found.graph.text(), found.plan.guards, found.plan.backend, compiled.fallback, options)
+    # PyTorch keeps code that calls a program by its name, from one process to the next: what it gives belongs to it
+    specs = _specs(found)
+    saved = [(specs[name].shape, specs[name].dtype) for name in found.plan.saved]
+    parts = (found.graph.text(), found.plan.guards, found.plan.backend, compiled.fallback, options, saved)
     digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
     name = f"{found.graph.name}_{digest}"
     return _programs.get(name) or _programs.setdefault(name, Program(name, found, compiled.fallback))

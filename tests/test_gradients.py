@@ -148,7 +148,7 @@ def test_a_new_length_batch_or_value_does_not_recompile(monkeypatch):
     built = []
     for name in ("build", "build_gradient"):
         monkeypatch.setattr(driver, name, lambda *a, **k: built.append(a))
-    for b, h, n, m in ((2, 2, 47, 47), (1, 4, 5, 90), (3, 3, 129, 2)):
+    for b, h, n, m in ((2, 2, 47, 47), (1, 4, 35, 90), (3, 3, 129, 2)):  # up to 32 queries have other tiles
         inputs = pattern.inputs(b, h, n, m, 16, seed=n)
         (found,) = gradients(compiled, inputs)
         assert_gradients_match(pattern.fn, found, inputs)

@@ -23,6 +23,7 @@ from .frame import Frame, KeyView, Span
 from .pairs import is_paired, operands
 from .plan import Pass, axes
 
+IN_FLIGHT = 8  # sums that two ports for fma with a latency of four cycles work on
 AHEAD = 2  # register blocks between a prefetch and the use of the same dot
 
 
@@ -362,8 +363,9 @@ class PassEmitter:
         if view.element != f.element:
             return self._dot_pairs(source, bases, terms, lanes)
         block = len(rows) * len(lanes)
-        # a block too small to hide the latency of fma is summed in parts, term by term in turn
-        parts = max(1, f.target.accumulators // block) if isinstance(terms, int) else 1
+        # a block too small to hide the latency of fma is summed in parts, term by term in turn; others all alike, so
+        # that a gradient has the scores of the forward to the last bit
+        parts = max(1, IN_FLIGHT // block) if isinstance(terms, int) else 1
         while isinstance(terms, int) and parts > 1 and terms % parts:
             parts -= 1
         zero = b.real(0.0, f.vector)

@@ -42,6 +42,7 @@ from ...ir.errors import AttncError
 from ...ir.expr import Const, Expr, Var, inners, loads
 from ...ir.gradient import AttendGradientOp, CallGradientOp, operand_names
 from .call_gradients import CallGradient, call_gradient, is_constant
+from .kernel_builder import LN_2
 
 
 class DifferentiationError(AttncError):
@@ -195,6 +196,8 @@ class _Gradient:
         """The equal of an old value here; computed again if it has none yet."""
         if value not in self.values:
             op = value.owner
+            if isinstance(op, attn.AttendOp):
+                return self._lse(op)
             assert isinstance(op, attn.CallOp | attn.ReorderOp)
             if isinstance(op, attn.CallOp):
                 _check_repeatable(op)
@@ -203,6 +206,15 @@ class _Gradient:
             for old, again in zip(op.results, new.results, strict=True):
                 self.values[old], again.name_hint = again, old.name_hint
         return self.values[value]
+
+    def _lse(self, op: attn.AttendOp) -> SSAValue:
+        """The log-sum-exp of rows whose weights are kept in its place."""
+        assert op.weights is not None
+        peak = "x0[0]" if op.units and op.units.data == "natural" else f"x0[0] * {LN_2!r}"
+        text = f"torch.where(x0[1] > 0, {peak} - torch.log(x0[1]), -inf)"
+        self.values[op.lse] = lse = self._call_of(text, [self.values[op.weights]], op.lse, op)
+        lse.name_hint = op.lse.name_hint
+        return lse
 
     def _receive(self, value: SSAValue, gradient: SSAValue) -> None:
         if value in self.active:

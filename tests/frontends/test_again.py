@@ -28,7 +28,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return taken
 
 
-def inputs(length: int = 24, width: int = 16, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+def inputs(length: int = 40, width: int = 16, dtype: torch.dtype = torch.float32) -> list[Tensor]:
     return list(torch.randn(3, 1, 2, length, width).to(dtype))
 
 
@@ -72,7 +72,7 @@ def test_gradients_are_the_same(short: list[bool]) -> None:
 @pytest.mark.parametrize("change", ["dtype", "width", "few"])
 def test_other_arguments_are_not_short(change: str, short: list[bool]) -> None:
     fn = warmed()
-    args = inputs(dtype=torch.bfloat16) if change == "dtype" else inputs(width=24 if change == "width" else 16)
+    args = inputs(dtype=torch.bfloat16) if change == "dtype" else inputs(width=40 if change == "width" else 16)
     if change == "few":
         with pytest.raises(TypeError):
             fn(*args[:2])
@@ -94,14 +94,14 @@ def test_values_are_not_only_tensors(short: list[bool]) -> None:
 
 
 def test_what_is_read_from_outside_is_watched(short: list[bool]) -> None:
-    outside = {"scale": 1.0, "bias": torch.zeros(24, 24)}
+    outside = {"scale": 1.0, "bias": torch.zeros(40, 40)}
 
     def biased(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return torch.softmax(q @ k.mT * outside["scale"] + outside["bias"], -1) @ v
 
     fn = attnc.compile(biased, backend="cpu", fallback="error")
     for n in range(8):
-        outside.update(scale=1.0 + n // 4, bias=torch.randn(24, 24).requires_grad_(n % 2 == 1))
+        outside.update(scale=1.0 + n // 4, bias=torch.randn(40, 40).requires_grad_(n % 2 == 1))
         check(fn, *inputs())
         assert fn(*inputs()).requires_grad == (n % 2 == 1)
     assert short.count(False) == 1
