@@ -107,7 +107,7 @@ def test_a_new_length_batch_or_value_does_not_recompile(monkeypatch):
     compiled(*pattern.inputs(1, 2, 33, 33, 16))
     built = []
     monkeypatch.setattr(driver, "build", lambda *a, **k: built.append(a))
-    for b, h, n, m in ((2, 2, 47, 47), (1, 4, 5, 90), (3, 3, 129, 2)):
+    for b, h, n, m in ((2, 2, 47, 47), (1, 4, 35, 90), (3, 3, 129, 2)):  # up to 32 queries have other tiles
         inputs = pattern.inputs(b, h, n, m, 16, seed=n)
         assert_matches(pattern.fn, compiled(*inputs), inputs)
     assert not built
