@@ -14,10 +14,9 @@ from typing import Any
 import torch
 
 from . import pages
-from .plan_memory import UNARY, called
+from .plan_memory import ARITHMETIC, UNARY, called
 
 Kind = tuple[tuple[str, ...], str]  # the shape of a value, and its dtype
-_BINARY: dict[type[ast.operator], str] = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div"}
 _FUNCTIONS = {
     "torch.cat": "joined",
     "torch.full": "filled",
@@ -45,7 +44,7 @@ def faster(tree: ast.Expression, results: Sequence[Kind | None], kinds: Mapping[
         return next((x for x in names if kinds.get(x) == result), None)
 
     match tree.body:
-        case ast.BinOp(a, operator, b) if (name := _BINARY.get(type(operator))) and (as_is := like(a, b)):
+        case ast.BinOp(a, operator, b) if (name := ARITHMETIC.get(type(operator))) and (as_is := like(a, b)):
             if isinstance(a, ast.Name) and a.id in kinds:
                 return f"elementwise(torch.{name}, {as_is}, {a.id}, {ast.unparse(b)})"
             if name in ("add", "mul"):

@@ -18,7 +18,7 @@ _OTHERS = "amax amin cat cumsum full masked_fill matmul mean repeat_interleave s
 _FUNCTIONAL = """avg_pool1d avg_pool2d avg_pool3d conv1d conv2d conv3d gelu layer_norm linear max_pool1d max_pool2d
 max_pool3d silu"""
 UNARY = frozenset(_UNARY.split())  # functions of one tensor, each with a method that overwrites it
-_ARITHMETIC: dict[type[ast.operator], str] = {ast.Add: "add_", ast.Sub: "sub_", ast.Mult: "mul_", ast.Div: "div_"}
+ARITHMETIC: dict[type[ast.operator], str] = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div"}
 # results in memory of their own, without overlaps
 FRESH = frozenset(
     [*SCATTERS, *(f"torch.{f}" for f in (*UNARY, *_OTHERS.split()))]
@@ -37,7 +37,7 @@ def is_fresh(tree: ast.Expression, casts: bool) -> bool:
         case ast.Call(ast.Attribute(_, "to")):
             return casts
         case ast.BinOp(_, operator, _):
-            return type(operator) in _ARITHMETIC
+            return type(operator) in ARITHMETIC
         case ast.UnaryOp(ast.USub(), _):
             return True
     return called(tree) in FRESH
@@ -47,11 +47,11 @@ def updates(tree: ast.Expression) -> Iterator[tuple[str, ast.expr, str]]:
     """Of elementwise work: an operand that may take the result, what else is read, and the call that writes there."""
     nothing = ast.Tuple([])
     match tree.body:
-        case ast.BinOp(a, operator, b) if method := _ARITHMETIC.get(type(operator)):
+        case ast.BinOp(a, operator, b) if name := ARITHMETIC.get(type(operator)):
             if isinstance(a, ast.Name):
-                yield a.id, b, f"{a.id}.{method}({ast.unparse(b)})"
+                yield a.id, b, f"{a.id}.{name}_({ast.unparse(b)})"
             if isinstance(b, ast.Name) and isinstance(operator, ast.Add | ast.Mult):
-                yield b.id, a, f"{b.id}.{method}({ast.unparse(a)})"
+                yield b.id, a, f"{b.id}.{name}_({ast.unparse(a)})"
         case ast.UnaryOp(ast.USub(), ast.Name(x)):
             yield x, nothing, f"{x}.neg_()"
         case ast.Call(ast.Attribute(ast.Name("torch"), name), [ast.Name(x)], []) if name in UNARY:

@@ -78,12 +78,21 @@ def count_of(extent: Expr, batch: Sequence[Dim], sizes: Mapping[str, int]) -> tu
 
 def are_few(extent: Expr, count: int, on: Device) -> tuple[bool, list[Expr]]:
     """Do kernels for few rows take so many, and the guard that keeps other numbers away."""
-    most = MOST_QUERIES if on.is_gpu else 1
     if count < 1:
         return False, []
+    few = count <= _most(on) or (isinstance(extent, Const) and tile_rows(count) < on.lanes)
+    return few, _guards(extent, count, on)
+
+
+def _most(on: Device) -> int:
+    return MOST_QUERIES if on.is_gpu else 1
+
+
+def _guards(extent: Expr, count: int, on: Device) -> list[Expr]:
+    """What tells few rows from many; nothing where the number is known."""
     if isinstance(extent, Const):
-        return count <= most or tile_rows(count) < on.lanes, []
-    return (True, [at_most(extent, most)]) if count <= most else (False, [at_least(extent, most + 1)])
+        return []
+    return [at_most(extent, _most(on))] if count <= _most(on) else [at_least(extent, _most(on) + 1)]
 
 
 def _change(attend: attn.AttendOp, facts: tuple[Expr, ...], sizes: Mapping[str, int], on: Device) -> list[Expr]:
@@ -95,20 +104,17 @@ def _change(attend: attn.AttendOp, facts: tuple[Expr, ...], sizes: Mapping[str, 
     if found is None or found[1] < 1:
         return []
     extent, count = found
-    few = MOST_QUERIES if on.is_gpu else 1
-    if count > few:
-        if isinstance(extent, Const):
-            if count <= MOST_ROWS and not on.is_gpu:
-                replace(attend, attend.rebuilt(tiles=(tile_rows(min(count, 16)), KEYS)))
-            return []
-        return [at_least(extent, few + 1)]
+    if count > _most(on):
+        if isinstance(extent, Const) and count <= MOST_ROWS and not on.is_gpu:
+            replace(attend, attend.rebuilt(tiles=(tile_rows(min(count, 16)), KEYS)))
+        return _guards(extent, count, on)
     whole = whole_groups(attend, facts, sizes, on.is_gpu)
     changes = None if extent != row.extent or products_of(attend) else by_head(attend, (*facts, *whole), count)
     if changes is None:
         if on.is_gpu and isinstance(extent, Const):
             return []  # rows and keys of known numbers: the cost model knows best
         replace(attend, attend.rebuilt(tiles=_tiles(attend, count, on)))
-        return [] if isinstance(extent, Const) else [at_most(extent, few)]
+        return _guards(extent, count, on)
     *batch, row = changes["dims"]
     members = count_of(row.extent, batch, sizes)
     replace(attend, attend.rebuilt(**changes, tiles=_tiles(attend, members[1] if members else count, on)))
