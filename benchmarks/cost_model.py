@@ -349,10 +349,8 @@ def main() -> None:
     on = machine()
     if (options.kept or options.only) and PATH.exists():
         data = json.loads(PATH.read_text())
-        old, on = (
-            {Case(**r["case"]): Times(r["seconds"], r.get("repeat")) for r in data["rows"]},
-            data["machine"] if options.kept else on,
-        )
+        old = {Case(**r["case"]): Times(r["seconds"], r.get("repeat")) for r in data["rows"]}
+        on = data["machine"] if options.kept else on
     chosen = [] if options.kept else [c for c in cases(options.quick) if re.search(options.only, str(c))]
     found = old | dict(measure(chosen, 1 if options.quick else options.processes, options.seconds))
     rows = [row_of(case, times) for case, times in found.items()]

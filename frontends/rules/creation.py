@@ -192,9 +192,8 @@ def fill_diagonal_(t: Tracer, input: Traced, fill_value: Any, wrap: bool = False
     """Where the row is the column."""
     if input.dim() != 2 or wrap:
         raise UnsupportedOpError(f"{with_text(t.location)}: attnc fills diagonals of matrices only, without wrap=True")
-    rows, columns = (t(torch.arange, size, device=t.device) for size in input.shape)
-    value = _full(t, (), fill_value, input.dtype)
-    input.write(t(torch.where, t(torch.eq, rows[:, None], columns[None, :]), value, input).node)
+    diagonal = t(torch.eye, *input.shape, dtype=torch.bool, device=t.device)
+    input.write(t(torch.masked_fill, input, diagonal, fill_value).node)
     return input
 
 
