@@ -46,6 +46,11 @@ NORMALISERS = ("softmax", "none")
 UNITS = ("base2", "natural")
 
 
+def weights_at(lse_map: tuple[Expr, ...]) -> tuple[tuple[Expr, ...], tuple[Expr, ...]]:
+    """Where a tensor of weights has the peak and the inverse of the row whose log-sum-exp is at ``lse_map``."""
+    return (Const(0), *lse_map), (Const(1), *lse_map)
+
+
 class Attention(IRDLOperation):
     """What :class:`AttendOp` and its gradient have in common: the domain, the maps and the sources."""
 
@@ -147,7 +152,7 @@ class Attention(IRDLOperation):
     @property
     def weights_maps(self) -> tuple[tuple[Expr, ...], tuple[Expr, ...]]:
         """Where the weights' two numbers for each row are: the peak, and the inverse of the sum."""
-        return (Const(0), *self.lse_map.data), (Const(1), *self.lse_map.data)
+        return weights_at(self.lse_map.data)
 
     def verify_attention(self, out: SSAValue, *rows: tuple[str, tuple[Expr, ...], SSAValue]) -> None:
         """Raise unless the maps fit the tensors; ``out`` is or was what the attention gives, as are ``rows``."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from xdsl.ir import Attribute, SSAValue
 
 from ...ir import attn
+from ...ir.attend import weights_at
 from ...ir.attributes import Dim
 from ...ir.derivative import derivative
 from ...ir.dtypes import accumulator
@@ -81,7 +82,7 @@ class Problem:
     @property
     def weights_maps(self) -> tuple[tuple[Expr, ...], tuple[Expr, ...]]:
         """Where the peak of a row is, and the inverse of its sum."""
-        return (Const(0), *self.lse_map), (Const(1), *self.lse_map)
+        return weights_at(self.lse_map)
 
     def sizes(self, rows: str) -> dict[str, int]:
         """The size of every axis, when ``rows`` is the one that a task holds a tile of."""
