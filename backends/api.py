@@ -101,8 +101,11 @@ class Backend(Protocol):
         """Everything of this host and of these packages that a payload depends on; cheap."""
         ...
 
-    def pipeline_options(self, dtype: str, device: torch.device) -> dict[str, Any]:
-        """Options for the passes: ``target`` for choose-tiles, ``narrow`` and ``fused`` for those that make kernels."""
+    def pipeline_options(self, dtype: str, device: torch.device, target: str | None = None) -> dict[str, Any]:
+        """Options for the passes: ``target`` for choose-tiles, ``narrow`` and ``fused`` for those that make kernels.
+
+        None as ``target`` is the device at hand.
+        """
         ...
 
     def compile(self, kernel: KernelOp, *, stages: Collection[str] = (), target: str | None = None) -> Artifact:

@@ -160,10 +160,10 @@ class Request:
 
     def pipeline_options(self) -> dict[str, Any]:
         """What the passes are told: the backend's choice, then the user's."""
-        chosen = load_backend(self.backend).pipeline_options(self.dtype, self.device)
-        if self.backend == "cpu":
+        chosen = load_backend(self.backend).pipeline_options(self.dtype, self.device, self.target)
+        if self.backend == "cpu" and self.target is None:
             chosen["target"] = measured_target(chosen["target"], self.settings.cache_dir)
-        return {**chosen, **({"target": self.target} if self.target else {}), **self.chosen}
+        return {**chosen, **self.chosen}
 
     def passes(self) -> list[ModulePass]:
         """The pipeline.  Raises :class:`OptionError` for an option that no pass has."""

@@ -14,7 +14,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from ..api import Artifact, Backend, Launch
-from .target import check_runs_here, cpu_features, host_target, target_named
+from .target import TARGETS, check_runs_here, cpu_features, host_target, target_named
 
 if TYPE_CHECKING:
     import torch
@@ -39,10 +39,11 @@ class CpuBackend:
         features = hashlib.sha256(" ".join(cpu_features()).encode()).hexdigest()[:16]
         return f"cpu {host_target().name} {features}; torch-mlir {compiler}"
 
-    def pipeline_options(self, dtype: str, device: torch.device) -> dict[str, Any]:
+    def pipeline_options(self, dtype: str, device: torch.device, target: str | None = None) -> dict[str, Any]:
+        target = target or f"cpu-{host_target().name}"
+        on = TARGETS.get(target.removeprefix("cpu-").partition("@")[0])  # choose-tiles tells of names that are none
         # matrix registers take probabilities in bf16 only
-        narrow = dtype == "bf16" and host_target().tiles
-        return {"target": f"cpu-{host_target().name}", "narrow": narrow, "fused": True}
+        return {"target": target, "narrow": dtype == "bf16" and on is not None and on.tiles, "fused": True}
 
     def wake(self) -> None:
         from .background import begin

@@ -24,6 +24,8 @@ from .pairs import is_paired, operands
 from .plan import Pass, axes
 
 IN_FLIGHT = 8  # sums that two ports for fma with a latency of four cycles work on
+SPAN = 16  # terms that are added before the rest, for fewer roundings at the size of the whole
+DOT_SPAN = 2 * SPAN  # the same for products, where a span costs as much as one term more
 AHEAD = 2  # register blocks between a prefetch and the use of the same dot
 
 
@@ -292,6 +294,26 @@ class PassEmitter:
         last: Val | None = None,
     ) -> list[Val]:
         """A loop over tile rows, ``height`` at a time; rows beyond ``last`` repeat it."""
+        if height > 2 or not any(op.kind.data == "sum" for op in self.reduces):
+            return self._row_loop(first, end, height, accumulators, lanes, known, last)
+        b = self.b
+        with b.loop(first, end, SPAN, accumulators, hint="span") as loop:
+            stop = b.least(b.add(loop.iv, SPAN), end)
+            start = [self._start(op) for op in self.reduces for _ in lanes]
+            sums = self._row_loop(loop.iv, stop, height, start, lanes, known, last)
+            loop.yields = self._combined(loop.carried, sums)
+        return loop.results
+
+    def _row_loop(
+        self,
+        first: Val | int,
+        end: Val | int,
+        height: int,
+        accumulators: list[Val],
+        lanes: list[Val],
+        known: list[dict[SSAValue, Val]],
+        last: Val | None,
+    ) -> list[Val]:
         with self.b.loop(first, end, height, accumulators, hint=self.axis or "x") as loop:
             rows = [self.b.add(loop.iv, r) for r in range(height)]
             if last is not None:
@@ -315,13 +337,13 @@ class PassEmitter:
                         current[n * width + m] = value
                 for op in self.row_reduces:
                     self._reduce_row(op, chunks)
-            ops = [op for op in self.reduces for _ in lanes]
-            loop.yields = [
-                self._combine(op, acc, x)
-                for op, acc, x in zip(ops, loop.carried, current, strict=True)
-                if x is not None
-            ]
+            loop.yields = self._combined(loop.carried, [x for x in current if x is not None])
         return loop.results
+
+    def _combined(self, accumulators: list[Val], values: list[Val]) -> list[Val]:
+        """The reductions of both; for each, the lane vectors in turn."""
+        ops = [op for op in self.reduces for _ in range(len(values) // len(self.reduces))]
+        return [self._combine(op, acc, x) for op, acc, x in zip(ops, accumulators, values, strict=True)]
 
     def _reduce_row(self, op: ReduceOp, chunks: Sequence[Chunk]) -> None:
         """Combine the live lanes of one tile row with what earlier lane blocks left."""
@@ -363,30 +385,40 @@ class PassEmitter:
         if view.element != f.element:
             return self._dot_pairs(source, bases, terms, lanes)
         block = len(rows) * len(lanes)
+
+        def products(first: Val | int, end: Val | int, parts: int, turns: int) -> list[Val]:
+            """Sums over the terms from ``first`` to ``end``, each of ``parts`` by itself, in unrolled ``turns``."""
+            zero = b.real(0.0, f.vector)
+            with b.loop(first, end, parts * turns, [zero] * (block * parts), hint=dot.contracted) as loop:
+                sums = list(loop.carried)
+                for turn in range(parts * turns):
+                    part = turn % parts
+                    term = b.add(loop.iv, turn)
+                    vectors = [b.load(f.row_pointer(source, term, lane), f.vector, f.align) for lane in lanes]
+                    offset = b.mul(term, to_term)
+                    for r in range(len(rows)):
+                        scalar = b.broadcast(b.load(b.at(bases[r], offset, f.element), f.element), f.lanes)
+                        for m, vector in enumerate(vectors):
+                            n = part * block + r * len(lanes) + m
+                            sums[n] = b.fma(scalar, vector, sums[n])
+                loop.yields = sums
+            sums = loop.results[:block]
+            for part in range(1, parts):
+                more = loop.results[part * block :][:block]
+                sums = [b.binary("addf", x, y) for x, y in zip(sums, more, strict=True)]
+            return sums
+
+        if isinstance(terms, Val) or (dot.contracted in f.spans and terms > DOT_SPAN):
+            with b.loop(0, terms, DOT_SPAN, [b.real(0.0, f.vector)] * block, hint="span") as loop:
+                sums = products(loop.iv, b.least(b.add(loop.iv, DOT_SPAN), terms), 1, 1)
+                loop.yields = [b.binary("addf", x, y) for x, y in zip(loop.carried, sums, strict=True)]
+            return loop.results
         # a block too small to hide the latency of fma is summed in parts, term by term in turn; others all alike, so
         # that a gradient has the scores of the forward to the last bit
-        parts = max(1, IN_FLIGHT // block) if isinstance(terms, int) else 1
-        while isinstance(terms, int) and parts > 1 and terms % parts:
+        parts = max(1, IN_FLIGHT // block)
+        while terms % parts:
             parts -= 1
-        zero = b.real(0.0, f.vector)
-        turns = 2 if isinstance(terms, int) and parts == 1 and terms % 2 == 0 else 1  # half as many jumps
-        with b.loop(0, terms, parts * turns, [zero] * (block * parts), hint=dot.contracted) as loop:
-            sums = list(loop.carried)
-            for turn in range(parts * turns):
-                part = turn % parts
-                term = b.add(loop.iv, turn)
-                vectors = [b.load(f.row_pointer(source, term, lane), f.vector, f.align) for lane in lanes]
-                offset = b.mul(term, to_term)
-                for r in range(len(rows)):
-                    scalar = b.broadcast(b.load(b.at(bases[r], offset, f.element), f.element), f.lanes)
-                    for m, vector in enumerate(vectors):
-                        n = part * block + r * len(lanes) + m
-                        sums[n] = b.fma(scalar, vector, sums[n])
-            loop.yields = sums
-        sums = loop.results[:block]
-        for part in range(1, parts):
-            sums = [b.binary("addf", x, y) for x, y in zip(sums, loop.results[part * block :][:block], strict=True)]
-        return sums
+        return products(0, terms, parts, 2 if parts == 1 and terms % 2 == 0 else 1)  # half as many jumps
 
     def _dot_pairs(self, source: SSAValue, bases: list[Val], terms: Val | int, lanes: list[Val]) -> list[Val]:
         """The same for pairs of bf16, which one instruction multiplies and adds."""

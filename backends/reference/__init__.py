@@ -26,8 +26,8 @@ class ReferenceBackend:
         sources = b"".join(path.read_bytes() for path in sorted((package / "ir").glob("*.py")))
         return f"reference, xdsl {version('xdsl')}, ir {hashlib.sha256(sources).hexdigest()[:16]}"
 
-    def pipeline_options(self, dtype: str, device: torch.device) -> dict[str, Any]:
-        return {"narrow": False, "target": "cpu-avx512", "fused": False}  # of the tiles that one may look at
+    def pipeline_options(self, dtype: str, device: torch.device, target: str | None = None) -> dict[str, Any]:
+        return {"narrow": False, "target": target or "cpu-avx512", "fused": False}  # of the tiles that one may look at
 
     def compile(self, kernel: KernelOp, *, stages: Collection[str] = (), target: str | None = None) -> Artifact:
         from xdsl.dialects.builtin import ModuleOp

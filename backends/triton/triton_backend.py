@@ -32,8 +32,9 @@ class TritonBackend:
     def fingerprint(self) -> str:
         return f"triton {_triton_version()}, printer {_source_hash()}, {current_target()}"
 
-    def pipeline_options(self, dtype: str, device: torch.device) -> dict[str, Any]:
-        return {"narrow": dtype in ("bf16", "f16", "bfloat16", "float16"), "target": current_target(), "fused": False}
+    def pipeline_options(self, dtype: str, device: torch.device, target: str | None = None) -> dict[str, Any]:
+        narrow = dtype in ("bf16", "f16", "bfloat16", "float16")
+        return {"narrow": narrow, "target": target or current_target(), "fused": False}
 
     def compile(self, kernel: KernelOp, *, stages: Collection[str] = (), target: str | None = None) -> Artifact:
         from .config import choose

@@ -61,7 +61,7 @@ class Fake:
     def fingerprint(self):
         return self.version
 
-    def pipeline_options(self, dtype, device):
+    def pipeline_options(self, dtype, device, target=None):
         return {"narrow": False, "target": "reference", "fused": False}
 
     def compile(self, kernel, *, stages=(), target=None):

@@ -277,6 +277,8 @@ def programs(draw: st.DrawFn) -> Program:
     e = d if square else draw(st.sampled_from([d, d, 7, 24]))
     shared = draw(SHARED) if kv_heads != heads and door is None else ()
     before, after = draw(BEFORE), (*draw(AFTER), "return o")
+    if d == 1 and any("normalize" in line for line in before):  # constants: gradients are exactly 0 by cancellation
+        before = ()
     return Program(
         (*before, *shared, *lines, *after),
         tuple(dict.fromkeys(tensors)),

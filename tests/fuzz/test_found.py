@@ -89,7 +89,7 @@ FOUND = {
         sizes=(1, 1, 1, 3, 3, 1, 1),
     ),
     "keys past the end weigh nothing where weights are kept": program(
-        "o = (-((q @ k.mT) ** 2) - 200).softmax(-1) @ v",
+        "o = (-((q @ k.mT / 8) ** 2) - 200).softmax(-1) @ v",
         sizes=(1, 1, 1, 96, 3, 32, 32),
     ),
 }
