@@ -12,6 +12,8 @@ import torch
 from cpu_cases import Case, cases
 from harness import Comparison, arguments, compare, save, show
 
+from attnc.compiler.lowering import load_backend
+
 LEFT_OUT = "D128, bf16 of windows and of dilated masks, the 13 x 13 neighbourhood and the hierarchical backward"
 
 
@@ -36,7 +38,8 @@ def main() -> None:
     setup = f"H={args.heads}, {args.threads} threads"
     show(found, setup)
     if not args.quick and not args.only:
-        print(save("cpu", found, {"sizes": setup, "rounds": args.rounds}))
+        on = load_backend("cpu").pipeline_options("f32", torch.device("cpu"))["target"]
+        print(save(on, found, {"sizes": setup, "rounds": args.rounds}))
         cpu_table.PAGE.write_text(cpu_table.page())
 
 

@@ -1,4 +1,4 @@
-"""The measured table of ``docs/cpu.md``, from ``results/cpu.json``; ``--check`` says whether it is up to date."""
+"""The measured tables of ``docs/cpu.md``, one for each ``results/cpu-*.json``; ``--check`` says whether they are up to date."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-RESULT = Path(__file__).parent / "results" / "cpu.json"
+RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "cpu.md"
 BEGIN, END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
 
@@ -35,7 +35,8 @@ def _rows(case: Mapping[str, Any]) -> Iterator[str]:
 def page() -> str:
     """The page as it should be."""
     before, _, rest = PAGE.read_text().partition(BEGIN)
-    return before + BEGIN + table(json.loads(RESULT.read_text())) + END + rest.partition(END)[2]
+    tables = "\n".join(table(json.loads(path.read_text())) for path in sorted(RESULTS.glob("cpu-*.json")))
+    return before + BEGIN + tables + END + rest.partition(END)[2]
 
 
 if __name__ == "__main__":
