@@ -49,9 +49,8 @@ def _arena(axes: Any, rows: Sequence[Row], colours: Mapping[str, Any]) -> None:
         for who in row["median_s"]:
             area = 3 + row["peak_bytes"][who] / 2**20
             face = colours[row["model"]] if who == "attnc" else "none"
-            axes.scatter(
-                1 / row["median_s"][who], row["score"], area, face, edgecolors=colours[row["model"]], alpha=0.7
-            )
+            edge = colours[row["model"]]
+            axes.scatter(1 / row["median_s"][who], row["score"], area, facecolors=face, edgecolors=edge, alpha=0.7)
         speeds = [1 / s for s in row["median_s"].values()]
         axes.plot(speeds, [row["score"]] * len(speeds), color=colours[row["model"]], linewidth=0.8)
         axes.annotate(row["model"], (speeds[0], row["score"]), (0, 7), textcoords="offset points", fontsize=8)

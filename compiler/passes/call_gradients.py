@@ -15,7 +15,7 @@ from ...ir.attn import CallOp
 from ...ir.attributes import tensor_type
 from ...ir.calls import parse_call
 from ...ir.dtypes import FLOATS, name_of
-from ...ir.expr import Expr, Op, walk
+from ...ir.expr import Const, Expr, Op, parse, walk
 
 
 class CallGradient(NamedTuple):
@@ -49,6 +49,8 @@ def call_gradient(op: CallOp, n: int) -> CallGradient | None:
             if name == "matmul" and len(names) == 2 and ast.unparse(rest[0]) == "x1":
                 return _matmul(inputs[0], inputs[1], out, n)
             return _rearrangement(name, rest, inputs[0]) if len(names) == 1 else None
+        case ast.Call(ast.Attribute(_, "pad"), [ast.Name("x0"), ast.Tuple(pads)], [ast.keyword("value")]):
+            return _pad([ast.unparse(p) for p in pads], inputs[0])
         case _:
             return None
     return _summed(found, inputs[n], out)
@@ -96,6 +98,26 @@ def _rearrangement(name: str, rest: Sequence[ast.expr], shape: Sequence[Expr]) -
     if name in ("reshape", "unsqueeze", "squeeze") and not functions:
         return CallGradient(f"torch.reshape(x0, [{', '.join(str(e) for e in shape)}])")
     return None
+
+
+def _pad(pads: Sequence[str], shape: Sequence[Expr]) -> CallGradient | None:
+    """Of a pad by a constant: the part that is not padding, a view."""
+    amounts = [parse(p) for p in pads]
+    if not all(map(_never_negative, amounts)):
+        return None
+    padded = len(shape) - len(pads) // 2  # the last dimension comes first
+    befores = reversed(amounts[::2])
+    parts = [f"{before}:{before + size}" for before, size in zip(befores, shape[padded:], strict=True)]
+    return CallGradient(f"x0[{', '.join([':'] * padded + parts)}]")
+
+
+def _never_negative(x: Expr) -> bool:
+    match x:
+        case Const(value):
+            return value >= 0
+        case Op("%", (_, Const(value))):
+            return value > 0
+    return False
 
 
 def _matmul(a: Sequence[Expr], b: Sequence[Expr], out: Sequence[Expr], n: int) -> CallGradient | None:

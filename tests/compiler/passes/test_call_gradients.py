@@ -53,6 +53,9 @@ CALLS: list[tuple[str, list[str], str, list[int]]] = [
     ("torch.matmul(x0, x1)", [BHND, "D"], "B, H, N", [0, 1]),
     ("torch.matmul(x1, x0)", ["N, N", "N, N"], "N, N", [0, 1]),
     ("torch.matmul(x0, x0)", ["N, N"], "N, N", [0]),
+    ("torch.nn.functional.pad(x0, (0, 0, 0, -N % 4), value=0)", [BHND], "B, H, N + 3, D", []),
+    ("torch.nn.functional.pad(x0, (1, 2, 0, 3), value=0.5)", [BHND], "B, H, N + 3, D + 3", []),
+    ("torch.nn.functional.pad(x0, (0, 0, -1, 3), value=0)", [BHND], "B, H, N + 2, D", [0]),
     ("torch.softmax(x0, 3)", [BHND], BHND, [0]),
     ("torch.mean(x0, (1,), keepdim=False)", [BHND], "B, N, D", [0]),
 ]
