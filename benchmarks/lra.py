@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lra_page
 import torch
 from harness import RESULTS, Call, Comparison, arguments, compare, save, show
 from lra_models import HEADS, MODELS, WIDTH, Model
@@ -71,7 +72,8 @@ def main() -> None:
         if not args.quick and len(chosen) == len(MODELS):  # after each: a run that is cut off has not been in vain
             rows = sorted(kept(lengths[: lengths.index(n) + 1], setup) + [r for _, r in results], key=_length)
             path = save(FILE, rows, setup)
-            print(path, draw(rows, path.with_suffix(".png"), args.memory) or "", flush=True)
+            lra_page.PAGE.write_text(lra_page.page())
+            print(path, draw(rows, lra_page.PICTURE, args.memory) or "", flush=True)
     show([c for c, _ in results], f"forward and backward, B=1 H={HEADS} D={WIDTH}, float32, {args.threads} threads")
     for _, row in results:
         sizes = ", ".join(f"{who} {size / 2**20:,.1f} MiB" for who, size in row["peak_bytes"].items())

@@ -47,8 +47,9 @@ def test_every_command_is_in_the_readme() -> None:
     assert named == commands
 
 
-def test_the_measured_table_is_what_was_measured() -> None:
-    script = str(ROOT / "benchmarks" / "cpu_table.py")
+@pytest.mark.parametrize("script", ["cpu_table.py", "lra_page.py"])
+def test_the_measured_table_is_what_was_measured(script: str) -> None:
+    script = str(ROOT / "benchmarks" / script)
     done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
     assert not done.returncode, done.stderr
 
