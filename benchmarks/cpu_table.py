@@ -1,4 +1,4 @@
-"""The measured tables of ``docs/cpu.md``, one for each ``results/cpu-*.json``; ``--check`` says whether they are up to date."""
+"""The measured tables of ``docs/cpu.md``, one for each ``results/cpu-*.json``; ``--check`` compares."""
 
 from __future__ import annotations
 

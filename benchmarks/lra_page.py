@@ -1,4 +1,4 @@
-"""The measured table of ``docs/long-range-arena.md``, from ``results/lra.json``; ``--check`` says if it is up to date."""
+"""The measured table of ``docs/long-range-arena.md``, from ``results/lra.json``; ``--check`` compares."""
 
 from __future__ import annotations
 
