@@ -159,7 +159,8 @@ _KINDS = {cls: kind for kind, cls in _STEPS.items()}
 class Plan:
     """A compiled function.  ``run`` may be called from several threads at once.
 
-    ``saved`` are what the gradient needs besides the arguments: for each attention its output and its weights.
+    ``saved`` are what the gradient needs besides the arguments: for each attention its output and its weights,
+    and calls that are kept.
     """
 
     name: str

@@ -54,7 +54,8 @@ def kernel_plan(
 ) -> Plan:
     """A plan that launches the module's kernels; equal kernels are compiled once.
 
-    With ``saving`` the kernels are those of a forward, whose first and last results a gradient reads.
+    With ``saving`` the kernels are those of a forward, whose first and last results a gradient reads, as it does calls
+    that are kept.
     ``meanwhile`` is done while they compile.
     """
     func = attn.func_of(module)
@@ -66,13 +67,16 @@ def kernel_plan(
     begun: dict[str, Callable[[], Artifact]] = {}  # compiled beside one another
     results: tuple[str, ...] = ()
     saved: list[str] = []
+    kept: list[str] = []
     for op in func.needed():
         inputs = tuple(names.of(v) for v in op.operands)
         match op:
             case attn.ReturnOp():
                 results = inputs
             case attn.CallOp():
-                steps.append(CallStep(op.call.data, inputs, names.specs(op.outputs), _at(op)))
+                outputs = names.specs(op.outputs)
+                steps.append(CallStep(op.call.data, inputs, outputs, _at(op)))
+                kept += [outputs[0].name] if saving and op.is_kept else []
             case attn.ReorderOp():
                 (output,) = names.specs([op.output])
                 shape = tuple(str(s) for s in attn.tensor_type(op.input).shape)
@@ -115,7 +119,9 @@ def kernel_plan(
     if meanwhile and begun:
         meanwhile()
     artifacts = {name: finish() for name, finish in begun.items()}
-    return _plan(func, names, backend.name, tuple(steps), results, tuple(saved), device_type, artifacts, backend.load)
+    return _plan(
+        func, names, backend.name, tuple(steps), results, (*saved, *kept), device_type, artifacts, backend.load
+    )
 
 
 def _plan(

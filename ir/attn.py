@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from xdsl.dialects.builtin import ArrayAttr, StringAttr, SymbolNameConstraint
+from xdsl.dialects.builtin import ArrayAttr, StringAttr, SymbolNameConstraint, UnitAttr
 from xdsl.ir import Operation, SSAValue
 from xdsl.irdl import (
     IRDLOperation,
@@ -132,8 +132,10 @@ class FuncOp(IRDLOperation):
         return last
 
     def residuals(self) -> list[SSAValue]:
-        """What a gradient needs besides the arguments: two results of every needed attention, in order."""
-        return [r for op in self.needed() if isinstance(op, AttendOp) for r in op.residuals]
+        """What a gradient needs besides the arguments: two results of every needed attention, then all that is kept."""
+        needed = self.needed()
+        residuals = [r for op in needed if isinstance(op, AttendOp) for r in op.residuals]
+        return residuals + [op.outputs[0] for op in needed if isinstance(op, CallOp) and op.is_kept]
 
     @property
     def facts(self) -> tuple[Expr, ...]:
@@ -215,6 +217,7 @@ class CallOp(IRDLOperation):
     ``call`` is Python text over the operands ``x0, x1, ...``, size names and ``device`` (that of the
     function's first tensor), built from literals, tuples, lists and attribute paths of ``torch``:
     ``torch.mean(x0, dim=-2)``.  A result dimension that is a new size symbol is bound when the call returns.
+    The result of a call that is ``kept`` is saved for the gradient, which makes those of others again.
     """
 
     name = "attn.call"
@@ -225,6 +228,13 @@ class CallOp(IRDLOperation):
 
     def __init__(self, call: str, inputs: Sequence[SSAValue], result_types: Sequence[TensorType]):
         super().__init__(properties={"call": StringAttr(call)}, operands=[inputs], result_types=[result_types])
+
+    @property
+    def is_kept(self) -> bool:
+        return "kept" in self.attributes
+
+    def keep(self) -> None:
+        self.attributes["kept"] = UnitAttr()
 
 
 @irdl_op_definition

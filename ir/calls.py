@@ -32,6 +32,7 @@ _RANDOM_PREFIXES = (
     "rand", "dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "native_dropout",
     "fractional_max_pool",
 )  # fmt: skip
+_PRODUCTS = frozenset({"matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "linear", "conv1d", "conv2d", "conv3d"})
 _PERHAPS_RANDOM = re.compile("|".join([*sorted(_RANDOM), *_RANDOM_PREFIXES, "dropout_p"]))
 _FORBIDDEN = frozenset(
     {"load", "save", "compile", "from_file", "numpy", "tofile", "apply_", "map_", "map2_", "register_hook"}
@@ -62,6 +63,12 @@ def _harmless(node: ast.Attribute) -> bool:
         return True  # a method or attribute of a value
     path, parent = ast.unparse(node), ast.unparse(node.value)
     return parent in _MODULES or parent.startswith("torch.ops.aten.") or any(m.startswith(path) for m in _MODULES)
+
+
+def is_product(text: str) -> bool:
+    """Is the call a product of matrices, or a convolution, which takes longer to make again than to read?"""
+    body = parse_call(text).body
+    return isinstance(body, ast.Call) and isinstance(body.func, ast.Attribute) and body.func.attr in _PRODUCTS
 
 
 def draws_random(text: str) -> bool:

@@ -49,6 +49,10 @@ def call_gradient(op: CallOp, n: int) -> CallGradient | None:
             if name == "matmul" and len(names) == 2 and ast.unparse(rest[0]) == "x1":
                 return _matmul(inputs[0], inputs[1], out, n)
             return _rearrangement(name, rest, inputs[0]) if len(names) == 1 else None
+        case ast.Call(ast.Attribute(_, "linear"), [*given], []) if [ast.unparse(x) for x in given] == names:
+            return _linear(n) if len(inputs[0]) >= 2 else None
+        case ast.Call(ast.Attribute(_, "einsum"), [ast.Constant(str(letters)), *given], []):
+            return _einsum(letters, n) if len(names) == 2 and [ast.unparse(x) for x in given] == names else None
         case ast.Call(ast.Attribute(_, "pad"), [ast.Name("x0"), ast.Tuple(pads)], [ast.keyword("value")]):
             return _pad([ast.unparse(p) for p in pads], inputs[0])
         case _:
@@ -98,6 +102,27 @@ def _rearrangement(name: str, rest: Sequence[ast.expr], shape: Sequence[Expr]) -
     if name in ("reshape", "unsqueeze", "squeeze") and not functions:
         return CallGradient(f"torch.reshape(x0, [{', '.join(str(e) for e in shape)}])")
     return None
+
+
+def _linear(n: int) -> CallGradient:
+    match n:
+        case 0:
+            return CallGradient("torch.matmul(x0, x1)", 1)
+        case 1:
+            return CallGradient("torch.matmul(x0.flatten(0, -2).mT, x1.flatten(0, -2))", 0)
+    return CallGradient("x0.flatten(0, -2).sum(0)")
+
+
+def _einsum(letters: str, n: int) -> CallGradient | None:
+    """Each letter of an input is one of the output's or of the other input's, unless the input was summed alone."""
+    inputs, _, out = letters.replace(" ", "").partition("->")
+    a, _, b = inputs.partition(",")
+    wanted, other = (a, b) if n == 0 else (b, a)
+    if "->" not in letters or "." in letters or any(len(set(x)) < len(x) for x in (a, b)):
+        return None
+    if not set(wanted) <= {*out, *other}:
+        return None
+    return CallGradient(f"torch.einsum({f'{out},{other}->{wanted}'!r}, x0, x1)", 1 - n)
 
 
 def _pad(pads: Sequence[str], shape: Sequence[Expr]) -> CallGradient | None:

@@ -15,9 +15,9 @@ after, for ``differentiate{wanted=q,v}``::
     }
 
 The arguments are those of ``f``, two results of each of its attentions (kept from the forward run, since to compute
-them again costs half as much as the gradient), and the gradient of each given result.  Of calls and reorders, what a
-gradient reads is computed again.  Gradients run backwards through ``f``, along paths from a wanted argument to a given
-result only, and several gradients of one value are summed.
+them again costs half as much as the gradient), the results of calls that are ``kept``, and the gradient of each given
+result.  Of other calls and reorders, what a gradient reads is computed again.  Gradients run backwards through ``f``,
+along paths from a wanted argument to a given result only, and several gradients of one value are summed.
 
 Legality: the chain rule.  A call that draws random numbers would draw others the second time; it is refused.
 """
@@ -101,7 +101,8 @@ class _Gradient:
         self.ops = old.needed()
         residuals, seeds = old.residuals(), [old.last.values[n] for n in given]
         kept = [("out", "weights" if op.units else "lse") for op in self.ops if isinstance(op, attn.AttendOp)]
-        names = _fresh([*_numbered(kept), *_result_names(old, given)], old)
+        products = [("product",) for op in self.ops if isinstance(op, attn.CallOp) and op.is_kept]
+        names = _fresh([*_numbered(kept), *_numbered(products), *_result_names(old, given)], old)
         types = [tensor_type(v) for v in (*old.args, *residuals, *seeds)]
         self.new = attn.FuncOp(
             f"{old.sym_name.data}_gradient", [*old.names, *names], types, [g.data for g in old.guards]

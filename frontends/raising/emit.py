@@ -10,6 +10,7 @@ from xdsl.ir import Operation, SSAValue
 
 from ...ir.attn import AttendOp, CallOp, FuncOp, ReorderOp, ReturnOp, Source, TensorType
 from ...ir.attributes import LINES, Dim
+from ...ir.calls import is_product
 from ...ir.dtypes import element, from_torch
 from ...ir.expr import OPS, Const, Expr, Lambda, Load, Var, free_vars, kind_of, op, rewrite
 from ...ir.text import verify
@@ -24,6 +25,21 @@ from .values import Values
 
 _NAMES = ("dot", "inf", "nan", "d", "e", "i", "j", "device", "torch", "bool")
 _RESERVED = frozenset((*OPS, *keyword.kwlist, *_NAMES))
+
+
+def _keep_products(func: FuncOp) -> None:
+    """Products that attentions are made of are kept for gradients, as eager keeps them; the rest is made again."""
+    seen: set[SSAValue] = set()
+    values = [v for op in func.body.block.ops if isinstance(op, AttendOp) for v in (op.query, *op.keys, *op.values)]
+    while values:
+        if (value := values.pop()) in seen:
+            continue
+        seen.add(value)
+        op = value.owner
+        if isinstance(op, CallOp | ReorderOp):
+            values += op.operands
+        if isinstance(op, CallOp) and len(op.outputs) == 1 and is_product(op.call.data):
+            op.keep()
 
 
 class Emitter:
@@ -55,6 +71,7 @@ class Emitter:
         block = func.body.block
         block.add_ops([*self.ops, ReturnOp([self.ssa[n.name] for n in graph.output_nodes()])])
         module = ModuleOp([func])
+        _keep_products(func)
         verify(module)
         return module
 

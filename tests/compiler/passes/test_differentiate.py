@@ -164,12 +164,24 @@ def test_calls_are_repeated_only_where_they_are_read() -> None:
     inputs = FUNCTIONS[1][1]
     module = check(raised(self_attention, inputs), list(inputs))
     repeated = [op.call.data for op in ops(module, "call") if not op.outputs[0].name_hint.startswith("d_")]
-    assert repeated == [
-        "torch.permute(x0, (1, 0))",
-        "torch.matmul(x0, x1)",
-    ]  # not the projection behind
+    assert repeated == ["torch.permute(x0, (1, 0))"]
     assert not ops(module, "call_gradient")
     assert 'at = "test_differentiate.py:' in str(module)
+
+
+def projected(x: Tensor, w: Tensor, u: Tensor) -> Tensor:
+    """Keys are a product of a product, the value is neither."""
+    y = torch.nn.functional.linear(x, w).relu() @ u
+    return (x @ y.mT).softmax(-1) @ (x * 2) @ u
+
+
+def test_products_that_attentions_are_made_of_are_kept() -> None:
+    inputs = [rand(1, 2, 9, 4), rand(4, 4), rand(4, 4)]
+    forward = raised(projected, inputs)
+    kept = [op.call.data for op in ops(forward, "call") if op.is_kept]
+    assert kept == ["torch.nn.functional.linear(x0, x1)", "torch.matmul(x0, x1)"]
+    module = check(forward, inputs)
+    assert attn.func_of(module).names[3:] == ["out", "weights", "product0", "product1", "d_result"]
 
 
 def test_residuals_have_names_of_their_own() -> None:
