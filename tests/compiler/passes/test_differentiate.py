@@ -181,7 +181,7 @@ def test_products_that_attentions_are_made_of_are_kept() -> None:
     kept = [op.call.data for op in ops(forward, "call") if op.is_kept]
     assert kept == ["torch.nn.functional.linear(x0, x1)", "torch.matmul(x0, x1)"]
     module = check(forward, inputs)
-    assert attn.func_of(module).names[3:] == ["out", "weights", "product0", "product1", "d_result"]
+    assert attn.func_of(module).names[3:] == ["out", "lse", "product0", "product1", "d_result"]
 
 
 def test_residuals_have_names_of_their_own() -> None:
