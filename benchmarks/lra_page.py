@@ -12,7 +12,7 @@ from cpu_table import BEGIN, END
 
 RESULT = Path(__file__).parent / "results" / "lra.json"
 PAGE = Path(__file__).parents[1] / "docs" / "long-range-arena.md"
-PICTURE = PAGE.parent / "zoo" / "long_range_arena.png"
+PICTURE = PAGE.parent / "pictures" / "long_range_arena.png"
 
 
 def table(data: Mapping[str, Any]) -> str:
