@@ -1,4 +1,4 @@
-"""Operands of matrix registers: read in place, or packed into scratch with zeros around them.
+"""Operands of products of bf16: read in place, or packed into scratch with zeros around them.
 
 Scratch holds whole blocks of 32 by 32.  What pads the axis that is summed must be zero on both sides.
 """
@@ -10,9 +10,10 @@ from collections.abc import Callable
 from ...ir.tile import LoadOp
 from . import amx
 from .builder import PTR, Val, vec
-from .frame import Frame, TileView
+from .frame import Frame, KeyView, TileView
 from .memory import Memory
 from .plan import axes
+from .positions import tabulate
 from .tiles import SIDE, padded
 from .transfers import Transfers
 
@@ -42,6 +43,13 @@ class Packs:
         self.half, self.pairs = vec(2 * frame.lanes, "bf16"), vec(frame.lanes, "i32")
         stride = self.transfers.stride(self.memory, op.index.data, self.feature)
         self.contiguous = self.transfers.is_one(stride)
+
+    def row_pairs(self) -> KeyView:
+        """Pairs of neighbouring rows for vector registers."""
+        tabulate(self.f, self.op.index.data, self.axis, self.rows, [self.feature])
+        packed = self.view("row")
+        stride = self.b.integer(padded(self.width))
+        return KeyView(packed.packed, stride, (self.axis, self.feature), self.width, False, "i32")
 
     def _as_val(self, value: Val | int) -> Val:
         return value if isinstance(value, Val) else self.b.integer(value)
@@ -134,7 +142,9 @@ class Packs:
     def _paired(self) -> None:
         """Rows ``2n`` and ``2n + 1`` side by side, feature by feature."""
         b = self.b
-        pairs = b.binary("shrsi", self._whole(b.add(self.count, SIDE - 1)), b.integer(1))
+        block = SIDE if self.f.tiles.dots else 2
+        end = b.binary("andi", b.add(self.count, block - 1), b.integer(-block))
+        pairs = b.binary("shrsi", end, b.integer(1))
         with b.loop(0, pairs, hint=self.axis) as pair:
             rows = [self._live_row(b.add(b.mul(pair.iv, 2), n)) for n in range(2)]
             target = b.at(self.scratch, b.mul(pair.iv, padded(self.width)), "i32")
