@@ -74,9 +74,10 @@ class _KernelLowering:
         self.pairs = target.pairs and self.element == "f32"
         lanes = target.lanes(self.element)
         self.few = FewRowsPlan.of(kernel, lanes)
-        self.tiles = Tiles()
-        if (target.tiles or self.pairs) and self.element == "f32" and not self.few:
-            self.tiles = Tiles.of(kernel) if target.tiles else Tiles.of(kernel).in_vectors()
+        narrow = (target.tiles or target.pairs) and self.element == "f32" and not self.few
+        self.tiles = Tiles.of(kernel) if narrow else Tiles()
+        if not target.tiles:
+            self.tiles = self.tiles.in_vectors()
         self.vectors = -(-self.rows.size // lanes)
         if self.tiles.dots:
             self.vectors = padded(self.rows.size) // lanes

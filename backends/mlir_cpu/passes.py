@@ -15,11 +15,11 @@ from xdsl.ir import SSAValue
 
 from ...ir.expr import Load, Op, Var
 from ...ir.tile import DotOp, FullOp, LoadOp, MapOp, MaskOp, ReduceOp, tile_type
-from .amx_scratch import NarrowStores
 from .builder import ELEMENT_BYTES, Val, vec
 from .errors import UnsupportedKernelError
 from .expressions import Scope
 from .frame import Frame, KeyView, Span
+from .narrow_stores import NarrowStores
 from .pairs import is_paired, operands
 from .plan import Pass, axes
 
@@ -135,8 +135,8 @@ class PassEmitter:
             self.height = min(f.target.accumulators // wide, 16)  # one address serves all rows, and few lines
         if self.axis is not None and isinstance(count := self._count(), int):
             self.height = -(-count // -(-count // self.height))  # blocks of the same height, as far as that goes
-        if self._stores_pairs():
-            self.height -= self.height % 2
+        if self._stores_pairs() and self.height > 1:
+            self.height -= self.height % 2  # a block starts at an even row
 
     def _stores_pairs(self) -> bool:
         return any(self.f.tiles.computed.get(value) == "pairs" for value in self.step.stored)
@@ -283,7 +283,7 @@ class PassEmitter:
         """
         if self.step.dot is None or self.row_reduces or any(op.kind.data != "max" for op in self.reduces):
             return False
-        if self._stores_pairs():
+        if self._stores_pairs():  # a row goes where its number says
             return False
         of = self.f.buffers.of
         written = {of[v] for v in self.step.stored if not isinstance(v.owner, ReduceOp)}

@@ -66,7 +66,7 @@ class NarrowStores:
         if f.tiles.computed[value] == "plain" or (isinstance(count, int) and count % SIDE == 0):
             return  # rows do not meet
         if not f.tiles.dots:
-            return  # vector registers multiply no more pairs than there are
+            return  # vector registers multiply only the pairs that there are
         rows = count if isinstance(count, Val) else b.integer(count)
         one = b.integer(1)
         first = b.binary("shrsi", b.add(rows, 1), one)
