@@ -42,8 +42,9 @@ class CpuBackend:
     def pipeline_options(self, dtype: str, device: torch.device, target: str | None = None) -> dict[str, Any]:
         target = target or f"cpu-{host_target().name}"
         on = TARGETS.get(target.removeprefix("cpu-").partition("@")[0])  # choose-tiles tells of names that are none
-        # matrix registers take probabilities in bf16 only
-        return {"target": target, "narrow": dtype == "bf16" and on is not None and on.tiles, "fused": True}
+        # matrix registers, and instructions for pairs, take probabilities in bf16 only
+        narrow = dtype == "bf16" and on is not None and (on.tiles or on.pairs)
+        return {"target": target, "narrow": narrow, "fused": True}
 
     def wake(self) -> None:
         from .background import begin

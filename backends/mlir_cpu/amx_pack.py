@@ -1,4 +1,4 @@
-"""Operands of matrix registers: read in place, or packed into scratch with zeros around them.
+"""Operands of products of bf16: read in place, or packed into scratch with zeros around them.
 
 Scratch holds whole blocks of 32 by 32.  What pads the axis that is summed must be zero on both sides.
 """
@@ -10,9 +10,10 @@ from collections.abc import Callable
 from ...ir.tile import LoadOp
 from . import amx
 from .builder import PTR, Val, vec
-from .frame import Frame, TileView
+from .frame import Frame, KeyView, TileView
 from .memory import Memory
 from .plan import axes
+from .positions import tabulate
 from .tiles import SIDE, padded
 from .transfers import Transfers
 
@@ -42,6 +43,23 @@ class Packs:
         self.half, self.pairs = vec(2 * frame.lanes, "bf16"), vec(frame.lanes, "i32")
         stride = self.transfers.stride(self.memory, op.index.data, self.feature)
         self.contiguous = self.transfers.is_one(stride)
+
+    def row_pairs(self) -> KeyView:
+        """Pairs of neighbouring rows for vector registers."""
+        b = self.b
+        tabulate(self.f, self.op.index.data, self.axis, self.rows, [self.feature])
+        with b.when(self.contiguous):
+            self._paired()
+        with b.otherwise():
+            rows, step = (self.transfers.stride(self.memory, self.op.index.data, a) for a in (self.axis, self.feature))
+            if step is None:
+                self._scalars(self._paired_offset, b.integer(0))
+            else:
+                with b.when(self.transfers.is_one(rows)):
+                    self._paired_words(step)
+                with b.otherwise():
+                    self._scalars(self._paired_offset, b.integer(0))
+        return KeyView(self.scratch, b.integer(padded(self.width)), (self.axis, self.feature), self.width, False, "i32")
 
     def _as_val(self, value: Val | int) -> Val:
         return value if isinstance(value, Val) else self.b.integer(value)
@@ -134,7 +152,9 @@ class Packs:
     def _paired(self) -> None:
         """Rows ``2n`` and ``2n + 1`` side by side, feature by feature."""
         b = self.b
-        pairs = b.binary("shrsi", self._whole(b.add(self.count, SIDE - 1)), b.integer(1))
+        block = SIDE if self.f.tiles.dots else 2
+        end = b.binary("andi", b.add(self.count, block - 1), b.integer(-block))
+        pairs = b.binary("shrsi", end, b.integer(1))
         with b.loop(0, pairs, hint=self.axis) as pair:
             rows = [self._live_row(b.add(b.mul(pair.iv, 2), n)) for n in range(2)]
             target = b.at(self.scratch, b.mul(pair.iv, padded(self.width)), "i32")
@@ -144,6 +164,21 @@ class Packs:
                     b.store(value, b.at(b.at(target, first, "i32"), n * self.f.lanes, "i32"), 64)
 
             self._features(pack)
+
+    def _paired_words(self, step: Val) -> None:
+        """The same where rows lie side by side, so that pairs are words of memory: squares of them are transposed."""
+        b, pitch = self.b, padded(self.width)
+        with b.loop(0, self.count, SIDE, hint=self.axis) as row:
+            left = b.sub(self.count, row.iv)
+
+            def block(first: Val, count: int) -> None:
+                at = {self.axis: b.add(self.start, row.iv), self.feature: first}
+                start = self.transfers.address(self.memory, self.op.index.data, **at)
+                target = b.at(self.scratch, b.add(b.mul(row.iv, pitch // 2), first), "i32")
+                arguments, name = [start, step, target, left], f"pair_{count}_{pitch}"
+                self.f.call(name, arguments, lambda inner, args: _pair_words(inner, count, pitch, *args))
+
+            self.transfers.blocks(self.width, block)
 
     def _interleaved(self, x: Val, y: Val) -> tuple[Val, Val]:
         """Pairs of the elements of two rows: those of the first 16 features, and of the last."""
@@ -174,6 +209,19 @@ class Packs:
         b, one = self.b, self.b.integer(1)
         pair = b.mul(b.binary("shrsi", row, one), 2 * padded(self.width))
         return b.add(b.add(pair, b.mul(e, 2)), b.binary("andi", row, one))
+
+
+def _pair_words(f: Frame, count: int, pitch: int, start: Val, step: Val, target: Val, left: Val) -> None:
+    """``count`` features, ``step`` apart, of 32 rows of which ``left`` are live."""
+    b, pairs = f.b, vec(f.lanes, "i32")
+    live = b.mask_below(left, SIDE)
+    words = [
+        b.bitcast(b.masked_load(b.at(start, b.mul(step, n), "bf16"), live, vec(SIDE, "bf16")), pairs)
+        for n in range(count)
+    ]
+    words += [b.zero(pairs)] * (f.lanes - count)
+    for n, value in enumerate(Transfers(f).transpose(words)):
+        b.store(value, b.at(target, n * pitch, "i32"), f.align)
 
 
 def load_lanes(frame: Frame, op: LoadOp) -> None:

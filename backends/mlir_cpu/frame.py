@@ -77,11 +77,12 @@ class Frame:
     names: dict[str, Val]  # grid dimensions and sizes
     pairs: bool = False  # may multiply pairs of bf16
     tiles: Tiles = field(default_factory=Tiles)
-    zeros: Val = Val("", PTR)  # a row of zeros for tiles
+    zeros: Val = Val("", PTR)  # a row of zeros, to pair the last row with
     part: Val = Val("", PTR)  # room for a block of four tiles
     spans: dict[str, Span] = field(default_factory=dict)
     views: dict[SSAValue, KeyView] = field(default_factory=dict)
     pair_views: dict[SSAValue, KeyView] = field(default_factory=dict)  # of dots that multiply pairs
+    row_pairs: dict[SSAValue, KeyView] = field(default_factory=dict)  # pairs of neighbouring rows, feature by feature
     functions: dict[str, Function] = field(default_factory=dict)  # by name, those that the kernel calls
     tile_views: dict[tuple[SSAValue, str], TileView] = field(default_factory=dict)  # with the kind of dot
     positions: dict[tuple[str, Expr], Val] = field(default_factory=dict)  # tables of indices, by axis and expression
@@ -120,6 +121,7 @@ class Frame:
     def inside(self, spans: dict[str, Span]) -> Frame:
         """This frame with more axes in scope, for the body of a loop."""
         views, pair_views, tile_views = dict(self.views), dict(self.pair_views), dict(self.tile_views)
+        row_pairs = dict(self.row_pairs)
         spans = self.spans | spans
         positions = {key: table for key, table in self.positions.items() if self.spans.get(key[0]) is spans.get(key[0])}
         return replace(
@@ -127,6 +129,7 @@ class Frame:
             spans=spans,
             views=views,
             pair_views=pair_views,
+            row_pairs=row_pairs,
             tile_views=tile_views,
             positions=positions,
             bands={},

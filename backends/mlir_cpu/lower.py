@@ -74,7 +74,10 @@ class _KernelLowering:
         self.pairs = target.pairs and self.element == "f32"
         lanes = target.lanes(self.element)
         self.few = FewRowsPlan.of(kernel, lanes)
-        self.tiles = Tiles.of(kernel) if target.tiles and self.element == "f32" and not self.few else Tiles()
+        narrow = (target.tiles or target.pairs) and self.element == "f32" and not self.few
+        self.tiles = Tiles.of(kernel) if narrow else Tiles()
+        if not target.tiles:
+            self.tiles = self.tiles.in_vectors()
         self.vectors = -(-self.rows.size // lanes)
         if self.tiles.dots:
             self.vectors = padded(self.rows.size) // lanes
@@ -128,7 +131,7 @@ class _KernelLowering:
         first = slots(self.ranks)[-1]
         sizes = {n: b.load(b.at(args, first + k, "i64"), "i64", 8, n) for k, n in enumerate(self.sizes)}
         reads = CapturedReads(memories, self.rows.name)
-        math = VectorMath(b, self.target, self.element, coarse=bool(self.tiles.dots))
+        math = VectorMath(b, self.target, self.element, coarse=bool(self.tiles.dots or self.tiles.pairs))
         expressions = reads.expressions = Expressions(math, reads)
         by_value: dict[SSAValue, Memory] = dict(zip(self.kernel.args, memories.values(), strict=True))
         return Frame(
@@ -170,7 +173,7 @@ class _KernelLowering:
         for n, size in enumerate(sizes):
             frame.scratch.append(self._scratch(b, size * bytes_each, f"scratch{n}"))
         packs = self._pack_scratch(b, frame, self.plan)
-        control = self._tile_scratch(b, frame) if self.tiles.dots else None
+        control = self._tile_scratch(b, frame) if self.tiles.dots or self.tiles.pairs else None
         # many small tasks are taken several at a time, for the counter is shared by all threads
         chunk = b.most(b.least(b.binary("divui", total, b.integer(TASKS)), MOST_TASKS), 1)
         counter = Val("%args", "!llvm.ptr")
@@ -198,12 +201,14 @@ class _KernelLowering:
         if control is not None:
             amx.release(b, control)
 
-    def _tile_scratch(self, b: Builder, frame: Frame) -> Val:
-        """Matrix registers ready for use, a row of zeros, and room for one block."""
-        control = amx.configure(b)
+    def _tile_scratch(self, b: Builder, frame: Frame) -> Val | None:
+        """A row of zeros; matrix registers ready for use, if there are any, and room for one block."""
+        control = amx.configure(b) if self.tiles.dots else None
         widths = [n for op in self.kernel.walk() if isinstance(op, LoadOp) for n in axes(op.result).values()]
         size = padded(max(widths)) * 2
-        frame.zeros, frame.part = self._scratch(b, size, "zeros"), self._scratch(b, SIDE * amx.ROWS * 4, "part")
+        frame.zeros = self._scratch(b, size, "zeros")
+        if self.tiles.dots:
+            frame.part = self._scratch(b, SIDE * amx.ROWS * 4, "part")
         with b.loop(0, size, 64, hint="byte") as byte:
             b.store(b.zero(frame.vector), b.at(frame.zeros, byte.iv, "i8"), 64)
         return control
@@ -219,10 +224,11 @@ class _KernelLowering:
 
         def visit(plan: BlockPlan, taken: dict[int, int]) -> None:
             wide = [*((op, "wide") for op in plan.key_loads), *((op, "pairs") for op in plan.pair_loads)]
-            for op, form in [*wide, *plan.tile_loads]:
-                (_, rows), (_, width) = axes(op.result).items()
-                size = rows * Transfers(frame).packed_width(width) * ELEMENT_BYTES[self.element]
-                if (op, form) in plan.tile_loads:
+            rows = [(op, "rows") for op in plan.row_pair_loads]
+            for op, form in [*wide, *plan.tile_loads, *rows]:
+                (_, count), (_, width) = axes(op.result).items()
+                size = count * Transfers(frame).packed_width(width) * ELEMENT_BYTES[self.element]
+                if (op, form) in plan.tile_loads or form == "rows":
                     size = packed_bytes(op)
                 pool = pools.setdefault(size, [])
                 n = taken.get(size, 0)
@@ -246,7 +252,7 @@ class _KernelLowering:
         with ExitStack() as loops:
             for dim, extent in dims[len(dims) - self.kernel.sequential.data :]:
                 names[dim.name] = loops.enter_context(b.loop(0, extent, hint=dim.name)).iv
-            self._tile(replace(frame, names=names, views={}, pair_views={}, tile_views={}), packs)
+            self._tile(replace(frame, names=names, views={}, pair_views={}, row_pairs={}, tile_views={}), packs)
 
     def _names(self, b: Builder, task: Val, extents: list[Val]) -> dict[str, Val]:
         """The grid dimensions of a task, less those that run in order."""
@@ -298,6 +304,9 @@ class _BlockEmitter:
         for op, kind in self.plan.tile_loads:
             self._comment(op)
             self.f.tile_views[op.result, kind] = TilePacks(self.f, op, self.packs[op, kind]).view(kind)
+        for op in self.plan.row_pair_loads:
+            self._comment(op)
+            self.f.row_pairs[op.result] = TilePacks(self.f, op, self.packs[op, "rows"]).row_pairs()
 
     def run(self) -> None:
         """The steps themselves."""

@@ -15,11 +15,11 @@ from xdsl.ir import SSAValue
 
 from ...ir.expr import Load, Op, Var
 from ...ir.tile import DotOp, FullOp, LoadOp, MapOp, MaskOp, ReduceOp, tile_type
-from .amx_scratch import NarrowStores
 from .builder import ELEMENT_BYTES, Val, vec
 from .errors import UnsupportedKernelError
 from .expressions import Scope
 from .frame import Frame, KeyView, Span
+from .narrow_stores import NarrowStores
 from .pairs import is_paired, operands
 from .plan import Pass, axes
 
@@ -130,11 +130,16 @@ class PassEmitter:
         self.offsets = [n * f.lanes for n in range(wide)]
         if dot is None:
             # rows that share a pair; nothing else to gain from blocks, not even in sums: each lane has its own
-            self.height = 2 if f.tiles.dots else 1
+            self.height = 2 if f.tiles.dots or self._stores_pairs() else 1
         elif self._operands(dot)[1].axes[0] == dot.contracted:
             self.height = min(f.target.accumulators // wide, 16)  # one address serves all rows, and few lines
         if self.axis is not None and isinstance(count := self._count(), int):
             self.height = -(-count // -(-count // self.height))  # blocks of the same height, as far as that goes
+        if self._stores_pairs() and self.height > 1:
+            self.height -= self.height % 2  # a block starts at an even row
+
+    def _stores_pairs(self) -> bool:
+        return any(self.f.tiles.computed.get(value) == "pairs" for value in self.step.stored)
 
     def emit(self) -> None:
         self.comments()
@@ -278,6 +283,8 @@ class PassEmitter:
         """
         if self.step.dot is None or self.row_reduces or any(op.kind.data != "max" for op in self.reduces):
             return False
+        if self._stores_pairs():  # a row goes where its number says
+            return False
         of = self.f.buffers.of
         written = {of[v] for v in self.step.stored if not isinstance(v.owner, ReduceOp)}
         reads = [v for op in [self.step.dot, *self.step.ops] for v in op.operands if v not in self.step.defined]
@@ -365,6 +372,8 @@ class PassEmitter:
         """The operand in the lanes and the one that is broadcast."""
         lane, key = operands(dot, self.f.rows)
         views = self.f.pair_views if self.f.pairs and is_paired(dot, self.f.rows) else self.f.views
+        if dot in self.f.tiles.pairs:
+            views = self.f.row_pairs
         if self.f.rows not in axes(lane) or self.f.rows in axes(key) or key not in views:
             raise UnsupportedKernelError(f"{dot}: one operand must have the row axis and the other come from memory")
         return lane, views[key]
@@ -383,7 +392,9 @@ class PassEmitter:
             self._prefetch(view, rows[0], len(rows))
         terms = f.spans[dot.contracted].count if dot.contracted in f.spans else axes(source)[dot.contracted]
         if view.element != f.element:
-            return self._dot_pairs(source, bases, terms, lanes)
+            # of an odd number of terms the last one's partner is zero on both sides
+            pairs = (terms + 1) // 2 if isinstance(terms, int) else b.binary("shrsi", b.add(terms, 1), b.integer(1))
+            return self._dot_pairs(source, bases, pairs, to_term, lanes)
         block = len(rows) * len(lanes)
 
         def products(first: Val | int, end: Val | int, parts: int, turns: int) -> list[Val]:
@@ -420,18 +431,20 @@ class PassEmitter:
             parts -= 1
         return products(0, terms, parts, 2 if parts == 1 and terms % 2 == 0 else 1)  # half as many jumps
 
-    def _dot_pairs(self, source: SSAValue, bases: list[Val], terms: Val | int, lanes: list[Val]) -> list[Val]:
-        """The same for pairs of bf16, which one instruction multiplies and adds."""
+    def _dot_pairs(
+        self, source: SSAValue, bases: list[Val], count: Val | int, to_pair: Val, lanes: list[Val]
+    ) -> list[Val]:
+        """The same for ``count`` pairs of bf16, which one instruction multiplies and adds."""
         b, f = self.b, self.f
-        assert isinstance(terms, int)
         pairs, halves = vec(f.lanes, "i32"), vec(2 * f.lanes, "bf16")
         zero = b.real(0.0, f.vector)
-        with b.loop(0, terms // 2, 1, [zero] * (len(bases) * len(lanes)), hint="pair") as loop:
+        with b.loop(0, count, 1, [zero] * (len(bases) * len(lanes)), hint="pair") as loop:
             vectors = [
                 b.bitcast(b.load(f.row_pointer(source, loop.iv, lane), pairs, f.align), halves) for lane in lanes
             ]
+            offset = b.mul(loop.iv, to_pair)
             for r, base in enumerate(bases):
-                pair = b.load(b.at(base, loop.iv, "i32"), "i32", 2)
+                pair = b.load(b.at(base, offset, "i32"), "i32", 2)
                 scalar = b.bitcast(b.broadcast(pair, f.lanes), halves)
                 for m, vector in enumerate(vectors):
                     parts = [loop.carried[r * len(lanes) + m], scalar, vector]

@@ -61,6 +61,7 @@ class BlockPlan:
     key_loads: list[LoadOp]  # tiles whose rows are read straight from memory, features in the lanes
     pair_loads: list[LoadOp]  # those of dots that multiply pairs
     tile_loads: list[tuple[LoadOp, str]]  # those of dots on matrix registers, with the kind of dot
+    row_pair_loads: list[LoadOp]  # those of dots that multiply pairs of computed operands and of neighbouring rows
     yields: Sequence[SSAValue]
     bodies: dict[ForOp, BlockPlan]
 
@@ -97,7 +98,7 @@ class _Planner:
         self.steps: list[Step] = []
         self.ready: dict[SSAValue, int] = {}  # first step that may read the value
         self.home: dict[SSAValue, Pass] = {}  # pass in whose registers the value is
-        self.plan = BlockPlan(self.steps, set(), [], [], [], (), {})
+        self.plan = BlockPlan(self.steps, set(), [], [], [], [], (), {})
 
     def run(self, block: Block) -> BlockPlan:
         # scores on tiles come first: they read memory only, and then all elementwise work on them shares one pass
@@ -119,8 +120,9 @@ class _Planner:
                 if len(axes(op.result)) == 2:
                     dots = [use.operation for use in op.result.uses]
                     paired = [self.pairs and isinstance(d, DotOp) and is_paired(d, self.rows) for d in dots]
-                    tiled = [d in self.tiles.dots for d in dots]
+                    tiled = [d in self.tiles.dots or d in self.tiles.pairs for d in dots]
                     self.plan.tile_loads += [(op, kind) for kind in self.tiles.loaded(op)]
+                    self.plan.row_pair_loads += [op] if any(d in self.tiles.pairs for d in dots) else []
                     self.plan.pair_loads += [op] if any(paired) else []
                     self.plan.key_loads += [] if all(p or t for p, t in zip(paired, tiled, strict=True)) else [op]
                 else:
@@ -131,7 +133,9 @@ class _Planner:
                 in_memory = [self._reads_memory(use.operation, op.result) for use in op.result.uses]
                 self.plan.tile_loads += [(op, kind) for kind in self.tiles.loaded(op)]
                 readers = [u.operation for u, reads in zip(op.result.uses, in_memory, strict=True) if reads]
-                if any(dot not in self.tiles.dots for dot in readers):
+                if any(dot in self.tiles.pairs for dot in readers):
+                    self.plan.row_pair_loads.append(op)
+                if any(dot not in self.tiles.dots and dot not in self.tiles.pairs for dot in readers):
                     self.plan.key_loads.append(op)
                 if not all(in_memory):
                     self._append(op)

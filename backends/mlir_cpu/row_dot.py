@@ -8,7 +8,7 @@ added to memory.
 from __future__ import annotations
 
 from ...ir.tile import DotOp
-from .builder import ELEMENT_BYTES, Val
+from .builder import ELEMENT_BYTES, Val, vec
 from .errors import UnsupportedKernelError
 from .frame import Frame, KeyView
 from .memory import Memory
@@ -23,7 +23,8 @@ class RowDotEmitter:
     def __init__(self, frame: Frame, dot: DotOp):
         self.f, self.b = frame, frame.b
         self.source, natural, self.store = row_dot(dot)
-        self.view: KeyView = frame.views[natural]
+        self.pairs = dot in frame.tiles.pairs
+        self.view: KeyView = (frame.row_pairs if self.pairs else frame.views)[natural]
         self.memory: Memory = frame.memories[self.store.memory]
         (self.axis,) = (a for a in axes(self.source) if a != frame.rows)
         self.size = axes(self.source)[self.axis]
@@ -59,13 +60,17 @@ class RowDotEmitter:
         for place in places:  # what the sums are added to arrives while they are computed
             for n in range(0, min(self.view.width - vectors[0] * f.lanes, len(vectors) * f.lanes), line):
                 b.prefetch(b.at(place, n, self.memory.stored), write=True)
-        zero = b.real(0.0, f.vector)
-        with b.loop(0, f.spans[f.rows].count, 1, [zero] * (len(rows) * len(vectors)), hint=f.rows) as loop:
+        zero, element, terms = b.real(0.0, f.vector), self.view.element, f.spans[f.rows].count
+        assert isinstance(terms, Val)
+        if self.pairs:
+            terms = b.binary("shrsi", b.add(terms, 1), b.integer(1))
+        with b.loop(0, terms, 1, [zero] * (len(rows) * len(vectors)), hint=f.rows) as loop:
             features = [self._features(loop.iv, n) for n in vectors]
             for r, pointer in enumerate(pointers):
-                scalar = b.broadcast(b.load(b.at(pointer, loop.iv, f.element), f.element), f.lanes)
+                scalar = b.broadcast(b.load(b.at(pointer, loop.iv, element), element), f.lanes)
                 sums = loop.carried[r * len(vectors) :]
-                loop.yields += [b.fma(scalar, x, acc) for x, acc in zip(features, sums, strict=False)]
+                multiply = self._multiply_pairs if self.pairs else b.fma
+                loop.yields += [multiply(scalar, x, acc) for x, acc in zip(features, sums, strict=False)]
         for r, (row, place) in enumerate(zip(rows, places, strict=True)):
             sums = loop.results[r * len(vectors) :][: len(vectors)]
             with b.when(b.cmpi("sle", row, last)):
@@ -86,8 +91,13 @@ class RowDotEmitter:
         """One vector of a row of the operand in memory."""
         f, b, view = self.f, self.b, self.view
         pointer = b.at(b.at(view.pointer, b.mul(row, view.stride), f.element), vector * f.lanes, f.element)
-        mask = self._mask(vector)
-        return b.load(pointer, f.vector) if mask is None else b.masked_load(pointer, mask, f.vector)
+        mask, type = self._mask(vector), vec(f.lanes, view.element)
+        return b.load(pointer, type) if mask is None else b.masked_load(pointer, mask, type)
+
+    def _multiply_pairs(self, scalar: Val, x: Val, acc: Val) -> Val:
+        b, f, halves = self.b, self.f, vec(2 * self.f.lanes, "bf16")
+        parts = [acc, b.bitcast(scalar, halves), b.bitcast(x, halves)]
+        return b.intrinsic("llvm.x86.avx512bf16.dpbf16ps.512", parts, f.vector)
 
     def _mask(self, vector: int) -> Val | None:
         left = self.view.width - vector * self.f.lanes

@@ -1,5 +1,7 @@
 """Which products run on matrix registers (AMX tiles), and in what form their operands lie in scratch.
 
+Without these, the products of computed operands may run on instructions for pairs in vector registers.
+
 A tile multiplies 16 rows of 32 bf16 with 16 rows of 16 pairs of bf16: neighbours along the axis that is summed share
 32 bits.  With rows of the kernel in the lanes there are three kinds of products:
 
@@ -33,11 +35,15 @@ def padded(size: int) -> int:
 
 @dataclass(frozen=True)
 class Tiles:
-    """The products on tiles, the form of each computed operand (``pairs`` or ``plain``), and the loads to lanes."""
+    """The products on tiles, the form of each computed operand (``pairs`` or ``plain``), and the loads to lanes.
+
+    ``pairs`` are the products of computed operands where vector registers multiply pairs and there are no tiles.
+    """
 
     dots: dict[DotOp, str] = field(default_factory=dict)
     computed: dict[SSAValue, str] = field(default_factory=dict)
     lanes: frozenset[LoadOp] = frozenset()
+    pairs: frozenset[DotOp] = frozenset()
 
     @staticmethod
     def of(kernel: KernelOp) -> Tiles:
@@ -63,6 +69,10 @@ class Tiles:
             else:
                 computed[operand] = "plain" if kind == "row" else "pairs"
         return Tiles(dots, computed, frozenset(lanes))
+
+    def in_vectors(self) -> Tiles:
+        """The same for vector registers; products whose operands both come from memory are those of :mod:`.pairs`."""
+        return Tiles(computed=self.computed, pairs=frozenset(dot for dot, kind in self.dots.items() if kind != "score"))
 
     def loaded(self, load: LoadOp) -> list[str]:
         """The kinds of products on tiles that read a tile straight from memory."""

@@ -120,6 +120,25 @@ class KeyBackward(Backward):
 
 
 @dataclass(frozen=True)
+class NarrowBackward(KeyBackward):
+    """So are probabilities and their gradients, once for each product."""
+
+    dt: str = "bf16"
+
+    @property
+    def text(self) -> str:
+        text, wide, narrow = super().text, self.tile("ij", "f32"), self.tile("ij", "bf16")
+        for name, source, product in (("pn", "p", "dO"), ("dsn", "ds", "Q"), ("dsk", "ds", "K")):
+            rounded = f'%{name} = tile.map "lambda x: x" (%{source}) : ({wide}) -> {narrow}\n    '
+            for result in ("%dv2", "%dk2", "%dq0"):
+                old = f"{result} = tile.dot %{source}, %{product}"
+                if old in text:
+                    head, _, tail = text.partition(old)
+                    text = head + rounded + old.replace(f"%{source},", f"%{name},") + tail.replace(wide, narrow, 1)
+        return text
+
+
+@dataclass(frozen=True)
 class QueryBackward(Backward):
     """Rows are queries: dq."""
 

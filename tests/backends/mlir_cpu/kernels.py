@@ -88,6 +88,26 @@ class Forward:
         return "\n".join(parts)
 
 
+@dataclass(frozen=True)
+class NarrowForward(Forward):
+    """Probabilities are rounded before they meet the values."""
+
+    dt: str = "bf16"
+
+    @property
+    def text(self) -> str:
+        ij = f'!tile.tile<"i:{self.rows}, j:%d"'
+        text = super().text
+        for _, step in self.loops:
+            wide, narrow = f"{ij % step}, f32>", f"{ij % step}, bf16>"
+            text = text.replace(
+                f"%an = tile.dot %p, %V acc %as : {wide}",
+                f'%pn = tile.map "lambda p: p" (%p) : ({wide}) -> {narrow}\n'
+                f"    %an = tile.dot %pn, %V acc %as : {narrow}",
+            )
+        return text
+
+
 def parse_kernel(text: str) -> KernelOp:
     """The one kernel of a module."""
     (kernel,) = kernels_of(parse_module(text)).values()

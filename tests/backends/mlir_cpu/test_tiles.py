@@ -6,7 +6,6 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import pytest
 import torch
@@ -20,49 +19,10 @@ from tests import patterns
 from tests.numerics import assert_gradients_match, assert_matches, cotangents
 from tests.patterns import causal
 
-from .backward_kernels import KeyBackward, check_backward
-from .kernels import Forward, check_forward, parse_kernel
+from .backward_kernels import KeyBackward, NarrowBackward, check_backward
+from .kernels import Forward, NarrowForward, check_forward, parse_kernel
 
 needs_tiles = pytest.mark.skipif(not target.tiles_permitted(), reason="needs a CPU with AMX and bf16")
-
-
-@dataclass(frozen=True)
-class NarrowForward(Forward):
-    """Probabilities are rounded before they meet the values."""
-
-    dt: str = "bf16"
-
-    @property
-    def text(self) -> str:
-        ij = f'!tile.tile<"i:{self.rows}, j:%d"'
-        text = super().text
-        for _, step in self.loops:
-            wide, narrow = f"{ij % step}, f32>", f"{ij % step}, bf16>"
-            text = text.replace(
-                f"%an = tile.dot %p, %V acc %as : {wide}",
-                f'%pn = tile.map "lambda p: p" (%p) : ({wide}) -> {narrow}\n'
-                f"    %an = tile.dot %pn, %V acc %as : {narrow}",
-            )
-        return text
-
-
-@dataclass(frozen=True)
-class NarrowBackward(KeyBackward):
-    """So are probabilities and their gradients, once for each product."""
-
-    dt: str = "bf16"
-
-    @property
-    def text(self) -> str:
-        text, wide, narrow = super().text, self.tile("ij", "f32"), self.tile("ij", "bf16")
-        for name, source, product in (("pn", "p", "dO"), ("dsn", "ds", "Q"), ("dsk", "ds", "K")):
-            rounded = f'%{name} = tile.map "lambda x: x" (%{source}) : ({wide}) -> {narrow}\n    '
-            for result in ("%dv2", "%dk2", "%dq0"):
-                old = f"{result} = tile.dot %{source}, %{product}"
-                if old in text:
-                    head, _, tail = text.partition(old)
-                    text = head + rounded + old.replace(f"%{source},", f"%{name},") + tail.replace(wide, narrow, 1)
-        return text
 
 
 def wide(q, k, v):
@@ -229,7 +189,7 @@ def test_permission_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         assert not target.host_target().tiles
         options = get_backend("cpu").pipeline_options("bf16", torch.device("cpu"))
-        assert not options["narrow"]
+        assert options["narrow"] == target.host_target().pairs
         assert options["target"] != "cpu-avx512-amx"
         check_forward(NarrowForward(D=20), [(65, 130)], target=target.host_target().name)
     finally:

@@ -1,4 +1,4 @@
-"""Computed operands of matrix registers: rounded to bf16 where an elementwise pass stores them."""
+"""Computed operands of products of bf16: rounded where the pass that makes them stores them."""
 
 from __future__ import annotations
 
@@ -29,8 +29,11 @@ class NarrowStores:
         half = b.binary("addi", b.bitcast(what, self.bits), b.integer(0x8000, self.bits))
         if height == 1:
             self._alone(value, row, lane, half)
-        elif r % 2 == 0:
+        elif r % 2 == 0 and r + 1 < height:
             self.even[value, lane] = half
+        elif r % 2 == 0:  # the last of an odd number
+            low = b.binary("shrui", half, b.integer(16, self.bits))
+            b.store(low, self._pointer(value, row, lane), f.align)
         else:
             low = self.even.pop((value, lane))
             b.store(self._pair(low, half), self._pointer(value, b.sub(row, 1), lane), f.align)
@@ -62,6 +65,8 @@ class NarrowStores:
         b, f = self.b, self.f
         if f.tiles.computed[value] == "plain" or (isinstance(count, int) and count % SIDE == 0):
             return  # rows do not meet
+        if not f.tiles.dots:
+            return  # vector registers multiply only the pairs that there are
         rows = count if isinstance(count, Val) else b.integer(count)
         one = b.integer(1)
         first = b.binary("shrsi", b.add(rows, 1), one)
