@@ -299,34 +299,23 @@ class PassEmitter:
         lanes: list[Val],
         known: list[dict[SSAValue, Val]],
         last: Val | None = None,
+        in_spans: bool = True,
     ) -> list[Val]:
         """A loop over tile rows, ``height`` at a time; rows beyond ``last`` repeat it."""
-        if height > 2 or not any(op.kind.data == "sum" for op in self.reduces):
-            return self._row_loop(first, end, height, accumulators, lanes, known, last)
         b = self.b
-        with b.loop(first, end, SPAN, accumulators, hint="span") as loop:
-            stop = b.least(b.add(loop.iv, SPAN), end)
-            start = [self._start(op) for op in self.reduces for _ in lanes]
-            sums = self._row_loop(loop.iv, stop, height, start, lanes, known, last)
-            loop.yields = self._combined(loop.carried, sums)
-        return loop.results
-
-    def _row_loop(
-        self,
-        first: Val | int,
-        end: Val | int,
-        height: int,
-        accumulators: list[Val],
-        lanes: list[Val],
-        known: list[dict[SSAValue, Val]],
-        last: Val | None,
-    ) -> list[Val]:
-        with self.b.loop(first, end, height, accumulators, hint=self.axis or "x") as loop:
-            rows = [self.b.add(loop.iv, r) for r in range(height)]
+        if in_spans and height <= 2 and any(op.kind.data == "sum" for op in self.reduces):
+            with b.loop(first, end, SPAN, accumulators, hint="span") as loop:
+                stop = b.least(b.add(loop.iv, SPAN), end)
+                start = [self._start(op) for op in self.reduces for _ in lanes]
+                sums = self._rows(loop.iv, stop, height, start, lanes, known, last, in_spans=False)
+                loop.yields = self._combined(loop.carried, sums)
+            return loop.results
+        with b.loop(first, end, height, accumulators, hint=self.axis or "x") as loop:
+            rows = [b.add(loop.iv, r) for r in range(height)]
             if last is not None:
-                rows = [rows[0], *(self.b.least(row, last) for row in rows[1:])]
+                rows = [rows[0], *(b.least(row, last) for row in rows[1:])]
             if self.f.ahead and self.axis in self.f.spans:
-                self.f.ahead.ask(self.b)
+                self.f.ahead.ask(b)
             dots = self._dot(self.step.dot, rows, lanes) if self.step.dot else []
             # a block is reduced by itself first: fewer roundings at the size of the whole
             current: list[Val | None] = [None for _ in loop.carried]
