@@ -303,7 +303,8 @@ class PassEmitter:
     ) -> list[Val]:
         """A loop over tile rows, ``height`` at a time; rows beyond ``last`` repeat it."""
         b = self.b
-        if in_spans and height <= 2 and any(op.kind.data == "sum" for op in self.reduces):
+        # matrix registers round what is summed to bf16, of which spans save nothing
+        if in_spans and height <= 2 and not self.f.tiles.dots and any(op.kind.data == "sum" for op in self.reduces):
             with b.loop(first, end, SPAN, accumulators, hint="span") as loop:
                 stop = b.least(b.add(loop.iv, SPAN), end)
                 start = [self._start(op) for op in self.reduces for _ in lanes]
