@@ -14,7 +14,7 @@ from .layout import padded
 from .targets import Target
 from .tasks import order_of
 
-LONG_MASK = 16
+LONG_MASK = 8
 SMALL = 32  # rows, and keys, of a tile; a warp's products have 16 rows
 WARP_SPECIALIZED = (100,)  # architectures on which Triton gives the parts of a loop to warps of their own
 
