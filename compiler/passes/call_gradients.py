@@ -114,13 +114,16 @@ def _linear(n: int) -> CallGradient:
 
 
 def _einsum(letters: str, n: int) -> CallGradient | None:
-    """Each letter of an input is one of the output's or of the other input's, unless the input was summed alone."""
+    """Each letter of an input is one of the output's or of the other input's, unless the input was summed alone.
+
+    Weights have few elements and long sums, which round less in the layout that autograd has kept.
+    """
     inputs, _, out = letters.replace(" ", "").partition("->")
     a, _, b = inputs.partition(",")
     wanted, other = (a, b) if n == 0 else (b, a)
     if "->" not in letters or "." in letters or any(len(set(x)) < len(x) for x in (a, b)):
         return None
-    if not set(wanted) <= {*out, *other}:
+    if not set(wanted) <= {*out, *other} or wanted[:1] != out[:1]:  # no batch: weights
         return None
     return CallGradient(f"torch.einsum({f'{out},{other}->{wanted}'!r}, x0, x1)", 1 - n)
 
