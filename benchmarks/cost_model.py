@@ -30,6 +30,7 @@ from typing import Any
 import torch
 from cpu_patterns import in_window, on_tap
 from harness import RESULTS
+from measured import with_table
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -326,13 +327,6 @@ def written(rows: Sequence[Row], on: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def document(text: str) -> None:
-    """Put a table in its place in the documentation."""
-    before, begin, rest = PAGE.read_text().partition("<!-- measured: begin -->\n")
-    _, end, after = rest.partition("<!-- measured: end -->")
-    PAGE.write_text(before + begin + text + end + after)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="four patterns, one process, and no file is written")
@@ -358,7 +352,7 @@ def main() -> None:
     if not options.quick:
         data = {"setup": {"heads": HEADS, "threads": 1}, "machine": on, "rows": [r.to_json() for r in rows]}
         PATH.write_text(json.dumps(data, indent=1) + "\n")
-        document(written(rows, on))
+        PAGE.write_text(with_table(PAGE, written(rows, on)))
 
 
 if __name__ == "__main__":

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from measured import with_table, write_or_check
+
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "cpu.md"
-BEGIN, END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
 
 
 def table(data: Mapping[str, Any]) -> str:
@@ -34,13 +34,9 @@ def _rows(case: Mapping[str, Any]) -> Iterator[str]:
 
 def page() -> str:
     """The page as it should be."""
-    before, _, rest = PAGE.read_text().partition(BEGIN)
     tables = "\n".join(table(json.loads(path.read_text())) for path in sorted(RESULTS.glob("cpu-*.json")))
-    return before + BEGIN + tables + END + rest.partition(END)[2]
+    return with_table(PAGE, tables)
 
 
 if __name__ == "__main__":
-    if "--check" not in sys.argv:
-        PAGE.write_text(page())
-    elif page() != PAGE.read_text():
-        raise SystemExit(f"{PAGE} is out of date: run python benchmarks/cpu_table.py")
+    write_or_check(PAGE, page())

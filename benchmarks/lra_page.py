@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cpu_table import BEGIN, END
+from measured import with_table, write_or_check
 
 RESULT = Path(__file__).parent / "results" / "lra.json"
 PAGE = Path(__file__).parents[1] / "docs" / "long-range-arena.md"
@@ -37,12 +36,8 @@ def _cell(row: Mapping[str, Any]) -> str:
 
 def page() -> str:
     """The page as it should be."""
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    return before + BEGIN + table(json.loads(RESULT.read_text())) + END + rest.partition(END)[2]
+    return with_table(PAGE, table(json.loads(RESULT.read_text())))
 
 
 if __name__ == "__main__":
-    if "--check" not in sys.argv:
-        PAGE.write_text(page())
-    elif page() != PAGE.read_text():
-        raise SystemExit(f"{PAGE} is out of date: run python benchmarks/lra_page.py")
+    write_or_check(PAGE, page())

@@ -22,6 +22,7 @@ from .few_rows_plan import FewRowsPlan
 from .frame import Frame, KeyView, Span
 from .loops import walk_ranges
 from .memory import CapturedReads, coefficient
+from .pairs import add_pairs
 from .passes import Chunk, PassEmitter, empty_value
 from .plan import Pass, axes
 from .transfers import Transfers
@@ -269,9 +270,7 @@ class FewRowsEmitter:
             self._prefetch(view, loop.iv, keys)
 
             def product(total: Val, x: Val, y: Val) -> Val:
-                if paired:
-                    return b.intrinsic("llvm.x86.avx512bf16.dpbf16ps.512", [total, x, y], f.vector)
-                return b.fma(x, y, total)
+                return add_pairs(b, x, y, total) if paired else b.fma(x, y, total)
 
             def products(sums: Sequence[Val], first: Val | int, width: int) -> list[Val]:
                 features = [self._features(view, p, first, width, paired=paired) for p in pointers]

@@ -10,6 +10,7 @@ from xdsl.dialects.builtin import BFloat16Type
 from xdsl.ir import SSAValue
 
 from ...ir.tile import DotOp, LoadOp, memory_type, tile_type
+from .builder import Builder, Val
 from .memory import coefficient
 
 
@@ -24,6 +25,11 @@ def keeps_pairs(load: LoadOp, rows: str) -> bool:
     dots = [use.operation for use in load.result.uses]
     dots = [op for op in dots if not (isinstance(op, DotOp) and op.contracted == rows)]
     return bool(dots) and all(isinstance(op, DotOp) and _may_pair(op, rows) for op in dots)
+
+
+def add_pairs(b: Builder, x: Val, y: Val, acc: Val) -> Val:
+    """``acc`` and, in each lane, the sum of the products of a pair of ``x`` and one of ``y``."""
+    return b.intrinsic("llvm.x86.avx512bf16.dpbf16ps.512", [acc, x, y], acc.type)
 
 
 def operands(dot: DotOp, rows: str) -> tuple[SSAValue, SSAValue]:

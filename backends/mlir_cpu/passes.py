@@ -20,7 +20,7 @@ from .errors import UnsupportedKernelError
 from .expressions import Scope
 from .frame import Frame, KeyView, Span
 from .narrow_stores import NarrowStores
-from .pairs import is_paired, operands
+from .pairs import add_pairs, is_paired, operands
 from .plan import Pass, axes
 
 IN_FLIGHT = 8  # sums that two ports for fma with a latency of four cycles work on
@@ -437,8 +437,7 @@ class PassEmitter:
                 pair = b.load(b.at(base, offset, "i32"), "i32", 2)
                 scalar = b.bitcast(b.broadcast(pair, f.lanes), halves)
                 for m, vector in enumerate(vectors):
-                    parts = [loop.carried[r * len(lanes) + m], scalar, vector]
-                    loop.yields.append(b.intrinsic("llvm.x86.avx512bf16.dpbf16ps.512", parts, f.vector))
+                    loop.yields.append(add_pairs(b, scalar, vector, loop.carried[r * len(lanes) + m]))
         return loop.results
 
     def _prefetch(self, current: KeyView, row: Val, height: int) -> None:

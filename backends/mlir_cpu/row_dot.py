@@ -12,6 +12,7 @@ from .builder import ELEMENT_BYTES, Val, vec
 from .errors import UnsupportedKernelError
 from .frame import Frame, KeyView
 from .memory import Memory
+from .pairs import add_pairs
 from .plan import axes, row_dot
 from .positions import tabulate
 from .transfers import Transfers
@@ -95,9 +96,8 @@ class RowDotEmitter:
         return b.load(pointer, type) if mask is None else b.masked_load(pointer, mask, type)
 
     def _multiply_pairs(self, scalar: Val, x: Val, acc: Val) -> Val:
-        b, f, halves = self.b, self.f, vec(2 * self.f.lanes, "bf16")
-        parts = [acc, b.bitcast(scalar, halves), b.bitcast(x, halves)]
-        return b.intrinsic("llvm.x86.avx512bf16.dpbf16ps.512", parts, f.vector)
+        b, halves = self.b, vec(2 * self.f.lanes, "bf16")
+        return add_pairs(b, b.bitcast(scalar, halves), b.bitcast(x, halves), acc)
 
     def _mask(self, vector: int) -> Val | None:
         left = self.view.width - vector * self.f.lanes
