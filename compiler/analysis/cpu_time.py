@@ -22,6 +22,7 @@ from .work import Work
 BLOCK = 10.0  # cycles in which a register block starts, and its loop ends: a mispredicted branch, and latencies
 TRANSPOSED = 5.0  # a vector that is read, or written, across lanes: load, four shuffles, store
 MOVED = 2.0  # a vector that is read, changed and written
+CONVERTED = 3.0  # a vector that is widened, or whose elements are paired with the next row's
 GATHER = 20.0  # a vector of elements that lie apart in memory
 ROWS = 16  # of a block of matrix registers
 MATRIX_BLOCK = 16.0  # cycles in which a block of matrix registers is set to zero and its loop ends
@@ -75,7 +76,7 @@ class _Source:
         self.rows, self.step = choice.tiles
         self.matrix = on_matrix(on, work.dtype)
         self.lanes = lanes_of(on, work.dtype)
-        self.cycle = 2 * self.lanes / on.peak["f64" if work.dtype == "f64" else "f32"]
+        self.cycle = on.units * self.lanes / on.peak["f64" if work.dtype == "f64" else "f32"]
         self.element = 8 if work.dtype == "f64" else 4
         self.d, self.e = work.width, work.value_width
         self.domain, self.walked = swapped(work, n) if gradient else (work.domain, work.sources[n])
@@ -113,13 +114,24 @@ class _Source:
         """
         loads = high + wide
         waits = loads / 2 + far * self._line
-        return terms * (max(high * wide / 2 / self._rate, waits) + loads * self.on.load) + BLOCK
+        term = max(high * wide / self.on.units / self._rate, waits) + loads * self.on.load
+        return terms * term + BLOCK * self._beside
 
     @property
     def _rate(self) -> float:
         """Products of an instruction."""
         pairs = self.on.peak[self.work.dtype] / self.on.peak["f64" if self.work.dtype == "f64" else "f32"]
         return max(1.0, pairs)
+
+    @property
+    def _beside(self) -> float:
+        """The share of short waits and moves that multiply-adds do not hide: one unit leaves more room than two."""
+        return self.on.units / 2
+
+    @property
+    def _operand(self) -> float:
+        """Bytes of an element that is multiplied."""
+        return self.element / self._rate
 
     @property
     def _line(self) -> float:
@@ -138,17 +150,17 @@ class _Source:
         each = loop.keys / loop.steps
         blocks = -(-width // self._high(16))
         high = width / blocks
-        scores, lines = self.rows * min(self.step, each) * self.element, each * 64
+        scores, lines = self.rows * min(self.step, each) * self._operand, each * 64 / self._rate
         far = self.wide if scores + lines > self.on.fast else 0.0
         # lines beside those of a block arrive with them, and stay for the next block if there is room
-        far += high * self.element / 64 if scores + each * width * self.element > self.on.fast else 0.0
-        block = self._block(high, each, self.wide, far) + high * self.wide * MOVED
+        far += high * self._operand / 64 if scores + each * width * self._operand > self.on.fast else 0.0
+        block = self._block(high, each, self.wide, far) + high * self.wide * MOVED * self._beside
         return loop.steps * blocks * self._groups * block
 
     def _scores(self, loop: Walked, width: int) -> float:
         """Cycles of inner products of ``width`` features, block by block of keys."""
         high = self._high(8)
-        held = self.rows * width * self.element + high * (width + self.rows) * self.element
+        held = (self.rows + high) * width * self._operand + high * self.rows * self.element
         block = self._block(high, width, self.wide, self.wide if held > self.on.fast else 0.0) + high * self.wide
         return loop.blocks / high * self._groups * block
 
@@ -162,8 +174,9 @@ class _Source:
     def _exponentials(self, loop: Walked) -> float:
         """Seconds of one exponential for each pair, with scores that leave the first-level cache where they must."""
         moved = 0.0 if self.rows * self.step * self.element <= self.on.fast else 2 * self._line * self.cycle
+        each = self.on.coarse if self._rate > 1 else self.on.exponential
         wide = 2.0 if self.work.dtype == "f64" else 1.0
-        return loop.keys * self.vectors * (self.on.exponential * wide + moved)
+        return loop.keys * self.vectors * (each * wide + moved)
 
     def _streamed(self, w: Walk, each: float) -> float:
         """Seconds in which what is walked arrives, ``each`` bytes of a key.
@@ -183,7 +196,7 @@ class _Source:
         size = ELEMENT_BYTES[self.work.dtype]
         moves = 0.0
         if converts(self.on, self.work.dtype) or self._rate > 1:
-            moves = loop.keys * (self.d + self.e) / self.lanes * MOVED * 1.5
+            moves = loop.keys * (self.d + self.e) / self.lanes * CONVERTED
         step = loop.steps * (self.on.step + self.vectors * (2 * self.on.exponential + 4 * c))
         moved = self.vectors * (self.d + self.e) * (TRANSPOSED + MOVED) * c
         task = w.tasks * (self.on.task + moved) if self.first else 0.0  # sources share tasks
@@ -212,11 +225,10 @@ class _Source:
         live = w.rows / w.tasks if w.tasks else 0.0
         blocks = (loop.keys / tall + loop.steps * 0.5) * -(-vectors // wide)
         products += blocks * self._block(tall, live, wide)
-        added = loop.keys * vectors * 3 * MOVED
+        moves = loop.keys * vectors * 3 * MOVED * self._beside
         size = ELEMENT_BYTES[self.work.dtype]
-        moves = added
         if converts(on, self.work.dtype) or self._rate > 1:
-            moves += loop.keys * (self.d + self.e) / self.lanes * MOVED * 1.5
+            moves += loop.keys * (self.d + self.e) / self.lanes * CONVERTED
         exponentials = self._exponentials(loop) + loop.keys * self.vectors * 3 * c
         task = w.tasks * (on.task + 2 * self.vectors * (self.d + self.e) * (TRANSPOSED + MOVED) * c)
         each = (self.d + self.e) * size + 2 * self.d * self.element

@@ -41,6 +41,7 @@ class Device:
     task: float = 0.0  # seconds in which a task begins and ends
     load: float = 0.0  # cycles that a load takes from multiply-adds beside it (CPU)
     call: float = 0.0  # seconds of a launch (CPU)
+    units: int = 2  # whole vectors that are multiplied and added in a cycle (CPU)
     together: float = 1.0  # what a core reaches of its own peak while all others work (CPU)
     operands: bool = False  # a GPU where scores and the probabilities made of them are in registers at once
 
@@ -62,10 +63,14 @@ def _cpu(
     height: int = 4,
     second: int = 1 << 20,
     exponential: float = 8,
+    units: int = 2,
+    step: float = 30e-9,
+    task: float = 200e-9,
+    load: float = 0.15,
 ) -> Device:
     """``exponential`` is in cycles."""
     cycle = 1 / 2.5e9
-    f32 = lanes * 2 / cycle  # two multiply-add units
+    f32 = lanes * units / cycle
     return Device(
         name,
         lanes,
@@ -73,7 +78,7 @@ def _cpu(
         bandwidth=8e9,
         fast=fast,
         registers=32 * lanes * 4,
-        step=30e-9,
+        step=step,
         vectors=vectors,
         matrix=matrix,
         height=height,
@@ -82,9 +87,10 @@ def _cpu(
         second=second,
         exponential=exponential * cycle,
         coarse=exponential * 0.8 * cycle,
-        task=200e-9,
-        load=0.15,
+        task=task,
+        load=load,
         call=10e-6,
+        units=units,
     )
 
 
@@ -108,7 +114,8 @@ DEVICES = {
     d.name: d
     for d in (
         _cpu("cpu-avx512", 16, 48 << 10, height=6, second=2 << 20),
-        _cpu("cpu-avx512-bf16", 16, 48 << 10, bf16=2.0),
+        # Zen 4: vectors of 16 go through in halves, and multiply-adds hide loads, jumps and much else
+        _cpu("cpu-avx512-bf16", 16, 32 << 10, bf16=2.0, exponential=12, units=1, step=5e-9, task=50e-9, load=0.005),
         _cpu("cpu-avx512-amx", 16, 48 << 10, bf16=8.0, matrix=True, height=6, second=2 << 20),
         # of 16 registers, blocks of 3 vectors and 4 rows fill all; blocks of 2 and 6 take 10 % longer
         _cpu("cpu-avx2", 8, 32 << 10, vectors=3, exponential=14),
