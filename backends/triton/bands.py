@@ -19,8 +19,9 @@ from xdsl.ir import Attribute
 
 from ...ir.distance import DISTANCE, by_distance
 from ...ir.dtypes import accumulator, itemsize, name_of
-from ...ir.expr import Expr, free_vars
+from ...ir.expr import ZERO, Expr, free_vars, substitute
 from ...ir.tile import BandAddOp, BandDotOp, ForOp, memory_type, tile_type
+from .collisions import injective
 from .errors import UnsupportedKernelError
 from .layout import AxisCode, dtype, padded
 from .scalars import Text
@@ -139,11 +140,33 @@ def emit_band_add(emitter: Emitter, op: BandAddOp) -> None:
     sums, old = emitter.names.fresh("sums"), emitter.names.fresh(f"{band.name}_old")
     emitter.line(f"{sums} = {_dot((turned, tile_type(op.pairs).element), left, wide, sizes, emitter)}")
     with band.distances() as (at, live):
+        if not injective(band.index, [DISTANCE]):
+            sums, live = _met(band, sums, live, wide)
         mask = f", mask={live}" if live else ""
         emitter.line(f"{old} = tl.load({at}{f'{mask}, other=0.0' if mask else ''})")
         narrow = "" if name_of(wide) == name_of(element) else f".to({dtype(element)})"
         emitter.line(f"tl.store({at}, ({old} + {sums}){narrow}{mask})")
     emitter.barrier()
+
+
+def _met(band: Band, sums: str, live: str, of: Attribute) -> tuple[str, str]:
+    """The sums of all distances with one address, as behind a ``clamp``; live for the first of them alone.
+
+    Which distances these are is a matrix of zeros and ones, and so a product adds them up, always in the same order.
+    """
+    e, ordinals = band.e, f"tl.arange(0, {band.size})"
+    if sum(DISTANCE in free_vars(x) for x in band.index) > 1:
+        raise UnsupportedKernelError(f"{band.op}: distances that meet must do so in one index")
+    at, same, met = (e.names.fresh(x) for x in ("offsets", "same", "met"))
+    of_rows = [substitute(x, {band.feature: ZERO}) for x in band.index]
+    e.line(f"{at} = {' + '.join(e.addresses.offsets(band.op.memory, of_rows, {DISTANCE: band.size}))}")
+    e.line(f"{same} = {at}[:, None] == {at}[None, :]")
+    alike = f"tl.where({same}, 1.0, 0.0).to({dtype(of)})", of
+    there = f"tl.where({live}, {sums}, 0.0)" if live else sums
+    e.line(f"{met} = {_dot(alike, (there, of), of, (band.size, band.size, band.width), e)}")
+    earlier = f"{same} & ({ordinals}[None, :] < {ordinals}[:, None])"
+    first = f"(tl.sum(tl.where({earlier}, 1, 0), 1) == 0)[:, None]"
+    return met, f"{live} & {first}" if live else first
 
 
 def _dot(

@@ -18,8 +18,8 @@ from .gradient_lines import by_lines
 from .gradient_pairs import Keys, Pairs, Queries, gradient_of_lse, rounded
 from .gradient_patches import key_patches, query_patches
 from .gradient_problem import DOT, Problem
-from .gradient_segments import Segments
-from .gradient_targets import Target, target
+from .gradient_segments import MANY, Segments
+from .gradient_targets import SLICES, Target, target
 from .inner_products import operands, products_of
 from .kernel_builder import ZERO
 
@@ -182,14 +182,16 @@ def key_kernel(
         roles.append("query")
     grouped = group_places(problem, n, tensors) if whole else []
     if not grouped and problem is given_problem:
-        grouped = [place for place in owned_places(problem, n, tensors, own) if place.read not in done]
+        owned = owned_places(problem, n, tensors, own, in_order="query" in wanted)
+        grouped = [place for place in owned if place.read not in done]
     in_order = sorted({d for to in outputs.values() for d in to.in_order} | {d for to in grouped for d in to.in_order})
     segments = None
     if "query" in wanted and not whole:
         if line:
             segments = Segments.of_batch(problem, line, in_order)
         else:
-            segments = Segments.of_tiles(problem, own, in_order)
+            shared = any(place.in_order for place in grouped)
+            segments = Segments.of_tiles(problem, own, in_order, MANY if shared else SLICES)
         if segments is not None:
             outputs["dq"] = segments.slices(outputs["dq"])
     elif grouped and (alike := [d.name for d in problem.batch if d.name in in_order]):

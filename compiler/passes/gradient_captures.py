@@ -64,6 +64,7 @@ class _Place:
     in_order: frozenset[str]  # dimensions of the batch
     tiles_in_order: bool
     box: tuple[Dim, ...] = ()
+    rows: str = ROW  # of a kernel of its own: or ``KEY``
 
     @property
     def index(self) -> tuple[Expr, ...]:
@@ -81,17 +82,21 @@ def pair_kernels(
     tensors: Sequence[str],
     given: Mapping[str, SSAValue],
     done: Collection[Load] = (),
+    by_key: bool = False,
 ) -> list[tuple[Frame, list[PairTarget]]]:
-    """Kernels that add up, pair by pair, the gradients of reads whose index uses row and key, less those ``done``."""
-    places = [_place(problem, n, read) for read in reads(problem, n, tensors, [BOTH]) if read not in done]
+    """Kernels that add up, pair by pair, the gradients of reads whose index uses row and key, less those ``done``.
+
+    Their rows are queries; with ``by_key`` they are keys where neighbouring keys have neighbouring elements.
+    """
+    places = [_place(problem, n, read, by_key) for read in reads(problem, n, tensors, [BOTH]) if read not in done]
     found = []
-    for shared in dict.fromkeys((p.in_order, p.tiles_in_order) for p in places):
-        together = [p for p in places if (p.in_order, p.tiles_in_order) == shared]
+    for shared in dict.fromkeys((p.rows, p.in_order, p.tiles_in_order) for p in places):
+        together = [p for p in places if (p.rows, p.in_order, p.tiles_in_order) == shared]
         found.append(_pair_kernel(problem, f"{name}_{together[0].read.tensor}", n, together, given))
     return found
 
 
-def _place(problem: Problem, n: int, read: Load) -> _Place:
+def _place(problem: Problem, n: int, read: Load, by_key: bool) -> _Place:
     """A small table, which rows and keys share, takes a slice for each point of the batch, so that these run at once;
     what grows with rows or keys exists once, and dimensions that it lacks run in order.
 
@@ -106,7 +111,10 @@ def _place(problem: Problem, n: int, read: Load) -> _Place:
     known = reach(read.index, (*problem.batch, row, key), shape, problem.facts).determined
     loose = [d for d in problem.batch if d.name not in known]
     if row.name in known or key.name in known:
-        return _Place(read, (), frozenset(d.name for d in loose), row.name not in known)
+        last = free_vars(read.index[-1])
+        rows = KEY if by_key and key.name in last and row.name not in last else ROW
+        own = key.name if rows == KEY else row.name
+        return _Place(read, (), frozenset(d.name for d in loose), own not in known, rows=rows)
     return _Place(read, tuple(_whole(d, problem) for d in loose), frozenset(), True)
 
 
@@ -128,15 +136,20 @@ def group_places(problem: Problem, n: int, tensors: Iterable[str]) -> list[_Plac
     return [] if None in places else [p for p in places if p is not None]
 
 
-def owned_places(problem: Problem, n: int, tensors: Iterable[str], own: Dim) -> list[_Place]:
+def owned_places(problem: Problem, n: int, tensors: Iterable[str], own: Dim, in_order: bool = False) -> list[_Place]:
     """Where a kernel with ``own`` for rows adds up pairs: in elements that no two of its tasks share, such as those of
-    a product for each row with a table."""
+    a product for each row with a table.
+
+    Where tasks may run ``in_order``, these may also be elements that some dimensions of the batch share, others not.
+    """
     found = []
+    batch = {d.name for d in problem.batch}
     for read in reads(problem, n, tensors, [BOTH]):
         dims = (*problem.batch, problem.row, problem.key(n))
         known = reach(read.index, dims, problem.type(role_of(read)).shape, problem.facts).determined
-        if known >= {own.name, *(d.name for d in problem.batch)}:
-            found.append(_Place(read, (), frozenset(), False))
+        loose = batch - known
+        if own.name in known and (not loose or (in_order and batch & known)):
+            found.append(_Place(read, (), frozenset(loose), False))
     return found
 
 
@@ -169,29 +182,36 @@ class PairTarget:
 def _pair_kernel(
     problem: Problem, name: str, n: int, places: list[_Place], given: Mapping[str, SSAValue]
 ) -> tuple[Frame, list[PairTarget]]:
-    source, i = problem.sources[n], problem.row.name
+    source, first = problem.sources[n], places[0]
+    row, key = problem.row, problem.key(n)
+    by_key = first.rows == KEY
+    own, other = (key, row) if by_key else (row, key)
     types = [p.type(problem) for p in places]
     names = [f"grad{k}:{p.read.tensor}" for k, p in enumerate(places)]
     frame = Frame(
         problem,
         name,
-        problem.row,
+        own,
         dict(zip(names, types, strict=True)),
         given=given,
-        sequential=sorted(places[0].in_order),
-        tiles_in_order=places[0].tiles_in_order,
+        sequential=sorted(first.in_order),
+        tiles_in_order=first.tiles_in_order,
     )
-    queries = Queries.load(frame)
+    held = Keys.load(frame, n) if by_key else Queries.load(frame)
     pairs = Pairs(frame, n, [p.read for p in places])
-    shared = pairs.row_delta(queries)
+    shared = pairs.row_delta(held) if isinstance(held, Queries) else None
 
     def step(carried: Sequence[SSAValue]) -> Sequence[SSAValue]:
-        keys = Keys.load(frame, n)
-        _, gradients = pairs.tiles(queries, keys, shared, i, source.key)
+        if isinstance(held, Keys):
+            queries, keys = Queries.load(frame), held
+        else:
+            queries, keys = held, Keys.load(frame, n)
+        delta = pairs.row_delta(queries) if by_key else shared
+        _, gradients = pairs.tiles(queries, keys, delta, own.name, other.name)
         for place, memory, gradient in zip(places, names, gradients, strict=True):
             assert gradient is not None
             frame.builder.store(gradient, frame.memory[memory], place.index, add=True)
         return carried
 
-    frame.builder.loop(problem.key(n), source.mask, [], step)
+    frame.builder.loop(other, source.mask, [], step)
     return frame, [PairTarget(p.read, p, n) for p in places]

@@ -118,7 +118,8 @@ class _Lowering:
         for n in sources:
             if len(done[n]) == len(self._reads(n, [BOTH])):
                 continue
-            for frame, targets in pair_kernels(self.problem, name, n, self.tensors, self.given, done[n]):
+            left = pair_kernels(self.problem, name, n, self.tensors, self.given, done[n], by_key=self.options.fused)
+            for frame, targets in left:
                 self._built(frame, [(role_of(t.read), t) for t in targets])
         self._replace()
         for launch in measured:

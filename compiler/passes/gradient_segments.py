@@ -34,6 +34,7 @@ from .gradient_targets import SLICES, Target
 from .kernel_builder import batch_grid, fresh
 
 LEAST = 2  # tiles of a segment, at least
+MANY = 4 * SLICES  # tasks that are enough where only heads are left to run at once
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,10 @@ class Segments:
     counted: str = ""
 
     @staticmethod
-    def of_tiles(problem: Problem, rows: Dim, in_order: Sequence[str]) -> Segments | None:
-        """How to split tiles of ``rows``; None where there are always enough tasks, or too few tiles."""
+    def of_tiles(problem: Problem, rows: Dim, in_order: Sequence[str], enough: int = SLICES) -> Segments | None:
+        """How to split tiles of ``rows``; None where there are always ``enough`` tasks, or too few tiles."""
         tiles = ceildiv(max_over(rows.extent, problem.batch), problem.sizes(rows.name)[rows.name])
-        return _segments(problem, tiles, in_order, "")
+        return _segments(problem, tiles, in_order, "", enough)
 
     @staticmethod
     def of_batch(problem: Problem, name: str, in_order: Sequence[str]) -> Segments | None:
@@ -69,12 +70,14 @@ class Segments:
         return replace(to, type=type, index=(Var(self.dim.name), *to.index), sum=to.type)
 
 
-def _segments(problem: Problem, total: Expr, in_order: Sequence[str], counted: str) -> Segments | None:
+def _segments(
+    problem: Problem, total: Expr, in_order: Sequence[str], counted: str, enough: int = SLICES
+) -> Segments | None:
     """Segments of ``total``."""
     extents = [d.extent for d in batch_grid(problem.batch) if d.name not in in_order]
-    if math.prod(e.value for e in extents if isinstance(e, Const)) >= SLICES:
+    if math.prod(e.value for e in extents if isinstance(e, Const)) >= enough:
         return None
-    few = op("and", lt(math.prod(extents, start=Const(1)), SLICES), op(">=", total, LEAST * SLICES))
+    few = op("and", lt(math.prod(extents, start=Const(1)), enough), op(">=", total, LEAST * SLICES))
     count = op("where", few, SLICES, 1)
     if count == Const(1):
         return None

@@ -186,6 +186,31 @@ def test_captured_tensors(options: str, read: str) -> None:
     check(problem(source(mask, f"lambda dot: dot + {read}"), arguments=arguments, wanted='"capture:bias"'), LENGTHS[:1])
 
 
+@pytest.mark.parametrize(
+    ("read", "kernels", "rows"),
+    [
+        ("bias[b, h, i, j]", ["delta", "key0", "weights"], "j"),
+        ("bias[h, i, j]", ["delta", "key0", "weights"], "j"),  # batches run in order there, heads at once
+        ("bias[i, j]", ["bias", "delta", "key0", "weights"], "j"),
+        ("bias[j, i]", ["bias", "delta", "key0", "weights"], "i"),  # rows are what lies side by side
+    ],
+)
+def test_kernels_of_dense_biases(read: str, kernels: list[str], rows: str) -> None:
+    shape = {"b": "B", "h": "H", "i": "N", "j": "M"}
+    sizes = ", ".join(shape[axis] for axis in read[5:-1].split(", "))
+    text = problem(
+        source("True", f"lambda dot: dot + {read}"),
+        arguments={"bias": tensor(sizes)},
+        wanted='"query", "key0", "value0", "capture:bias"',
+    )
+    module = PassManager(parse_passes("gradient-kernels{fused=true}")).run(parse_module(text))
+    found = {name.removeprefix("f_"): kernel for name, kernel in tile.kernels_of(module).items()}
+    assert sorted(found) == kernels
+    writer = found.get("bias", found["key0"])
+    assert writer.rows.data.name == rows
+    check(text, LENGTHS[:3], "{fused=true}")
+
+
 def test_a_table_used_twice() -> None:
     read = "bias[h, i - j + M] + bias[h, j] * bias[h, 3] + bias[h, i - j + M]"
     arguments = {"bias": tensor("H, N + M + 4")}
