@@ -154,8 +154,10 @@ def _splat(self: Any, type: Any, source: Any) -> Any:
 
 
 def _dot(self: Any, a: Any, b: Any, d: Any, *options: Any) -> Any:
+    """The product, rounded once: in which order a GPU sums is not NumPy's to say, whose errors differ between CPUs."""
+
     def values(x: Any) -> np.ndarray:
         data = bfloat16_to_float32(x.data) if x.dtype.scalar == tl.bfloat16 else x.data
-        return data.astype(d.data.dtype)
+        return data.astype(np.float64)
 
-    return interpreter.TensorHandle(np.matmul(values(a), values(b)) + d.data, d.dtype.scalar)
+    return interpreter.TensorHandle((np.matmul(values(a), values(b)) + d.data).astype(d.data.dtype), d.dtype.scalar)

@@ -20,6 +20,20 @@ def program(*body: str, sizes: tuple[int, ...], dtype: str = "float32", tensors:
 
 
 FOUND = {
+    "distances that meet in one row of a table of relative keys": program(
+        IJ,
+        "q, k, v = (torch.cat([x[:, :, 1:], x[:, :, :1]], 2) for x in (q, k, v))",
+        "s = q @ k.mT / 4 + torch.einsum('bhid,ijd->bhij', q, rows[(j - i).reshape(n, m).clamp(-3, 3) + 3])",
+        "o = s.softmax(-1) @ v",
+        sizes=(1, 3, 3, 16, 16, 16, 16),
+        tensors=(Tensor("rows", "(7, d)", "normal"),),
+    ),
+    "gradients of values where nothing scales scores": program(
+        IJ,
+        "q, k, v = (x.flip(2) for x in (q, k, v))",
+        "o = ((q @ k.mT).softmax(-1) @ v).flip(2)",
+        sizes=(1, 1, 1, 30, 30, 32, 32),
+    ),
     "the least number as a fill of whole rows": program(
         IJ,
         "s = (q @ k.mT - 0.25 * (h + 1) * (i - j).abs()).masked_fill(~(i >= 8), torch.finfo(q.dtype).min)",
