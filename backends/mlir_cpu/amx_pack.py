@@ -12,6 +12,7 @@ from . import amx
 from .builder import PTR, Val, vec
 from .frame import Frame, KeyView, TileView
 from .memory import Memory
+from .pairs import interleaved
 from .plan import axes
 from .positions import tabulate
 from .tiles import SIDE, padded
@@ -182,9 +183,7 @@ class Packs:
 
     def _interleaved(self, x: Val, y: Val) -> tuple[Val, Val]:
         """Pairs of the elements of two rows: those of the first 16 features, and of the last."""
-        b, n = self.b, self.f.lanes
-        picks = [[k // 2 + k % 2 * 2 * n + half * n for k in range(2 * n)] for half in range(2)]
-        low, high = (b.bitcast(self.transfers.shuffle(x, y, p), self.pairs) for p in picks)
+        low, high = (self.b.bitcast(pairs, self.pairs) for pairs in interleaved(self.b, x, y))
         return low, high
 
     # ---- features that are not contiguous --------------------------------------------------------------

@@ -179,6 +179,11 @@ class Builder:
             return a
         return self.pure(f"vector.broadcast {a.ssa} : {a.type} to {vec(lanes, a.type)}", vec(lanes, a.type))
 
+    def shuffle(self, x: Val, y: Val, picks: Sequence[int]) -> Val:
+        """Lanes of ``x`` and, counted on from there, of ``y``."""
+        type = vec(len(picks), x.element)
+        return self.pure(f"vector.shuffle {x.ssa}, {y.ssa} {list(picks)} : {x.type}, {y.type}", type)
+
     def bitcast(self, a: Val, type: str) -> Val:
         dialect = "vector" if a.lanes else "arith"
         return self.pure(f"{dialect}.bitcast {a.ssa} : {a.type} to {type}", type)

@@ -3,16 +3,17 @@
 A product of queries and keys has features in the lanes; the sums of as many pairs as there are lanes are then added
 up together, by a tree of shuffles that leaves one pair in each lane.  A product of probabilities and values has the
 values' features in the lanes and broadcasts probabilities.  Keys and values are read once for all rows, in place, and
-widened in registers.  Between the products keys are in the lanes.  All that is not a product is little work, so
-nothing is fused: every op is a loop over its tile.
+widened in registers, or multiplied as pairs of bf16.  Between the products keys are in the lanes.  All that is not a
+product is little work, so nothing is fused: every op is a loop over its tile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
-from xdsl.ir import Block, SSAValue
+from xdsl.ir import Block, Operation, SSAValue
 
 from ...ir.tile import DotOp, ForOp, FullOp, LoadOp, MapOp, MaskOp, ReduceOp, StoreOp, YieldOp
 from .buffers import Buffers
@@ -22,7 +23,7 @@ from .few_rows_plan import FewRowsPlan
 from .frame import Frame, KeyView, Span
 from .loops import walk_ranges
 from .memory import CapturedReads, coefficient
-from .pairs import add_pairs
+from .pairs import add_pairs, interleaved
 from .passes import Chunk, PassEmitter, empty_value
 from .plan import Pass, axes
 from .transfers import Transfers
@@ -98,6 +99,7 @@ class FewRowsEmitter:
         if target is not source and of.get(source) == of[target]:
             return
         f, b = self._frame_of(target), self.b
+        narrow = target in f.tiles.computed and all(self._on_pairs(use.operation) for use in target.uses)
         chunk: Chunk
 
         def value(chunk: Chunk) -> Val:
@@ -111,7 +113,11 @@ class FewRowsEmitter:
             known = self._of_row(f, row.iv, source)
             with b.loop(0, f.spans[f.rows].count, f.lanes, hint="lane") as lane:
                 chunk = Chunk(f, self.rows, row.iv, lane.iv, known)
-                b.store(value(chunk), f.row_pointer(target, row.iv, lane.iv), f.align)
+                if narrow:
+                    pointer = b.at(f.row_pointer(target, row.iv, b.integer(0)), lane.iv, "bf16")
+                    b.store(f.expressions.math.narrow(value(chunk), "bf16"), pointer, f.align // 2)
+                else:
+                    b.store(value(chunk), f.row_pointer(target, row.iv, lane.iv), f.align)
 
     def _of_row(self, f: Frame, row: Val, value: SSAValue) -> dict[SSAValue, Val]:
         """Operands of ``value`` that are one number for the row, read once."""
@@ -138,7 +144,7 @@ class FewRowsEmitter:
                 lane.yields = [f.expressions.math.maximum(x, acc) if maximum else b.binary("addf", acc, x)]
             total, half = lane.results[0], f.lanes // 2
             while half:  # LLVM makes a chain of scalars of a maximum over lanes
-                other = self._shuffle(total, total, [n ^ half for n in range(f.lanes)])
+                other = b.shuffle(total, total, [n ^ half for n in range(f.lanes)])
                 total = f.expressions.math.maximum(other, total) if maximum else b.binary("addf", total, other)
                 half //= 2
             number = b.pure(f"vector.extract {total.ssa}[0] : {f.element} from {total.type}", f.element)
@@ -261,24 +267,21 @@ class FewRowsEmitter:
         query = self._frame_of(op.lhs)
         zero = b.real(0.0, f.vector)
         paired = self._is_paired(op.lhs)
+        product = self._product(paired)
         step, element = (2 * f.lanes, "bf16") if paired else (f.lanes, f.element)
         with b.loop(0, count, keys, hint=f.rows) as loop:
             pointers = []
             for k in range(keys):
                 key = b.least(b.add(loop.iv, k), b.sub(count, 1)) if k else loop.iv
                 pointers.append(b.at(view.pointer, b.mul(key, view.stride), view.element))
-            self._prefetch(view, loop.iv, keys)
-
-            def product(total: Val, x: Val, y: Val) -> Val:
-                return add_pairs(b, x, y, total) if paired else b.fma(x, y, total)
+            self._prefetch(view, loop.iv, keys, range(view.width))
 
             def products(sums: Sequence[Val], first: Val | int, width: int) -> list[Val]:
                 features = [self._features(view, p, first, width, paired=paired) for p in pointers]
                 starts = [query.row_pointer(op.lhs, b.integer(r), b.integer(0)) for r in range(rows)]
                 queries = [b.load(b.at(p, first, element), vec(step, element), f.align) for p in starts]
-                return [
-                    product(sums[r * keys + k], q, x) for r, q in enumerate(queries) for k, x in enumerate(features)
-                ]
+                pairs = [(q, x) for q in queries for x in features]
+                return [product(q, x, total) for (q, x), total in zip(pairs, sums, strict=True)]
 
             whole = view.width // step * step
             sums = [zero] * f.lanes
@@ -292,32 +295,22 @@ class FewRowsEmitter:
             for r in range(rows):
                 part = total
                 if rows > 1:
-                    picks = list(range(r * keys, (r + 1) * keys))
-                    text = f"vector.shuffle {total.ssa}, {total.ssa} {picks} : {total.type}, {total.type}"
-                    part = b.pure(text, vec(keys, f.element))
+                    part = b.shuffle(total, total, range(r * keys, (r + 1) * keys))
                 b.store(part, f.row_pointer(op.result, b.integer(r), loop.iv), ELEMENT_BYTES[f.element])
 
     def _add_up(self, vectors: Sequence[Val]) -> Val:
         """The sum of each of as many vectors as there are lanes, in the lane of its number."""
         b, lanes = self.b, len(vectors)
-        vectors, width = list(vectors), lanes
-        while len(vectors) > 1:
-            half, part = len(vectors) // 2, width // 2
-            starts = range(0, lanes, width)
-            low = [x + s + n for s in starts for x in (0, lanes) for n in range(part)]
-            high = [n + part for n in low]
-            pairs = list(zip(vectors[:half], vectors[half:], strict=True))
-            vectors = [b.binary("addf", self._shuffle(x, y, low), self._shuffle(x, y, high)) for x, y in pairs]
-            width = part
+        while half := len(vectors) // 2:
+            # one half of either sum is where it belongs: to blend takes less than to shuffle
+            stay, move = ([n ^ other | (lanes if n & half else 0) for n in range(lanes)] for other in (0, half))
+            pairs = zip(vectors[:half], vectors[half:], strict=True)
+            vectors = [b.binary("addf", b.shuffle(x, y, stay), b.shuffle(x, y, move)) for x, y in pairs]
         return vectors[0]
-
-    def _shuffle(self, x: Val, y: Val, picks: list[int]) -> Val:
-        return self.b.pure(f"vector.shuffle {x.ssa}, {y.ssa} {picks} : {x.type}, {y.type}", x.type)
 
     def _weigh(self, op: DotOp) -> None:
         """Sums of values weighted by probabilities, in registers for all keys of the tile."""
         f, b, view = self._frame_of(op.result), self.b, self.f.views[op.rhs]
-        weights = self._frame_of(op.lhs)
         count = self.f.spans[op.contracted].count
         assert isinstance(count, Val)
         vectors = f.vectors
@@ -326,52 +319,84 @@ class FewRowsEmitter:
         for first in range(0, vectors, wide):
             block = range(first, min(first + wide, vectors))
             # enough sums at a time to hide the latency of fma
-            keys = max(1, 8 // (self.count * len(block)))
-            sums = [b.real(0.0, f.vector)] * (self.count * len(block) * keys)
+            terms = max(1, 8 // (self.count * len(block)))
+            sums = [b.real(0.0, f.vector)] * (self.count * len(block) * terms)
+            keys = terms * (1 + self._on_pairs(op))
             whole = b.mul(b.binary("divui", count, b.integer(keys)), keys) if keys > 1 else count
             for start, end, step in ((b.integer(0), whole, keys), (whole, count, 1)):
                 if start is end:
                     continue
                 with b.loop(start, end, step, sums, hint=op.contracted) as loop:
-                    loop.yields += self._weighted(op, view, weights, block, step, loop.iv, loop.carried)
+                    self._prefetch(view, loop.iv, step, range(first * f.lanes, min(block.stop * f.lanes, view.width)))
+                    loop.yields += self._weighted(op, block, step, loop.iv, loop.carried)
                 sums = loop.results
             each = self.count * len(block)
             for n in range(each):
                 row, vector = divmod(n, len(block))
                 total = sums[n]
-                for k in range(1, keys):
+                for k in range(1, terms):
                     total = b.binary("addf", total, sums[k * each + n])
                 chunk = Chunk(f, self.rows, b.integer(row), b.integer((first + vector) * f.lanes), {})
                 b.store(accumulate(op, chunk, total), f.row_pointer(op.result, chunk.row, chunk.lane), f.align)
 
-    def _weighted(
-        self, op: DotOp, view: KeyView, weights: Frame, block: range, keys: int, key: Val, sums: Sequence[Val]
-    ) -> list[Val]:
-        """``sums`` and the products of ``keys`` keys, each with sums of its own."""
-        f, b = self.f, self.b
-        found = list(sums)
-        for k in range(keys):
+    def _weighted(self, op: DotOp, block: range, keys: int, key: Val, sums: Sequence[Val]) -> list[Val]:
+        """``sums`` and the products of ``keys`` keys; each key, or pair of them, has sums of its own."""
+        f, b, view, found = self.f, self.b, self.f.views[op.rhs], list(sums)
+        paired = self._on_pairs(op)
+        product = self._product(paired)
+        for term, k in enumerate(range(0, keys, 1 + paired)):
+            together = min(keys, 1 + paired)
             j = b.add(key, k)
-            pointer = b.at(view.pointer, b.mul(j, view.stride), view.element)
-            values = [self._features(view, pointer, v * f.lanes, view.width - v * f.lanes) for v in block]
+            pointers = [b.at(view.pointer, b.mul(b.add(j, n), view.stride), view.element) for n in range(together)]
+            if paired:
+                values = self._interleaved(view, block, *pointers)
+            else:
+                values = [self._features(view, pointers[0], v * f.lanes, view.width - v * f.lanes) for v in block]
             for r in range(self.count):
-                weight = b.load(weights.row_pointer(op.lhs, b.integer(r), j), f.element)
+                weight = self._weight(op, r, j, together)
                 for n, value in enumerate(values):
-                    at = (k * self.count + r) * len(block) + n
-                    found[at] = b.fma(b.broadcast(weight, f.lanes), value, found[at])
+                    at = (term * self.count + r) * len(block) + n
+                    found[at] = product(weight, value, found[at])
         return found
 
-    def _prefetch(self, keys: KeyView, row: Val, count: int) -> None:
-        """Ask for the values of these keys, and for keys further on."""
-        for view in self.f.views.values():
-            if not view.in_place or view.axes[0] != keys.axes[0]:
-                continue
-            for r in range(count):
-                start = self.b.at(
-                    view.pointer, self.b.mul(self.b.add(row, r + AHEAD * (view is keys)), view.stride), view.element
-                )
-                for n in range(0, view.width, 64 // ELEMENT_BYTES[view.element]):
-                    self.b.prefetch(self.b.at(start, n, view.element))
+    def _product(self, paired: bool) -> Callable[[Val, Val, Val], Val]:
+        """Products of lanes, or of pairs of bf16 in them, added to a third vector."""
+        return partial(add_pairs, self.b) if paired else self.b.fma
+
+    def _on_pairs(self, op: Operation) -> bool:
+        """Are values multiplied by the instruction for pairs of bf16, two keys at a time?"""
+        return (
+            isinstance(op, DotOp)
+            and op in self.f.tiles.pairs
+            and isinstance(load := op.rhs.owner, LoadOp)
+            and self._is_affine(load)
+        )
+
+    def _interleaved(self, view: KeyView, block: range, row: Val, partner: Val | None = None) -> list[Val]:
+        """Values of two keys, feature by feature; of the last one beside zeros."""
+        found: list[Val] = []
+        for first in (v * self.f.lanes for v in block[::2]):
+            x, y = (
+                self._features(view, p, first, view.width - first, paired=True) for p in (row, partner or self.f.zeros)
+            )
+            found += interleaved(self.b, x, y)
+        return found[: len(block)]
+
+    def _weight(self, op: DotOp, row: int, key: Val, together: int) -> Val:
+        """The probability of a key in all lanes, or those of two keys; the last one's partner is zero."""
+        f, b = self._frame_of(op.lhs), self.b
+        if not self._on_pairs(op):
+            return b.broadcast(b.load(f.row_pointer(op.lhs, b.integer(row), key), f.element), f.lanes)
+        pointer = b.at(f.row_pointer(op.lhs, b.integer(row), b.integer(0)), key, "bf16")
+        pair = b.load(pointer, "i32", 2) if together == 2 else b.cast("extui", b.load(pointer, "i16"), "i32")
+        return b.bitcast(b.broadcast(pair, f.lanes), vec(2 * f.lanes, "bf16"))
+
+    def _prefetch(self, view: KeyView, row: Val, count: int, features: range) -> None:
+        """Ask for these features of rows further on: hardware alone reaches half of what memory gives."""
+        for r in range(count if view.in_place else 0):
+            start = self.b.at(view.pointer, self.b.mul(self.b.add(row, r + AHEAD), view.stride), view.element)
+            for n in features[:: 64 // ELEMENT_BYTES[view.element]]:
+                self.b.prefetch(self.b.at(start, n, view.element))
 
 
-AHEAD = 32  # keys between a prefetch and the use of the same product
+AHEAD = 80  # rows between a prefetch and the use

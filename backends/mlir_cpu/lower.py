@@ -74,7 +74,7 @@ class _KernelLowering:
         self.pairs = target.pairs and self.element == "f32"
         lanes = target.lanes(self.element)
         self.few = FewRowsPlan.of(kernel, lanes)
-        narrow = (target.tiles or target.pairs) and self.element == "f32" and not self.few
+        narrow = ((target.tiles and not self.few) or target.pairs) and self.element == "f32"
         self.tiles = Tiles.of(kernel) if narrow else Tiles()
         if not target.tiles:
             self.tiles = self.tiles.in_vectors()

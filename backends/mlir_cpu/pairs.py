@@ -32,6 +32,13 @@ def add_pairs(b: Builder, x: Val, y: Val, acc: Val) -> Val:
     return b.intrinsic("llvm.x86.avx512bf16.dpbf16ps.512", [acc, x, y], acc.type)
 
 
+def interleaved(b: Builder, x: Val, y: Val) -> tuple[Val, Val]:
+    """Pairs of the elements of two vectors: those of their first halves, and of their last."""
+    n = x.lanes
+    low = [k // 2 + k % 2 * n for k in range(n)]
+    return b.shuffle(x, y, low), b.shuffle(x, y, [k + n // 2 for k in low])
+
+
 def operands(dot: DotOp, rows: str) -> tuple[SSAValue, SSAValue]:
     """The operand with rows in the lanes and the one that is broadcast."""
     return (dot.lhs, dot.rhs) if rows in tile_type(dot.lhs).shape else (dot.rhs, dot.lhs)

@@ -486,9 +486,6 @@ class Transfers:
             for i in range(n):
                 if not i & step:
                     x, y = rows[i], rows[i + step]
-                    rows[i], rows[i + step] = self.shuffle(x, y, low), self.shuffle(x, y, high)
+                    rows[i], rows[i + step] = self.b.shuffle(x, y, low), self.b.shuffle(x, y, high)
             step //= 2
         return rows
-
-    def shuffle(self, x: Val, y: Val, picks: list[int]) -> Val:
-        return self.b.pure(f"vector.shuffle {x.ssa}, {y.ssa} {picks} : {x.type}, {y.type}", x.type)

@@ -57,6 +57,15 @@ def test_counts(rows: int) -> None:
 
 
 @runs_here
+@pytest.mark.parametrize("layout", ["bhnd", "bnhd", "bhdn"])
+@pytest.mark.parametrize(("d", "e"), [(20, 33), (128, 128), (5, 80), (80, 5)])
+@pytest.mark.parametrize("rows", [1, 2, 4, 8])
+def test_few_rows(rows: int, d: int, e: int, layout: str) -> None:
+    counts = [(1, 1), (1, 2), (3, 65), (5, 257), (2, 0)]
+    check_forward(NarrowForward(D=d, E=e, rows=rows), counts, layout=layout, target=ON)
+
+
+@runs_here
 def test_steps_of_any_size() -> None:
     loops = ((("0, M // 2", "M // 2, M - 1"), 33), (("M - 1, M",), 7))
     check_forward(NarrowForward(loops=loops), [c for c in COUNTS if 0 not in c], target=ON)
@@ -64,8 +73,9 @@ def test_steps_of_any_size() -> None:
 
 @runs_here
 def test_index_maps_that_are_not_affine() -> None:
-    case = NarrowForward(query="b, h, N - 1 - i, d", key="b, h, M - 1 - j, d", value="b, h, (j + 3) % M, e")
-    check_forward(case, target=ON)
+    for rows in (64, 4):
+        maps = {"query": "b, h, N - 1 - i, d", "key": "b, h, M - 1 - j, d", "value": "b, h, (j + 3) % M, e"}
+        check_forward(NarrowForward(rows=rows, **maps), target=ON)
 
 
 @runs_here
@@ -84,23 +94,24 @@ def test_counts_backward(rows: int) -> None:
 
 @runs_here
 @pytest.mark.parametrize("pattern", [signed, masked, patterns.window, patterns.dilated])
-@pytest.mark.parametrize("size", [(1, 1, 20, 20), (70, 3, 5, 80), (67, 66, 80, 5), (130, 65, 64, 64)])
+@pytest.mark.parametrize("size", [(1, 1, 20, 20), (1, 67, 5, 80), (70, 3, 5, 80), (67, 66, 80, 5), (130, 65, 64, 64)])
 def test_functions(pattern: Callable[..., torch.Tensor], size: tuple[int, int, int, int]) -> None:
     inputs = inputs_of(*size)
-    compiled = attnc.compile(pattern, options=OPTIONS)
+    compiled = attnc.compile(pattern, fallback="error", options=OPTIONS)
     assert_matches(pattern, compiled(*inputs), inputs)
     assert_gradients_match(pattern, gradients(compiled, inputs)[0], inputs)
 
 
 @runs_here
+@pytest.mark.parametrize("queries", [1, 33])
 @pytest.mark.parametrize("stuff", [math.inf, -math.inf, math.nan])
-def test_nothing_past_the_end_leaks(stuff: float) -> None:
+def test_nothing_past_the_end_leaks(stuff: float, queries: int) -> None:
     """The partner of the last of an odd number of rows is zero, whatever lies in memory there."""
-    inputs = [x[:, :, :-1] for x in inputs_of(34, 66, 32, 48)]
+    inputs = [x[:, :, :-1] for x in inputs_of(queries + 1, 66, 32, 48)]
     for x in inputs:
         assert x._base is not None
         x._base[:, :, -1] = stuff
-    compiled = attnc.compile(patterns.dense, options=OPTIONS)
+    compiled = attnc.compile(patterns.dense, fallback="error", options=OPTIONS)
     assert_matches(patterns.dense, compiled(*inputs), inputs)
     assert_gradients_match(patterns.dense, gradients(compiled, inputs)[0], inputs)
 
@@ -117,3 +128,22 @@ def test_what_multiplies_pairs(case: Forward | KeyBackward, blocks: int, tmp_pat
     loops = [body for body in product_loops(text) if any("vdpbf16ps" in line for line in body)]
     assert all("vdpbf16ps" in line for body in loops for line in body if products([line]))
     assert len([body for body in loops if products(body) == 16]) == blocks
+
+
+@pytest.mark.parametrize(("on", "count"), [(ON, 48), ("avx512-amx", 16)])
+def test_few_rows_multiply_values_in_pairs_where_that_is_fast(on: str, count: int, tmp_path: Path) -> None:
+    """4 by 4 in each of the loops over features of keys, over two values, and over the last one."""
+    if target.host_machine() != "x86_64":
+        pytest.skip("LLVM here makes no objects for x86-64")
+    kernel = parse_kernel(NarrowForward(D=64, E=64, rows=4).text)
+    text = disassembly(get_backend("cpu").compile(kernel, target=on).payload, tmp_path)
+    assert text.count("vdpbf16ps") == count
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_few_rows_ask_for_keys_and_values(rows: int, tmp_path: Path) -> None:
+    """Every line of both once: 4 of each row, of as many rows as a turn of a loop takes."""
+    kernel = parse_kernel(NarrowForward(D=128, E=128, rows=rows).text)
+    text = get_backend("cpu").compile(kernel, target="avx512-amx").stages["mlir"]
+    keys, values = 16 // rows, 1
+    assert text.count("llvm.intr.prefetch") == 4 * (keys + values)
