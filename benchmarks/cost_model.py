@@ -7,7 +7,7 @@ shows Spearman's rank correlation, that of the times of one process with another
 noise, the time of the tiles that attnc chooses by itself over that of the best, and that of the tiles that the model
 alone would take.
 
-``--kept`` asks the model again about the times of ``results/cost_model.json``, and measures nothing.
+``--kept`` asks the model again about the times of ``results/cost_model-<target>.json``, and measures nothing.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 import attnc
+from attnc.backends.mlir_cpu.target import host_target
 from attnc.compiler.analysis.space import Choice
 from attnc.compiler.cli.timing import machine
 from attnc.compiler.lowered import Lowered
@@ -48,7 +49,6 @@ HEADS = 1, 4  # forward and backward: a run takes milliseconds, so that the leas
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 MAIN = ("dense", "causal", "window 256", "dilated 8 x 64")  # the default has to be near the best of these
 GOAL, NEAR = 0.8, 1.1
-PATH = RESULTS / "cost_model.json"
 PAGE = RESULTS.parents[1] / "docs" / "cost-model.md"
 
 
@@ -259,6 +259,20 @@ class Row:
         }
 
 
+def kept(target: str) -> Path:
+    """Where the times of this host are, which has its target's instructions."""
+    return RESULTS / f"cost_model-{target}.json"
+
+
+def read(path: Path) -> tuple[list[Row], dict[str, Any]]:
+    """What was kept: rows with the predictions of then, and the machine."""
+    data = json.loads(path.read_text())
+    rows = [
+        Row(Case(**r["case"]), Times(r["seconds"], r.get("repeat")), r["predicted"], r["chosen"]) for r in data["rows"]
+    ]
+    return rows, data["machine"]
+
+
 def row_of(case: Case, times: Times) -> Row:
     lowered = case.lowered()
     space, (chosen,) = space_of(lowered), own_choices(lowered)
@@ -339,20 +353,22 @@ def main() -> None:
     if options.worker:
         worker([Case(**c) for c in json.loads(options.worker)], options.seconds)
         return
+    path = kept(host_target().name)
     old: dict[Case, Times] = {}
     on = machine()
-    if (options.kept or options.only) and PATH.exists():
-        data = json.loads(PATH.read_text())
-        old = {Case(**r["case"]): Times(r["seconds"], r.get("repeat")) for r in data["rows"]}
-        on = data["machine"] if options.kept else on
+    if (options.kept or options.only) and path.exists():
+        rows, measured_on = read(path)
+        old = {r.case: r.measured for r in rows}
+        on = measured_on if options.kept else on
     chosen = [] if options.kept else [c for c in cases(options.quick) if re.search(options.only, str(c))]
     found = old | dict(measure(chosen, 1 if options.quick else options.processes, options.seconds))
     rows = [row_of(case, times) for case, times in found.items()]
     Console().print(show(rows))
     if not options.quick:
         data = {"setup": {"heads": HEADS, "threads": 1}, "machine": on, "rows": [r.to_json() for r in rows]}
-        PATH.write_text(json.dumps(data, indent=1) + "\n")
-        PAGE.write_text(with_table(PAGE, written(rows, on)))
+        path.write_text(json.dumps(data, indent=1) + "\n")
+        tables = [written(*read(p)) for p in sorted(RESULTS.glob("cost_model-*.json"))]
+        PAGE.write_text(with_table(PAGE, "\n".join(tables)))
 
 
 if __name__ == "__main__":
