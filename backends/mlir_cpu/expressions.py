@@ -6,7 +6,7 @@ grows at most linearly with its variables, which the launcher makes sure of (see
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ...ir.expr import Const, Expr, Load, Op, Var, kind_of
@@ -38,7 +38,7 @@ class Limits:
             case Op("*", (Const(int(c)), x) | (x, Const(int(c)))):
                 a = self.linear(x)
                 return None if a is None else (abs(c) * a[0], abs(c) * a[1])
-            case Op("//", (x, Const())):
+            case Op("//", (x, y)) if self.linear(y) is not None:  # by an integer
                 a = self.linear(x)
                 return None if a is None else (a[0], a[1] + 1)
             case Op("%", (_, y)):
@@ -65,6 +65,7 @@ class Scope:
     names: dict[str, Val | Callable[[], Val]]
     live: Callable[[], Val] | None = None  # lanes that may touch memory
     first: Callable[[], Val] | None = None  # index of lane 0 along the axis in the lanes
+    known: Mapping[Expr, Callable[[], Val]] = field(default_factory=dict)  # expressions that need no computing
     memo: dict[Expr, Val] = field(default_factory=dict)
 
     def lookup(self, name: str) -> Val:
@@ -88,7 +89,7 @@ class Expressions:
 
     def emit(self, e: Expr, scope: Scope) -> Val:
         if e not in scope.memo:
-            scope.memo[e] = self._emit(e, scope)
+            scope.memo[e] = scope.known[e]() if e in scope.known else self._emit(e, scope)
         return scope.memo[e]
 
     def scalar(self, e: Expr, scope: Scope) -> Val:
@@ -180,7 +181,7 @@ class Expressions:
             if kind_of(e) == "bool":
                 cond, x, y = self._alike(cond, *map(self.as_bool, args[1:]))
             else:
-                x, y = self._promote(e.args[1:], args[1:])
+                x, y = self._promote(e.args[1:], args[1:], in_lanes=cond.lanes > 0)
                 cond, x, y = self._alike(cond, x, y)
             return b.select(cond, x, y)
         if name == "float":
@@ -191,14 +192,14 @@ class Expressions:
             return self._float_op(name, e, args)
         return self._int_op(name, e, args)
 
-    def _promote(self, exprs: tuple[Expr, ...], args: list[Val]) -> list[Val]:
+    def _promote(self, exprs: tuple[Expr, ...], args: list[Val], *, in_lanes: bool = False) -> list[Val]:
         """Operands of one op in one type."""
         if any(v.is_float for v in args):
             return self._alike(*map(self.as_float, args))
-        return self._alike(*self._ints(exprs, args))
+        return self._alike(*self._ints(exprs, args, in_lanes))
 
-    def _ints(self, exprs: tuple[Expr, ...], args: list[Val]) -> list[Val]:
-        lanes = any(v.lanes for v in args)
+    def _ints(self, exprs: tuple[Expr, ...], args: list[Val], in_lanes: bool) -> list[Val]:
+        lanes = in_lanes or any(v.lanes for v in args)
         narrow = lanes and all(self._narrow(x, v) for x, v in zip(exprs, args, strict=True))
         return [self.as_int(v, 32 if narrow else 64) for v in args]
 

@@ -18,6 +18,7 @@ from .tiles import Tiles
 
 if TYPE_CHECKING:
     from .ahead import Ahead
+    from .tables import Filled
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ class Frame:
     tile_views: dict[tuple[SSAValue, str], TileView] = field(default_factory=dict)  # with the kind of dot
     positions: dict[tuple[str, Expr], Val] = field(default_factory=dict)  # tables of indices, by axis and expression
     ahead: Ahead | None = None  # what to ask memory for besides
+    tables: Filled | None = None  # parts of scores and masks that are computed already
     unmasked: Span | None = None  # of the rows of a loop's tiles, those where masks take nothing away
     masks: bool = True  # do masks take anything away?
 

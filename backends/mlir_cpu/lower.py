@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -29,6 +29,7 @@ from .passes import PassEmitter
 from .plan import BlockPlan, Pass, axes, plan_block
 from .row_dot import RowDotEmitter
 from .strips import is_striped, live_keys, only_keys, set_pitches, strip, unmasked_keys
+from .tables import Filled, tables
 from .target import Target
 from .tiles import SIDE, Tiles, padded
 from .transfers import Transfers
@@ -87,6 +88,7 @@ class _KernelLowering:
         set_pitches(self.buffers, self.plan, lanes, self.vectors * lanes, self.tiles)
         self.scratch_bytes = 0
         self.ahead = wanted(kernel) if self.tiles.dots else []
+        self.tables = [] if self.few else tables(kernel, self.vectors * lanes, lanes, self.element)
 
     def _uses_f64(self) -> bool:
         tiles = [r.type for op in self.kernel.walk() for r in op.results if isinstance(r.type, TileType)]
@@ -173,6 +175,9 @@ class _KernelLowering:
         for n, size in enumerate(sizes):
             frame.scratch.append(self._scratch(b, size * bytes_each, f"scratch{n}"))
         packs = self._pack_scratch(b, frame, self.plan)
+        if self.tables:
+            bytes_of = [t.size(frame.rows, frame.row_width, frame.lanes) for t in self.tables]
+            frame.tables = Filled(b, self.tables, [self._scratch(b, size, "table") for size in bytes_of])
         control = self._tile_scratch(b, frame) if self.tiles.dots or self.tiles.pairs else None
         # many small tasks are taken several at a time, for the counter is shared by all threads
         chunk = b.most(b.least(b.binary("divui", total, b.integer(TASKS)), MOST_TASKS), 1)
@@ -252,7 +257,8 @@ class _KernelLowering:
         with ExitStack() as loops:
             for dim, extent in dims[len(dims) - self.kernel.sequential.data :]:
                 names[dim.name] = loops.enter_context(b.loop(0, extent, hint=dim.name)).iv
-            self._tile(replace(frame, names=names, views={}, pair_views={}, row_pairs={}, tile_views={}), packs)
+            inner = replace(frame, names=names, views={}, pair_views={}, row_pairs={}, tile_views={})
+            self._tile(inner, {d.name: extent for d, extent in dims}, packs)
 
     def _names(self, b: Builder, task: Val, extents: list[Val]) -> dict[str, Val]:
         """The grid dimensions of a task, less those that run in order."""
@@ -270,7 +276,7 @@ class _KernelLowering:
         bound = frame.expressions.scalar(self.rows.bound, frame.scalar_scope())
         return Span(base, b.least(b.sub(bound, base), self.rows.size))
 
-    def _tile(self, inner: Frame, packs: Packs) -> None:
+    def _tile(self, inner: Frame, extents: Mapping[str, Val], packs: Packs) -> None:
         b, span = inner.b, self._rows_of(inner)
         live = span.count
         assert isinstance(live, Val)
@@ -278,8 +284,10 @@ class _KernelLowering:
         with b.when(b.cmpi("sgt", live, b.integer(0))):
             if self.few:
                 FewRowsEmitter(inner, self.few, {op: room for (op, _), room in packs.items()}).emit(self.block)
-            else:
-                _BlockEmitter(inner, self.plan, packs).emit()
+                return
+            if inner.tables:
+                inner.tables.fill(inner, extents)
+            _BlockEmitter(inner, self.plan, packs).emit()
 
 
 class _BlockEmitter:

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from xdsl.ir import SSAValue
 
-from ...ir.expr import Load, Op, Var
+from ...ir.expr import Load, Op, Var, free_vars
 from ...ir.tile import DotOp, FullOp, LoadOp, MapOp, MaskOp, ReduceOp, tile_type
 from .builder import ELEMENT_BYTES, Val, vec
 from .errors import UnsupportedKernelError
@@ -54,10 +54,12 @@ class Chunk:
             if (axis := self.axis) is not None:
                 names[axis] = lambda: f.b.add(f.spans[axis].start, self.row)
             self._names = names
+        known = f.tables.known(f, self.axis, self.row, self.lane) if f.tables else {}
         return Scope(
             {**self._names, **params},
             live=lambda: f.live_lanes(self.lane),
             first=lambda: f.b.add(f.spans[f.rows].start, self.lane),
+            known={e: read for e, read in known.items() if not free_vars(e) & params.keys()},
         )
 
     def value(self, v: SSAValue) -> Val:
