@@ -1,8 +1,9 @@
 """What the next task reads and writes is asked for while this one computes.
 
-A narrow mask leaves few pairs to a row, so that memory takes about as long as arithmetic, and rows with gaps are not
-what hardware foresees.  Asked for all at once they would make the thread wait, for a core keeps track of a dozen lines
-at a time.  So a task lists the rows of the next one, and passes over pairs take a few from the list at every turn.
+A narrow mask leaves few pairs to a row, and so does a small window, so that memory takes about as long as arithmetic,
+and rows with gaps are not what hardware foresees.  Asked for all at once they would make the thread wait, for a core
+keeps track of a dozen lines at a time.  So a task lists the rows of the next one, and passes over pairs take a few from
+the list at every turn.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...ir.expr import ONE, ZERO
+from ...ir.expr import ONE, ZERO, Const
 from ...ir.tile import ForOp, KernelOp, LoadOp, Range, StoreOp
 from .builder import ELEMENT_BYTES, PTR, Builder, Val
 from .frame import Frame, Span
 from .memory import coefficient
 from .plan import axes
+from .positions import position, tabulate
 
 LINE = 64
 MOST_ROWS = 1 << 10  # of one tensor, for one task
-AT_ONCE = 2  # rows that are asked for at every turn
+FEW_ROWS = 1 << 7  # of a window
+AT_ONCE = {False: 2, True: 4}  # rows that are asked for at every turn; of windows, which have few turns
 
 
 @dataclass(frozen=True)
@@ -36,21 +39,35 @@ class Wanted:
         found = axes(self.op.result if isinstance(self.op, LoadOp) else self.op.value)
         return next((a, n) for a, n in found.items() if a != self.axis)
 
+    @property
+    def is_scattered(self) -> bool:
+        """Do rows lie at no constant distance, as in a window of an image?"""
+        return any(coefficient(e, self.axis) is None for e in self.op.index.data)
 
-def wanted(kernel: KernelOp) -> list[Wanted]:
-    """What a kernel asks for: nothing unless rows have gaps and every step of its loops has a mask, so that a row meets
-    few others."""
+
+def wanted(kernel: KernelOp, *, gaps: bool) -> list[Wanted]:
+    """What a kernel asks for: the rows of windows; where ``gaps`` are worth it, those of a tensor whose rows have some,
+    if every step of its loops has a mask, so that a row meets few others."""
     rows, ops = kernel.rows.data, list(kernel.body.block.ops)
     loops = [op for op in ops if isinstance(op, ForOp)]
-    if kernel.sequential.data or not loops or any(op.kind.data == "full" or "rest" in op.attributes for op in loops):
-        return []
     found = [Wanted(op, rows.name, (), rows.size) for op in ops if isinstance(op, LoadOp)]
     for loop in loops:
         inner = [op for op in loop.body.block.ops if isinstance(op, LoadOp)]
-        found += [Wanted(op, loop.axis.data, tuple(loop.range_list), MOST_ROWS) for op in inner]
+        found += [Wanted(op, loop.axis.data, tuple(loop.range_list), _walked(loop)) for op in inner]
     found += [Wanted(op, rows.name, (), rows.size) for op in ops if isinstance(op, StoreOp) and op.add is None]
     found = [w for w in found if _has_rows(w)]
-    return found if any(_has_gaps(w) for w in found) else []
+    if any(w.is_scattered for w in found):
+        return found if all(w.most <= FEW_ROWS for w in found) else []
+    masked = loops and all(op.kind.data != "full" and "rest" not in op.attributes for op in loops)
+    return found if gaps and masked and not kernel.sequential.data and any(_has_gaps(w) for w in found) else []
+
+
+def _walked(loop: ForOp) -> int:
+    """How many rows a loop walks, at most."""
+    match [(r.lo, r.hi) for r in loop.range_list]:
+        case [(Const(int(first)), Const(int(end)))]:
+            return min(end - first, MOST_ROWS)
+    return MOST_ROWS
 
 
 def _has_gaps(w: Wanted) -> bool:
@@ -70,24 +87,33 @@ class Ahead:
 
     def __init__(self, b: Builder, rows: Sequence[Wanted]):
         self.rows, self.lines = rows, 0  # lines of a row
-        size = sum(w.most for w in rows) + AT_ONCE
+        self.at_once = AT_ONCE[any(w.is_scattered for w in rows)]
+        size = sum(w.most for w in rows) + self.at_once
         self.list, self.cursor = b.room(size * ELEMENT_BYTES[PTR], "ahead"), b.room(2 * ELEMENT_BYTES["i64"], "asked")
 
     def fill(self, frame: Frame, tile: Span) -> None:
         """List the rows of the task that ``frame`` names, whose tile is ``tile``."""
         b, x, end = frame.b, frame.expressions, frame.b.integer(0)
+        frames: dict[tuple[str, tuple[Range, ...]], Frame] = {}
         for w in self.rows:
             memory, (feature, width) = frame.memories[w.op.memory], w.feature
             self.lines = max(self.lines, -(-width * ELEMENT_BYTES[memory.stored] // LINE))
-            span = self._walked(frame, w) if w.ranges else tile
+            if (w.axis, w.ranges) not in frames:
+                span = self._walked(frame, w) if w.ranges else tile
+                assert isinstance(span.count, Val)
+                span = Span(span.start, b.most(span.count, 0))
+                frames[w.axis, w.ranges] = frame.inside({w.axis: span})
+            inner = frames[w.axis, w.ranges]
+            span, index = inner.spans[w.axis], w.op.index.data
             assert isinstance(span.count, Val)
-            count = b.most(span.count, 0)
-            with b.loop(0, count, hint=w.axis) as row:
-                scope = frame.scalar_scope({w.axis: b.add(span.start, row.iv), feature: b.integer(0)})
-                place = memory.address(b, [x.scalar(e, scope) for e in w.op.index.data])
+            tabulate(inner, index, w.axis, w.most, [feature])
+            with b.loop(0, span.count, hint=w.axis) as row:
+                at = {w.axis: b.add(span.start, row.iv), feature: b.integer(0)}
+                scope = inner.scalar_scope(at)
+                place = memory.address(b, [position(inner, e, at) or x.scalar(e, scope) for e in index])
                 b.store(place, b.at(self.list, b.add(end, row.iv), PTR))
-            end = b.add(end, count)
-        for n in range(AT_ONCE):  # there is always something to ask for
+            end = b.add(end, span.count)
+        for n in range(self.at_once):  # there is always something to ask for
             b.store(self.list, b.at(self.list, b.add(end, n), PTR))
         b.store(b.integer(0), self.cursor)
         b.store(end, b.at(self.cursor, 1, "i64"))
@@ -105,8 +131,8 @@ class Ahead:
     def ask(self, b: Builder) -> None:
         """Ask for the next rows of the list."""
         total, at = b.load(b.at(self.cursor, 1, "i64"), "i64"), b.load(self.cursor, "i64")
-        for n in range(AT_ONCE):
+        for n in range(self.at_once):
             row = b.load(b.at(self.list, b.add(at, n), PTR), PTR)
             for line in range(self.lines):
                 b.prefetch(b.at(row, line * LINE, "i8"))
-        b.store(b.least(b.add(at, AT_ONCE), total), self.cursor)
+        b.store(b.least(b.add(at, self.at_once), total), self.cursor)

@@ -87,7 +87,7 @@ class _KernelLowering:
         self.buffers: Buffers = assign(self.plan, self.block, self.rows.name, self.rows.size)
         set_pitches(self.buffers, self.plan, lanes, self.vectors * lanes, self.tiles)
         self.scratch_bytes = 0
-        self.ahead = wanted(kernel) if self.tiles.dots else []
+        self.ahead = [] if self.few else wanted(kernel, gaps=bool(self.tiles.dots) or target.pairs)
         self.tables = [] if self.few else tables(kernel, self.vectors * lanes, lanes, self.element)
 
     def _uses_f64(self) -> bool:
@@ -176,7 +176,7 @@ class _KernelLowering:
             frame.scratch.append(self._scratch(b, size * bytes_each, f"scratch{n}"))
         packs = self._pack_scratch(b, frame, self.plan)
         if self.tables:
-            bytes_of = [t.size(frame.rows, frame.row_width, frame.lanes) for t in self.tables]
+            bytes_of = [t.size(frame.lanes) for t in self.tables]
             frame.tables = Filled(b, self.tables, [self._scratch(b, size, "table") for size in bytes_of])
         control = self._tile_scratch(b, frame) if self.tiles.dots or self.tiles.pairs else None
         # many small tasks are taken several at a time, for the counter is shared by all threads
@@ -248,15 +248,17 @@ class _KernelLowering:
         return result
 
     def _task(self, b: Builder, frame: Frame, task: Val, later: Val | None, extents: list[Val], packs: Packs) -> None:
-        if later is not None:
-            frame = replace(frame, ahead=(ahead := Ahead(b, self.ahead)))
-            next_one = replace(frame, names=frame.names | self._names(b, later, extents))
-            ahead.fill(next_one, self._rows_of(next_one))
         names = frame.names | self._names(b, task, extents)
         dims = list(zip(self.kernel.grid.data, extents, strict=True))
         with ExitStack() as loops:
+            following = names if later is None else frame.names | self._names(b, later, extents)
             for dim, extent in dims[len(dims) - self.kernel.sequential.data :]:
-                names[dim.name] = loops.enter_context(b.loop(0, extent, hint=dim.name)).iv
+                names[dim.name] = n = loops.enter_context(b.loop(0, extent, hint=dim.name)).iv
+                following = names | {dim.name: b.least(b.add(n, 1), b.sub(extent, 1))}
+            if self.ahead:
+                frame = replace(frame, ahead=(ahead := Ahead(b, self.ahead)))
+                next_one = replace(frame, names=following)
+                ahead.fill(next_one, self._rows_of(next_one))
             inner = replace(frame, names=names, views={}, pair_views={}, row_pairs={}, tile_views={})
             self._tile(inner, {d.name: extent for d, extent in dims}, packs)
 

@@ -23,11 +23,13 @@ def tabulate(f: Frame, index: Sequence[Expr], axis: str, size: int, others: Coll
     todo = [e for e in dict.fromkeys(todo) if (axis, e) not in f.positions]
     if not todo:
         return
+    size, x = -(-size // f.lanes) * f.lanes, f.expressions
     tables = [b.room(size * ELEMENT_BYTES["i64"], f"positions{len(f.positions) + n}_{size}") for n in range(len(todo))]
-    with b.loop(0, span.count, hint=axis) as row:
-        scope = f.scalar_scope({axis: b.add(span.start, row.iv)})
+    with b.loop(0, span.count, f.lanes, hint=axis) as row:
+        first = b.broadcast(b.cast("trunci", b.add(span.start, row.iv), "i32"), f.lanes)
+        scope = f.scalar_scope({axis: b.binary("addi", first, b.iota(first.type))})
         for e, table in zip(todo, tables, strict=True):
-            b.store(f.expressions.scalar(e, scope), b.at(table, row.iv, "i64"))
+            b.store(x.as_int(x.emit(e, scope), 64), b.at(table, row.iv, "i64"))
     f.positions.update({(axis, e): table for e, table in zip(todo, tables, strict=True)})
 
 

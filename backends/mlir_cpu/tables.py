@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from ...ir.expr import ONE, Const, Expr, Load, free_vars, kind_of, walk
+from ...ir.expr import ONE, Const, Expr, Load, Var, free_vars, kind_of, walk
 from ...ir.tile import ForOp, KernelOp, MapOp, MaskOp
 from .builder import ELEMENT_BYTES, Builder, Val, vec
 from .expressions import Limits, Scope
 from .frame import Frame
 
 MOST_BYTES = 1 << 16  # of a kernel: tables share the second-level cache with tiles
+MOST_ROWS = 256  # of a table that has all rows
 CHEAP = 8  # nodes of an expression that take no longer than to read a table
 
 
@@ -33,22 +34,22 @@ class Table:
     count: int
     dims: tuple[str, ...]  # of the grid, on which its values depend
     element: str
+    width: int  # rows, in whole vectors; 1 where it has none
+    whole: bool  # has it all rows that there are, or those of the task's tile?
 
-    def size(self, rows: str, row_width: int, lanes: int) -> int:
+    def size(self, lanes: int) -> int:
         """Bytes in scratch."""
         along = self.count if self.axis in self.axes else 1
-        across = row_width if rows in self.axes else 1
-        return -(-along * across // lanes) * lanes * ELEMENT_BYTES[self.element]
+        return -(-along * self.width // lanes) * lanes * ELEMENT_BYTES[self.element]
 
 
 def tables(kernel: KernelOp, row_width: int, lanes: int, element: str) -> list[Table]:
     """The tables that are worth their room."""
-    rows = kernel.rows.data.name
     found: dict[Expr, Table] = {}
     room = MOST_BYTES
     for loop, first, count in _loops(kernel):
-        for table in _Parts(kernel, loop, first, count, element).tables():
-            size = table.size(rows, row_width, lanes)
+        for table in _Parts(kernel, loop, first, count, row_width, element).tables():
+            size = table.size(lanes)
             if table.e not in found and size <= room:
                 found[table.e] = table
                 room -= size
@@ -75,6 +76,7 @@ class _Parts:
     loop: ForOp
     first: int
     count: int
+    row_width: int
     element: str
 
     def tables(self) -> Iterator[Table]:
@@ -106,13 +108,27 @@ class _Parts:
         if kind_of(e) == "int" and not Limits().fits32(e):
             return None
         rows, grid = self.kernel.rows.data, [d for d in self.kernel.grid.data if d.extent != ONE]
-        axes = frozenset(free_vars(e) & self._pair)
-        free = free_vars(e) | (free_vars(rows.base) if rows.name in axes else frozenset())
+        axes, width = frozenset(free_vars(e) & self._pair), 1
+        free, of_tile = free_vars(e), free_vars(rows.base)
+        whole = 0 if free & of_tile else self._tiles()
+        if rows.name in axes:
+            width = self.row_width + (whole - 1) * rows.size if whole else self.row_width
+            free |= frozenset() if whole else of_tile
+        grid = [d for d in grid if not whole or d.name not in of_tile]
         if len(axes) == 2 and (not grid or grid[-1].name in free):
             return None
         dims = tuple(d.name for d in grid if d.name in free)
         element = self.element if kind_of(e) == "float" else "i32"
-        return Table(e, axes, self.loop.axis.data, self.first, self.count, dims, element)
+        return Table(e, axes, self.loop.axis.data, self.first, self.count, dims, element, width, whole > 0)
+
+    def _tiles(self) -> int:
+        """How many tiles hold all rows, where that is known and they are few, as in a window."""
+        rows = self.kernel.rows.data
+        for dim in self.kernel.grid.data:
+            match dim.extent:
+                case Const(int(tiles)) if rows.base == Var(dim.name) * rows.size and tiles * rows.size <= MOST_ROWS:
+                    return tiles
+        return 0
 
 
 class Filled:
@@ -135,21 +151,28 @@ class Filled:
                 b.store(number, tag)
                 if f.rows not in table.axes:
                     with b.loop(0, table.count, f.lanes, hint=table.axis) as row:
-                        at = b.broadcast(b.cast("trunci", b.add(row.iv, table.first), "i32"), f.lanes)
-                        at = b.binary("addi", at, b.iota(at.type))
-                        self._put(f, table, {table.axis: at}, None, b.at(room, row.iv, table.element))
+                        at = {table.axis: self._lanes(f, b.add(row.iv, table.first))}
+                        self._put(f, table, at, None, b.at(room, row.iv, table.element))
                     continue
                 count = table.count if table.axis in table.axes else 1
-                with b.loop(0, count, hint=table.axis) as row, b.loop(0, f.row_width, f.lanes, hint="lane") as lane:
+                with b.loop(0, count, hint=table.axis) as row, b.loop(0, table.width, f.lanes, hint="lane") as lane:
                     # lanes beyond the last row, too: with other tasks they may be live
-                    at = {table.axis: b.add(row.iv, table.first), f.rows: f.lane_indices(lane.iv)}
-                    first = partial(b.add, self.start, lane.iv)
+                    first = b.add(self._origin(f, table), lane.iv)
+                    at = {table.axis: b.add(row.iv, table.first), f.rows: self._lanes(f, first)}
                     self._put(f, table, at, first, self._at(f, table, room, row.iv, lane.iv))
 
-    def _put(
-        self, f: Frame, table: Table, at: dict[str, Val], first: Callable[[], Val] | None, pointer: Val
-    ) -> None:
-        x, scope = f.expressions, Scope(f.scalar_scope(at).names, first=first)
+    def _origin(self, f: Frame, table: Table) -> Val:
+        """The first row of a table."""
+        return f.b.integer(0) if table.whole else self.start
+
+    def _lanes(self, f: Frame, first: Val) -> Val:
+        """The numbers from ``first`` on."""
+        b = f.b
+        first = b.broadcast(b.cast("trunci", first, "i32"), f.lanes)
+        return b.binary("addi", first, b.iota(first.type))
+
+    def _put(self, f: Frame, table: Table, at: dict[str, Val], first: Val | None, pointer: Val) -> None:
+        x, scope = f.expressions, Scope(f.scalar_scope(at).names, first=(lambda: first) if first else None)
         if table.element == "i32":
             x.limits.fits32(table.e)
             value = x.as_int(x.emit(table.e, scope), 32)
@@ -171,10 +194,10 @@ class Filled:
         if table.axis in table.axes:
             key = b.sub(b.add(f.spans[table.axis].start, row), table.first)
         if f.rows in table.axes:
-            lane = b.sub(b.add(f.spans[f.rows].start, lane), self.start)  # a strip starts inside of its tile
+            lane = b.sub(b.add(f.spans[f.rows].start, lane), self._origin(f, table))
             return b.load(self._at(f, table, room, key, lane), vec(f.lanes, table.element))
         value = b.load(b.at(room, key, table.element), table.element)
         return b.cast("extsi", value, "i64") if table.element == "i32" else value
 
     def _at(self, f: Frame, table: Table, room: Val, row: Val, lane: Val) -> Val:
-        return f.b.at(f.b.at(room, f.b.mul(row, f.row_width), table.element), lane, table.element)
+        return f.b.at(f.b.at(room, f.b.mul(row, table.width), table.element), lane, table.element)

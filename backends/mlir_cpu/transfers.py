@@ -11,16 +11,18 @@ from contextlib import contextmanager
 
 from xdsl.ir import SSAValue
 
-from ...ir.expr import Expr
+from ...ir.expr import Expr, free_vars
 from ...ir.tile import LoadOp, StoreOp
 from .builder import ELEMENT_BYTES, PTR, Val, vec
 from .errors import UnsupportedKernelError
 from .frame import Frame, KeyView, Span
-from .memory import Memory
+from .memory import Memory, coefficient
 from .pairs import keeps_pairs
 from .passes import Chunk
 from .plan import axes
 from .positions import position, tabulate
+
+MOST_UNROLLED = 4  # groups of features that take no loop
 
 
 class Transfers:
@@ -99,12 +101,14 @@ class Transfers:
         return self.f.expressions.math.narrow(value, memory.stored)
 
     def blocks(self, width: int, emit: Callable[[Val, int], None]) -> None:
-        """Run ``emit(first, count)`` for features in groups of a lane vector: a loop, then what is left."""
+        """Run ``emit(first, count)`` for features in groups of a lane vector: a loop if they are many, then what is
+        left."""
         lanes = self.f.lanes
         whole = width // lanes * lanes
-        if whole == lanes:
-            emit(self.b.integer(0), lanes)
-        elif whole:
+        if whole <= MOST_UNROLLED * lanes:
+            for first in range(0, whole, lanes):
+                emit(self.b.integer(first), lanes)
+        else:
             with self.b.loop(0, whole, lanes, hint="feature") as loop:
                 emit(loop.iv, lanes)
         if width > whole:
@@ -445,30 +449,37 @@ class Transfers:
         """
         f, b, x, memory = self.f, self.b, self.f.expressions, self.f.memories[op.memory]
         (axis,) = (a for a in axes(op.value) if a != f.rows)
-        rows, live = f.spans[f.rows], f.spans[f.rows].count
-        with b.loop(0, f.spans[axis].count, hint=axis) as row:
-            at = {axis: b.add(f.spans[axis].start, row.iv)}
-            stride = memory.stride_along(x, op.index.data, f.rows, f.scalar_scope(at))
-            with b.when(self.is_one(stride)), b.loop(0, live, f.lanes, hint="lane") as lane:
-                scope = f.scalar_scope(at | {f.rows: f.lane_indices(lane.iv)})
-                index = [x.as_int(x.emit(e, scope), 64) for e in op.index.data]
-                first = [b.pure(f"vector.extract {v.ssa}[0] : i64 from {v.type}", "i64") if v.lanes else v
-                         for v in index]  # fmt: skip
-                value = b.load(f.row_pointer(op.value, row.iv, lane.iv), f.vector, f.align)
-                mask = b.binary("andi", f.live_lanes(lane.iv), b.broadcast(self.inside(memory, index), f.lanes))
-                self.put(op, memory.address(b, first), value, mask)
-            with b.otherwise(), b.loop(0, live, hint=f.rows) as column:
-                scope = f.scalar_scope(at | {f.rows: b.add(rows.start, column.iv)})
-                position = [x.scalar(e, scope) for e in op.index.data]
-                value = b.load(f.row_pointer(op.value, row.iv, column.iv), f.element)
-                with b.when(self.inside(memory, position)):
-                    self.put(op, memory.address(b, position), value)
+        rows, live, span = f.spans[f.rows], f.spans[f.rows].count, f.spans[axis]
+        steps = [coefficient(e, f.rows) for e in op.index.data]
+        alike = all(step is not None and axis not in free_vars(step) for step in steps)
+        stride = self.stride(memory, op.index.data, f.rows) if alike else None
+        # rows in the inner loop: which lanes are live, and inside of the memory, is the same for all of them
+        with (
+            b.when(self.is_one(stride)),
+            b.loop(0, live, f.lanes, hint="lane") as lane,
+            b.loop(0, span.count, hint=axis) as row,
+        ):
+            scope = f.scalar_scope({axis: b.add(span.start, row.iv), f.rows: f.lane_indices(lane.iv)})
+            index = [x.emit(e, scope) for e in op.index.data]
+            first = [b.pure(f"vector.extract {v.ssa}[0] : {v.element} from {v.type}", v.element) if v.lanes else v
+                     for v in index]  # fmt: skip
+            value = b.load(f.row_pointer(op.value, row.iv, lane.iv), f.vector, f.align)
+            mask = b.binary("andi", f.live_lanes(lane.iv), b.broadcast(self.inside(memory, index), f.lanes))
+            self.put(op, memory.address(b, [x.as_int(v, 64) for v in first]), value, mask)
+        with b.otherwise(), b.loop(0, span.count, hint=axis) as row, b.loop(0, live, hint=f.rows) as column:
+            scope = f.scalar_scope({axis: b.add(span.start, row.iv), f.rows: b.add(rows.start, column.iv)})
+            position = [x.scalar(e, scope) for e in op.index.data]
+            value = b.load(f.row_pointer(op.value, row.iv, column.iv), f.element)
+            with b.when(self.inside(memory, position)):
+                self.put(op, memory.address(b, position), value)
 
     def inside(self, memory: Memory, index: Sequence[Val]) -> Val:
         """Does the memory have this element?"""
         b, lanes = self.b, self.f.lanes if any(v.lanes for v in index) else 0
         inside = b.boolean(True, lanes)
         for v, dim in zip(index, memory.dims, strict=True):
+            if v.element != dim.type:  # 32 bits hold no index that is larger
+                dim = b.cast("trunci", b.least(dim, 2**31 - 1), v.element)
             # one unsigned comparison is both 0 <= v and v < dim
             fits = b.cmpi("ult", v, b.broadcast(dim, v.lanes) if v.lanes else dim)
             inside = b.binary("andi", inside, b.broadcast(fits, lanes) if lanes else fits)
