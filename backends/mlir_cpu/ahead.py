@@ -22,7 +22,8 @@ from .positions import position, tabulate
 LINE = 64
 MOST_ROWS = 1 << 10  # of one tensor, for one task
 FEW_ROWS = 1 << 7  # of a window
-AT_ONCE = {False: 2, True: 4}  # rows that are asked for at every turn; of windows, which have few turns
+AT_ONCE = 4  # rows that are asked for at every turn
+AT_ONCE_ON_TILES = 2  # the same on matrix registers, whose strips have more turns
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,8 @@ def _has_rows(w: Wanted) -> bool:
 class Ahead:
     """The list of rows, in scratch: where each begins, and how many were asked for."""
 
-    def __init__(self, b: Builder, rows: Sequence[Wanted]):
-        self.rows, self.lines = rows, 0  # lines of a row
-        self.at_once = AT_ONCE[any(w.is_scattered for w in rows)]
+    def __init__(self, b: Builder, rows: Sequence[Wanted], at_once: int):
+        self.rows, self.at_once, self.lines = rows, at_once, 0  # lines of a row
         size = sum(w.most for w in rows) + self.at_once
         self.list, self.cursor = b.room(size * ELEMENT_BYTES[PTR], "ahead"), b.room(2 * ELEMENT_BYTES["i64"], "asked")
 

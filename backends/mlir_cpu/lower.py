@@ -11,7 +11,7 @@ from xdsl.ir import Attribute, Operation, SSAValue
 
 from ...ir.tile import BandAddOp, BandDotOp, DotOp, ForOp, KernelOp, LoadOp, MemType, StoreOp, TileType, memory_type
 from . import amx
-from .ahead import Ahead, wanted
+from .ahead import AT_ONCE, AT_ONCE_ON_TILES, Ahead, wanted
 from .amx_dots import TileDots
 from .amx_pack import Packs as TilePacks
 from .amx_pack import load_lanes, packed_bytes
@@ -256,9 +256,10 @@ class _KernelLowering:
                 names[dim.name] = n = loops.enter_context(b.loop(0, extent, hint=dim.name)).iv
                 following = names | {dim.name: b.least(b.add(n, 1), b.sub(extent, 1))}
             if self.ahead:
-                frame = replace(frame, ahead=(ahead := Ahead(b, self.ahead)))
+                ahead = Ahead(b, self.ahead, AT_ONCE_ON_TILES if self.tiles.dots else AT_ONCE)
                 next_one = replace(frame, names=following)
                 ahead.fill(next_one, self._rows_of(next_one))
+                frame = replace(frame, ahead=ahead)
             inner = replace(frame, names=names, views={}, pair_views={}, row_pairs={}, tile_views={})
             self._tile(inner, {d.name: extent for d, extent in dims}, packs)
 
