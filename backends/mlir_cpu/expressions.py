@@ -66,6 +66,7 @@ class Scope:
     live: Callable[[], Val] | None = None  # lanes that may touch memory
     first: Callable[[], Val] | None = None  # index of lane 0 along the axis in the lanes
     known: Mapping[Expr, Callable[[], Val]] = field(default_factory=dict)  # expressions that need no computing
+    apart: Mapping[Load, Callable[[], Val]] = field(default_factory=dict)  # how to read what lies apart in memory
     memo: dict[Expr, Val] = field(default_factory=dict)
 
     def lookup(self, name: str) -> Val:

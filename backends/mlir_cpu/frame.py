@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,10 @@ from .target import Target
 from .tiles import Tiles
 
 if TYPE_CHECKING:
+    from ...ir.expr import Load
+    from ...ir.tile import ForOp
     from .ahead import Ahead
+    from .squares import Square
     from .tables import Filled
 
 
@@ -89,6 +92,9 @@ class Frame:
     positions: dict[tuple[str, Expr], Val] = field(default_factory=dict)  # tables of indices, by axis and expression
     ahead: Ahead | None = None  # what to ask memory for besides
     tables: Filled | None = None  # parts of scores and masks that are computed already
+    squares: Mapping[ForOp, Sequence[Square]] = field(default_factory=dict)  # reads of a loop that may be squares
+    rooms: list[Val] = field(default_factory=list)  # for the squares of a step
+    apart: Mapping[Load, Callable[[Val | int, Val], Val]] = field(default_factory=dict)  # those of this step
     unmasked: Span | None = None  # of the rows of a loop's tiles, those where masks take nothing away
     masks: bool = True  # do masks take anything away?
 

@@ -28,6 +28,7 @@ from .memory import CapturedReads, Memory, load_arguments, slots
 from .passes import PassEmitter
 from .plan import BlockPlan, Pass, axes, plan_block
 from .row_dot import RowDotEmitter
+from .squares import room_for, squares, with_squares
 from .strips import is_striped, live_keys, only_keys, set_pitches, strip, unmasked_keys
 from .tables import Filled, tables
 from .target import Target
@@ -88,6 +89,7 @@ class _KernelLowering:
         set_pitches(self.buffers, self.plan, lanes, self.vectors * lanes, self.tiles)
         self.scratch_bytes = 0
         self.ahead = [] if self.few else wanted(kernel, gaps=bool(self.tiles.dots) or target.pairs)
+        self.squares = {} if self.few else squares(kernel)
         self.tables = [] if self.few else tables(kernel, self.vectors * lanes, lanes, self.element)
 
     def _uses_f64(self) -> bool:
@@ -178,6 +180,10 @@ class _KernelLowering:
         if self.tables:
             bytes_of = [t.size(frame.lanes) for t in self.tables]
             frame.tables = Filled(b, self.tables, [self._scratch(b, size, "table") for size in bytes_of])
+        frame.squares = self.squares
+        for n in range(max(map(len, self.squares.values()), default=0)):
+            size = max(room_for(loop, frame) for loop, found in self.squares.items() if n < len(found))
+            frame.rooms.append(self._scratch(b, size, f"square{n}"))
         control = self._tile_scratch(b, frame) if self.tiles.dots or self.tiles.pairs else None
         # many small tasks are taken several at a time, for the counter is shared by all threads
         chunk = b.most(b.least(b.binary("divui", total, b.integer(TASKS)), MOST_TASKS), 1)
@@ -385,6 +391,8 @@ class _BlockEmitter:
 
     def finish(self, op: ForOp) -> None:
         """The steps of a loop's body, and its carried values."""
+        if op in self.f.squares:
+            self.f = with_squares(self.f, op)
         self.run()
         for value, argument in zip(self.plan.yields, op.carried, strict=True):
             self._copy(value, argument)

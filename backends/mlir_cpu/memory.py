@@ -154,10 +154,19 @@ class CapturedReads:
             return b.gather(memory.address(b, wide), mask, type)
         first = Scope({**scope.names, self.lane_axis: scope.first()})
         address = memory.address(b, [x.scalar(i, first) for i in e.index])
+        near = b.cmpi("eq", stride, b.integer(1))
+        if e in scope.apart:
+            type = vec(lanes, x.float) if vec(lanes, memory.stored) != vec(lanes, "i8") else type
+
+            def read() -> Val:
+                value = b.masked_load(address, mask, vec(lanes, memory.stored))
+                return x.as_float(value) if value.is_float else value
+
+            return b.choose(near, read, scope.apart[e], type)
         # outside of the branch, where it is seen to be the same in all iterations of the loops around
         steps = b.binary("muli", b.iota(vec(lanes, "i64")), b.broadcast(stride, lanes))
         return b.choose(
-            b.cmpi("eq", stride, b.integer(1)),
+            near,
             lambda: b.masked_load(address, mask, type),
             lambda: b.gather(b.at(address, steps, memory.stored), mask, type),
             type,

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 from xdsl.ir import SSAValue
 
@@ -60,6 +61,7 @@ class Chunk:
             live=lambda: f.live_lanes(self.lane),
             first=lambda: f.b.add(f.spans[f.rows].start, self.lane),
             known={e: read for e, read in known.items() if not free_vars(e) & params.keys()},
+            apart={e: partial(read, self.row, self.lane) for e, read in f.apart.items()} if self.axis else {},
         )
 
     def value(self, v: SSAValue) -> Val:

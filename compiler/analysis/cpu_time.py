@@ -24,6 +24,7 @@ TRANSPOSED = 5.0  # a vector that is read, or written, across lanes: load, four 
 MOVED = 2.0  # a vector that is read, changed and written
 CONVERTED = 3.0  # a vector that is widened, or whose elements are paired with the next row's
 GATHER = 20.0  # a vector of elements that lie apart in memory
+SQUARE = 10.0  # the same where elements of other vectors lie between: squares are read, and transposed
 ROWS = 16  # of a block of matrix registers
 MATRIX_BLOCK = 16.0  # cycles in which a block of matrix registers is set to zero and its loop ends
 STORE_TILES = 40.0  # a block of two matrix registers that goes to memory: 32 lines
@@ -343,7 +344,7 @@ def vector_cycles(e: Expr, row: str, key: str) -> float:
         if not ({row} <= used or "dot" in used):
             continue
         if isinstance(x, Load):
-            total += GATHER if key in used else 0.0
+            total += _read_cycles(x, row, key) if key in used else 0.0
         elif isinstance(x, Op) and (key in used or "dot" in used):
             if x.name in _COSTLY:
                 total += 8.0
@@ -352,3 +353,11 @@ def vector_cycles(e: Expr, row: str, key: str) -> float:
             else:
                 total += 0.5
     return total
+
+
+def _read_cycles(x: Load, row: str, key: str) -> float:
+    """Cycles to read a vector of rows for one key."""
+    of_row, of_key = ([n for n, e in enumerate(x.index) if axis in free_vars(e)] for axis in (row, key))
+    if set(of_row) & set(of_key):
+        return GATHER
+    return 2.0 if of_row == [len(x.index) - 1] else SQUARE
