@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from xdsl.dialects.builtin import Float64Type, IntegerType
 from xdsl.ir import Attribute, Operation, SSAValue
 
+from ...ir.expr import loads
 from ...ir.tile import BandAddOp, BandDotOp, DotOp, ForOp, KernelOp, LoadOp, MemType, StoreOp, TileType, memory_type
 from . import amx
 from .ahead import AT_ONCE, AT_ONCE_ON_TILES, Ahead, wanted
@@ -89,8 +90,9 @@ class _KernelLowering:
         set_pitches(self.buffers, self.plan, lanes, self.vectors * lanes, self.tiles)
         self.scratch_bytes = 0
         self.ahead = [] if self.few else wanted(kernel, gaps=bool(self.tiles.dots) or target.pairs)
-        self.squares = {} if self.few else squares(kernel)
         self.tables = [] if self.few else tables(kernel, self.vectors * lanes, lanes, self.element)
+        held = {read for table in self.tables for read in loads(table.e)}
+        self.squares = {} if self.few else squares(kernel, held)
 
     def _uses_f64(self) -> bool:
         tiles = [r.type for op in self.kernel.walk() for r in op.results if isinstance(r.type, TileType)]

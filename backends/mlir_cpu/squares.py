@@ -6,7 +6,7 @@ keys of each row, and transposes them in registers into scratch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -29,11 +29,14 @@ class Square:
     key: int
 
 
-def squares(kernel: KernelOp) -> dict[ForOp, list[Square]]:
-    """The reads of each loop that may be squares; strides decide when the kernel runs."""
+def squares(kernel: KernelOp, held: Collection[Load]) -> dict[ForOp, list[Square]]:
+    """The reads of each loop that may be squares, less those ``held``; strides decide when the kernel runs."""
     rows = kernel.rows.data.name
     loops = [op for op in kernel.walk() if isinstance(op, ForOp)]
-    found = {loop: [_square(read, rows, loop.axis.data) for read in dict.fromkeys(_reads(loop))] for loop in loops}
+    found = {
+        loop: [_square(read, rows, loop.axis.data) for read in dict.fromkeys(_reads(loop)) if read not in held]
+        for loop in loops
+    }
     return {loop: kept for loop, of in found.items() if (kept := [s for s in of if s is not None])}
 
 
