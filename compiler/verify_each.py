@@ -103,8 +103,9 @@ def holds(func: attn.FuncOp, inputs: Sequence[Tensor]) -> bool:
 
 
 def in_float64(module: ModuleOp) -> ModuleOp:
-    """A copy of the module that computes in float64."""
-    return parse_module(re.sub(r", (?:f32|bf16|f16)>", ", f64>", print_module(module)))
+    """A copy of the module that computes in float64, in its calls as well."""
+    text = re.sub(r", (?:f32|bf16|f16)>", ", f64>", print_module(module))
+    return parse_module(re.sub(r"\btorch\.(?:float32|bfloat16|float16)\b", "torch.float64", text))
 
 
 def find_sizes(func: attn.FuncOp) -> Iterator[dict[str, int]]:
