@@ -18,7 +18,7 @@ from .builder import ELEMENT_BYTES, Builder, Val, vec
 from .expressions import Limits, Scope
 from .frame import Frame
 
-MOST_BYTES = 1 << 16  # of a kernel: tables share the second-level cache with tiles
+MOST_BYTES = 1 << 17  # of a kernel: tables share the second-level cache with tiles
 MOST_ROWS = 256  # of a table that has all rows
 CHEAP = 8  # nodes of an expression that take no longer than to read a table
 
@@ -48,7 +48,7 @@ def tables(kernel: KernelOp, row_width: int, lanes: int, element: str) -> list[T
     found: dict[Expr, Table] = {}
     room = MOST_BYTES
     for loop, first, count in _loops(kernel):
-        for table in _Parts(kernel, loop, first, count, row_width, element).tables():
+        for table in _Parts(kernel, loop, first, count, row_width, lanes, element).tables():
             size = table.size(lanes)
             if table.e not in found and size <= room:
                 found[table.e] = table
@@ -77,6 +77,7 @@ class _Parts:
     first: int
     count: int
     row_width: int
+    lanes: int
     element: str
 
     def tables(self) -> Iterator[Table]:
@@ -112,7 +113,8 @@ class _Parts:
         free, of_tile = free_vars(e), free_vars(rows.base)
         whole = 0 if free & of_tile else self._tiles()
         if rows.name in axes:
-            width = self.row_width + (whole - 1) * rows.size if whole else self.row_width
+            before = max(0, whole - 1) * rows.size
+            width = -(-(before + self.row_width) // self.lanes) * self.lanes
             free |= frozenset() if whole else of_tile
         grid = [d for d in grid if not whole or d.name not in of_tile]
         if len(axes) == 2 and (not grid or grid[-1].name in free):
