@@ -9,6 +9,7 @@ import argparse
 import collections
 import json
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -38,36 +39,42 @@ def run(seconds: float, seed: int, backends: list[str], folder: Path) -> int:
     findings: dict[str, str] = {}
     folder.mkdir(parents=True, exist_ok=True)
     text = TextColumn("{task.description}")
-    with Progress(text, BarColumn(), TimeRemainingColumn(), console=console) as progress:
-        bar = progress.add_task("programs", total=seconds)
-        started, batch = time.monotonic(), 0
-        while (left := seconds - (time.monotonic() - started)) > 1:
-            backend, current = backends[batch % len(backends)], folder / "current.py"
-            command = [
-                sys.executable,
-                "-m",
-                "tests.fuzz.worker",
-                str(seed + batch),
-                backend,
-                str(min(left, BATCH)),
-                folder,
-            ]
-            worker = subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, text=True)
-            assert worker.stdout is not None
-            for line in worker.stdout:
-                result = json.loads(line)
-                tally[result["kind"]] += 1
-                if "script" in result:
-                    findings[result["script"]] = result["what"]
-                    progress.console.print(f"[red]{result['what']}[/]: {result['script']}", highlight=False)
-                done = ", ".join(f"{count} {kind}" for kind, count in sorted(tally.items()))
-                progress.update(bar, completed=time.monotonic() - started, description=done)
-            if worker.wait():
-                crash = folder / f"crash-{backend}-{seed + batch}.py"
-                crash.write_text(current.read_text() if current.exists() else "")
-                findings[str(crash)] = f"the process ended with status {worker.returncode}"
-                progress.console.print(f"[red]{findings[str(crash)]}[/]: {crash}", highlight=False)
-            batch += 1
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    worker: subprocess.Popen[str] | None = None
+    try:
+        with Progress(text, BarColumn(), TimeRemainingColumn(), console=console) as progress:
+            bar = progress.add_task("programs", total=seconds)
+            started, batch = time.monotonic(), 0
+            while (left := seconds - (time.monotonic() - started)) > 1:
+                backend, current = backends[batch % len(backends)], folder / "current.py"
+                command = [
+                    sys.executable,
+                    "-m",
+                    "tests.fuzz.worker",
+                    str(seed + batch),
+                    backend,
+                    str(min(left, BATCH)),
+                    folder,
+                ]
+                worker = subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, text=True)
+                assert worker.stdout is not None
+                for line in worker.stdout:
+                    result = json.loads(line)
+                    tally[result["kind"]] += 1
+                    if "script" in result:
+                        findings[result["script"]] = result["what"]
+                        progress.console.print(f"[red]{result['what']}[/]: {result['script']}", highlight=False)
+                    done = ", ".join(f"{count} {kind}" for kind, count in sorted(tally.items()))
+                    progress.update(bar, completed=time.monotonic() - started, description=done)
+                if worker.wait():
+                    crash = folder / f"crash-{backend}-{seed + batch}.py"
+                    crash.write_text(current.read_text() if current.exists() else "")
+                    findings[str(crash)] = f"the process ended with status {worker.returncode}"
+                    progress.console.print(f"[red]{findings[str(crash)]}[/]: {crash}", highlight=False)
+                batch += 1
+    except KeyboardInterrupt:
+        if worker:
+            worker.terminate()
     console.print(f"{sum(tally.values())} programs from seed {seed}: {dict(sorted(tally.items()))}", highlight=False)
     console.print(f"{len(findings)} findings" if findings else "nothing found")
     return int(bool(findings))
