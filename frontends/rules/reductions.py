@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections import namedtuple
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ...ir.expr import Const
 from .. import shapes
+from ..graph import Input, Node
 from ..sizes import as_expr
+from ..smooth import is_smooth
 from ..traced import Traced
 from .registry import rule
 
@@ -40,7 +45,67 @@ def reduce(t: Tracer, input: Traced, dim: Any = None, keepdim: bool = False, *, 
             if dim is not None
             else t(getattr(torch, name), input.to(dtype))
         )
-    return _reduce(t, t.op, input, dim, keepdim)
+    few = _of_few(t, t.op, input, dim, keepdim)
+    return _reduce(t, t.op, input, dim, keepdim) if few is None else few
+
+
+_TERM_BY_TERM: dict[str, Callable[..., Any]] = {
+    "any": torch.logical_or,
+    "all": torch.logical_and,
+    "amax": torch.maximum,
+    "amin": torch.minimum,
+    "sum": torch.add,
+}
+MOST_TERMS = 16  # of coordinates, or of conditions
+
+
+def _of_few(t: Tracer, name: str, input: Traced, dim: Any, keepdim: bool) -> Traced | None:
+    """The reduction of a few terms, such as coordinates or conditions, term by term, as masks are made.
+
+    None where there are many, or where they come of an argument's numbers, which PyTorch reduces faster.
+    """
+    if dim is None or name not in _TERM_BY_TERM or not input.dim():
+        return None
+    over = shapes.dims(input.dim(), dim)
+    extent = input.node.shape[over[0]] if len(over) == 1 else None
+    if not isinstance(extent, Const) or not 0 < extent.value <= MOST_TERMS or _of_numbers(input.node):
+        return None
+    dtype = input.dtype
+    if name in ("any", "all") and dtype != torch.bool:
+        input = t(torch.ne, input, 0)
+    elif name == "sum" and not dtype.is_floating_point:
+        input = input.to(torch.int64)
+    elif name == "sum" and extent.value > 3:  # in which order PyTorch adds is its own
+        return None
+    terms = [t(torch.select, input, over[0], n) for n in range(int(extent.value))]
+    found = functools.reduce(lambda x, y: t(_TERM_BY_TERM[name], x, y), terms)
+    return t(torch.unsqueeze, found, over[0]) if keepdim else found
+
+
+def _of_numbers(node: Node) -> bool:
+    """Is the value made of floating-point numbers of an argument?"""
+    waiting, seen = [node], {node}
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, Input) and is_smooth(node.dtype):
+            return True
+        more = set(node.inputs) - seen
+        seen |= more
+        waiting += more
+    return False
+
+
+@rule("isin", probe=True)
+def isin(t: Tracer, elements: Any, test_elements: Any, *, assume_unique: bool = False, invert: bool = False) -> Traced:
+    """With a few numbers to test for, a comparison with each, as masks are made."""
+    if isinstance(elements, Traced) and isinstance(test_elements, Traced) and test_elements.dim() == 1:
+        pairs = t(torch.eq, elements[..., None], test_elements)
+        found = _of_few(t, "any", pairs, -1, False)
+        if found is not None:
+            return t(torch.logical_not, found) if invert else found
+    args = {"elements": elements, "test_elements": test_elements, "invert": bool(invert)}
+    shape = elements.node.shape if isinstance(elements, Traced) else ()
+    return t.emit("isin", args, shape, "torch.isin({elements}, {test_elements}, invert={invert})", dtype=torch.bool)
 
 
 @rule("prod", probe=True)
@@ -64,7 +129,9 @@ def extreme(t: Tracer, input: Traced, dim: Any = None, keepdim: bool = False, *,
     if dim is None:
         return _reduce(t, f"a{name}", input, None, False)
     values, indices = t.result  # type: ignore[misc]
-    best = _reduce(t, f"a{name}", input, dim, keepdim, values.dtype)
+    best = _of_few(t, f"a{name}", input, dim, keepdim)
+    if best is None:
+        best = _reduce(t, f"a{name}", input, dim, keepdim, values.dtype)
     return Extreme(best, _argument(t, f"arg{name}", input, dim, keepdim, indices.dtype))
 
 

@@ -52,6 +52,25 @@ def similarity(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (F.cosine_similarity(q[..., :, None, :], k[..., None, :, :], dim=-1) * 10).softmax(-1) @ v
 
 
+def coordinates(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Reductions of a few coordinates and conditions, which make a mask."""
+    i = torch.arange(q.shape[-2])
+    at = torch.stack([i // 5, i % 5], -1)
+    apart = (at[:, None] - at[None]).abs()
+    near = (apart.amax(-1) <= 1) & (apart.max(-1).values >= 0) & (apart.float().pow(2).sum(-1).sqrt() < 2.5)
+    mask = torch.stack([near, (i[:, None] - i) == 7, (i < 2).expand_as(near)]).any(0)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def listed(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Tokens and distances from a list."""
+    i = torch.arange(q.shape[-2])
+    special = (i[:, None] == torch.tensor([0, 5, 17])).any(-1)
+    far = torch.isin((i[:, None] - i).abs(), torch.tensor([0, 1, 2, 4, 8, 16]))
+    mask = (far | special[:, None] | special) & ~torch.isin(i[:, None] - i, torch.tensor([3]))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
 def cases() -> dict[Callable[..., Tensor], tuple[Tensor, ...]]:
     random = torch.Generator().manual_seed(0)
 
@@ -66,6 +85,8 @@ def cases() -> dict[Callable[..., Tensor], tuple[Tensor, ...]]:
         layout_of_blocks: (*qkv, drawn),
         diagonal_in_place: qkv,
         similarity: qkv,
+        coordinates: qkv,
+        listed: qkv,
     }
 
 

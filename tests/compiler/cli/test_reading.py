@@ -46,7 +46,7 @@ def test_a_difference_of_no_pass(attnc, window_py: Path) -> None:
 def test_folding_is_for_terminals(attnc, window_py: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = attnc("dump", f"{window_py}:dilated", "--stage", "mlir", *SHAPE).out
     folded = attnc("dump", f"{window_py}:dilated", "--stage", "mlir", "--fold", *SHAPE).out
-    assert plain.count("arith.constant") > 20 > 10 > folded.count("arith.constant")
+    assert plain.count("arith.constant") > max(20, 4 * folded.count("arith.constant"))
     assert "more constants (--no-fold shows them)" in folded
     numbers = ", ".join(map(str, range(16)))
     line = f"  %iota = arith.constant dense<[{numbers}]> : vector<16xi32>\n"
