@@ -20,6 +20,7 @@ import multiprocessing
 import os
 import random
 import signal
+import statistics
 import sys
 import tempfile
 import threading
@@ -85,6 +86,7 @@ def forks(count: int = 12) -> None:
     try:
         for n in range(count):
             time.sleep(random.Random(n).random() * 0.3)
+            expected(n)  # eager products wait in a child for threads of OpenMP that it has not
             child = os.fork()
             if child == 0:
                 try:
@@ -194,7 +196,8 @@ def patterns(count: int = 1000) -> None:
             grown.append(now - before)
             before = now
     # the first hundred pay for imports and arenas as well
-    assert max(grown[1:]) <= 2 * max(grown[1], 8 << 20), [g >> 20 for g in grown]
+    usual = statistics.median(grown[1:])
+    assert max(grown[1:]) <= 2 * max(usual, 8 << 20), [g >> 20 for g in grown]
     print(f"  MiB for each hundred patterns: {[g >> 20 for g in grown]}")
 
 
