@@ -42,9 +42,9 @@ def test_what_goes_around_attention_is_pytorchs_to_the_last_bit() -> None:
 def test_forward_runs_once() -> None:
     qkv = [torch.randn(2, 9, 5, requires_grad=True) for _ in range(3)]
     linear(*qkv)
-    with torch.profiler.profile() as profile:
+    with torch.profiler.profile(acc_events=True) as profile:
         torch.autograd.grad(linear(*qkv)[0].sum(), qkv)
-    with torch.profiler.profile() as eager:
+    with torch.profiler.profile(acc_events=True) as eager:
         torch.autograd.grad(linear.eager(*qkv)[0].sum(), qkv)
     count, expected = (sum(e.count for e in p.key_averages() if e.key == "aten::elu") for p in (profile, eager))
     assert count == expected == 2
