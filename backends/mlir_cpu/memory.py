@@ -156,13 +156,12 @@ class CapturedReads:
         address = memory.address(b, [x.scalar(i, first) for i in e.index])
         near = b.cmpi("eq", stride, b.integer(1))
         if e in scope.apart:
-            type = vec(lanes, x.float) if vec(lanes, memory.stored) != vec(lanes, "i8") else type
 
             def read() -> Val:
                 value = b.masked_load(address, mask, vec(lanes, memory.stored))
                 return x.as_float(value) if value.is_float else value
 
-            return b.choose(near, read, scope.apart[e], type)
+            return b.choose(near, read, scope.apart[e], type if memory.element == "i1" else vec(lanes, x.float))
         # outside of the branch, where it is seen to be the same in all iterations of the loops around
         steps = b.binary("muli", b.iota(vec(lanes, "i64")), b.broadcast(stride, lanes))
         return b.choose(

@@ -104,11 +104,10 @@ def _place(problem: Problem, n: int, read: Load, by_key: bool) -> _Place:
     vector at a time, and each sum goes to its element.
     """
     row, key = problem.row, problem.key(n)
-    shape = problem.type(role_of(read)).shape
     grouped = _grouped(problem, n, read, (key, row))
     if grouped is not None:
         return grouped
-    known = reach(read.index, (*problem.batch, row, key), shape, problem.facts).determined
+    known = _determined(problem, n, read)
     loose = [d for d in problem.batch if d.name not in known]
     if row.name in known or key.name in known:
         last = free_vars(read.index[-1])
@@ -116,6 +115,12 @@ def _place(problem: Problem, n: int, read: Load, by_key: bool) -> _Place:
         own = key.name if rows == KEY else row.name
         return _Place(read, (), frozenset(d.name for d in loose), own not in known, rows=rows)
     return _Place(read, tuple(_whole(d, problem) for d in loose), frozenset(), True)
+
+
+def _determined(problem: Problem, n: int, read: Load) -> frozenset[str]:
+    """The dimensions that follow from the element that is read."""
+    dims = (*problem.batch, problem.row, problem.key(n))
+    return reach(read.index, dims, problem.type(role_of(read)).shape, problem.facts).determined
 
 
 def _grouped(problem: Problem, n: int, read: Load, pair: tuple[Dim, Dim]) -> _Place | None:
@@ -145,8 +150,7 @@ def owned_places(problem: Problem, n: int, tensors: Iterable[str], own: Dim, in_
     found = []
     batch = {d.name for d in problem.batch}
     for read in reads(problem, n, tensors, [BOTH]):
-        dims = (*problem.batch, problem.row, problem.key(n))
-        known = reach(read.index, dims, problem.type(role_of(read)).shape, problem.facts).determined
+        known = _determined(problem, n, read)
         loose = batch - known
         if own.name in known and (not loose or (in_order and batch & known)):
             found.append(_Place(read, (), frozenset(loose), False))
@@ -197,17 +201,14 @@ def _pair_kernel(
         sequential=sorted(first.in_order),
         tiles_in_order=first.tiles_in_order,
     )
-    held = Keys.load(frame, n) if by_key else Queries.load(frame)
+    queries, keys = (None, Keys.load(frame, n)) if by_key else (Queries.load(frame), None)
     pairs = Pairs(frame, n, [p.read for p in places])
-    shared = pairs.row_delta(held) if isinstance(held, Queries) else None
+    delta = pairs.row_delta(queries) if queries else None
 
     def step(carried: Sequence[SSAValue]) -> Sequence[SSAValue]:
-        if isinstance(held, Keys):
-            queries, keys = Queries.load(frame), held
-        else:
-            queries, keys = held, Keys.load(frame, n)
-        delta = pairs.row_delta(queries) if by_key else shared
-        _, gradients = pairs.tiles(queries, keys, delta, own.name, other.name)
+        rows, columns = queries or Queries.load(frame), keys or Keys.load(frame, n)
+        of_rows = delta if queries else pairs.row_delta(rows)
+        _, gradients = pairs.tiles(rows, columns, of_rows, own.name, other.name)
         for place, memory, gradient in zip(places, names, gradients, strict=True):
             assert gradient is not None
             frame.builder.store(gradient, frame.memory[memory], place.index, add=True)
