@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .compiler.autotune.tuner import autotune as autotune
     from .compiler.driver import STAGES as STAGES
     from .compiler.lowered import Lowered as Lowered
+    from .compiler.pages import release_memory as release_memory
     from .compiler.validation import validate as validate
     from .frontends.attention import attention as attention
     from .frontends.compiled import CompiledAttention as CompiledAttention
@@ -41,6 +42,7 @@ _HOME = {
     "TuningError": ".compiler.autotune.errors",
     "TunedFileError": ".compiler.autotune.errors",
     "TuningWarning": ".compiler.autotune.errors",
+    "release_memory": ".compiler.pages",
     "attention": ".frontends.attention",
     "flex_attention": ".frontends.flex",
     "create_block_mask": ".frontends.flex",
