@@ -88,7 +88,7 @@ class _WithoutNormaliser(TorchFunctionMode):
         if func in (torch.softmax, torch.Tensor.softmax, F.softmax):
             return self.softmax(args[0])
         if func in (torch.log_softmax, torch.Tensor.log_softmax, F.log_softmax):
-            return self.softmax(args[0]).log()
+            return self.log_softmax(args[0])
         result = func(*args, **kwargs)
         if func in (torch.Tensor.sum, torch.Tensor.amax, torch.Tensor.logsumexp) and kwargs.get("keepdim"):
             return result.detach()
@@ -96,9 +96,12 @@ class _WithoutNormaliser(TorchFunctionMode):
             return torch.return_types.max([x.detach() for x in result])
         return result
 
-    def softmax(self, scores):
+    def log_softmax(self, scores):
         total = scores.logsumexp(-1, keepdim=True).detach()
-        return (scores - total.masked_fill(total == -torch.inf, 0)).exp()
+        return scores - total.masked_fill(total == -torch.inf, 0)
+
+    def softmax(self, scores):
+        return self.log_softmax(scores).exp()
 
     def attention(self, q, k, v, attn_mask=None, is_causal=False, scale=None, enable_gqa=False):
         if enable_gqa:

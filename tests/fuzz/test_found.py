@@ -20,6 +20,13 @@ def program(*body: str, sizes: tuple[int, ...], dtype: str = "float32", tensors:
 
 
 FOUND = {
+    "one key for each query, and a logarithm of the probabilities": program(
+        IJ,
+        "s = (q @ k.mT) / 8 + torch.zeros(n, m, dtype=q.dtype).masked_fill((j + 3 * i) % 7 != 4, float('-inf'))",
+        "o = s.log_softmax(-1).exp() @ v",
+        sizes=(2, 3, 3, 7, 7, 32, 32),
+        dtype="float64",
+    ),
     "distances that meet in one row of a table of relative keys": program(
         IJ,
         "q, k, v = (torch.cat([x[:, :, 1:], x[:, :, :1]], 2) for x in (q, k, v))",
