@@ -18,11 +18,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..backends.api import BackgroundBackend
+from ..backends.forking import building
 from ..ir.errors import AttncError
 from .cache import DiskCache, Entry, digest, source_hash
 from .collector import resting
 from .errors import BackendError, nearest
-from .forking import building
 from .late_methods import late_methods
 from .lowering import BACKENDS, Gradient, Request, load_backend, show_log
 from .plan import FORMAT, Note, Plan
@@ -298,12 +298,17 @@ def _compile(
     from ..ir.attn import func_of
     from ..ir.expr import parse
     from ..ir.text import verify
+    from ..ir.tile import kernels_of
+    from .plan_build import begin_plan
 
     module = make_module()
     verify(module)
     if request.tuned is not None:
         func_of(module).require(map(parse, request.tuned.guards))
-    plan = _plan(module, request, meanwhile)
+    finish = begin_plan(module, request)
+    if isinstance(load_backend(request.backend), BackgroundBackend) and kernels_of(module):
+        meanwhile()
+    plan = finish()
     plan.notes = tuple(notes())
     return plan
 
@@ -313,30 +318,10 @@ def _compile_gradient(
 ) -> Plan:
     from ..ir.attn import func_of
     from .foresight import take
+    from .plan_build import begin_plan
 
-    if (module := take(key, wanted, given, request)) is not None:
-        return _kernel_plan(module, request, saving=False)
-    module = make_module()
-    return _plan(module, replace(request, gradient=Gradient.of(func_of(module), wanted, given)))
-
-
-def _plan(module: ModuleOp, request: Request, meanwhile: Callable[[], None] | None = None) -> Plan:
-    from ..ir.text import forget_lines
-    from .plan_build import interpret_plan
-
-    saving = request.gradient is None
-    forget_lines(module)
-    if request.backend == "reference":
-        if request.gradient:
-            request.differentiate(module)
-        return interpret_plan(module, saving)
-    request.run_passes(module)
-    return _kernel_plan(module, request, saving, meanwhile)
-
-
-def _kernel_plan(module: ModuleOp, request: Request, saving: bool, meanwhile: Callable[[], None] | None = None) -> Plan:
-    from .plan_build import kernel_plan
-
-    backend = load_backend(request.backend)
-    idle = meanwhile if isinstance(backend, BackgroundBackend) else None
-    return kernel_plan(module, backend, request.device.type, request.begin_kernel, saving, idle)
+    finish = take(key, wanted, given, request)
+    if finish is None:
+        module = make_module()
+        finish = begin_plan(module, replace(request, gradient=Gradient.of(func_of(module), wanted, given)))
+    return finish()

@@ -1,6 +1,7 @@
-"""The gradient of a function, lowered before it is asked for: while its forward kernels compile, Python is idle.
+"""The gradient of a function, begun before it is asked for: while its forward kernels compile, Python is idle.
 
-Only the passes run ahead.  Of all functions, the newest one's gradient is kept, until it is asked for.
+Nobody waits for its kernels before the gradient is asked for: they compile beside the forward ones, the first forward,
+and what the caller does until then.  Of all functions, the newest one's gradient is kept, until it is asked for.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from ..ir.attn import func_of
 from ..ir.errors import AttncError
-from ..ir.text import forget_lines
 from .lowering import Gradient, Request
+from .plan import Plan
+from .plan_build import begin_plan
 
 if TYPE_CHECKING:
     from xdsl.dialects.builtin import ModuleOp
@@ -23,14 +25,14 @@ Question = tuple[str, tuple[int, ...], tuple[int, ...], Request]
 
 
 class _Kept:
-    """At most one module, and what it answers."""
+    """At most one plan, and what it answers."""
 
     def __init__(self) -> None:
         self.renew()
 
     def renew(self) -> None:
         self.lock = threading.Lock()
-        self.answer: tuple[Question, ModuleOp] | None = None
+        self.answer: tuple[Question, Callable[[], Plan]] | None = None
 
 
 _kept = _Kept()
@@ -38,25 +40,24 @@ os.register_at_fork(after_in_child=_kept.renew)  # another thread of the parent 
 
 
 def foresee(key: str, make_module: Callable[[], ModuleOp], wanted: tuple[int, ...], request: Request) -> None:
-    """Lower the gradient with respect to the arguments ``wanted``, given that of every result."""
+    """Begin the gradient with respect to the arguments ``wanted``, given that of every result."""
     if request.settings.verify == "each" or request.settings.dump is not None:
         return  # who looks at passes wants to see them in order
     module = make_module()
     func = func_of(module)
     given = tuple(range(len(func.last.values)))
-    forget_lines(module)
     try:
-        replace(request, gradient=Gradient.of(func, wanted, given)).run_passes(module)
+        finish = begin_plan(module, replace(request, gradient=Gradient.of(func, wanted, given)))
     except AttncError:
         return  # it is raised when the gradient is asked for
     with _kept.lock:
-        _kept.answer = (key, wanted, given, request), module
+        _kept.answer = (key, wanted, given, request), finish
 
 
-def take(key: str, wanted: Sequence[int], given: Sequence[int], request: Request) -> ModuleOp | None:
-    """The lowered module, if it is there."""
+def take(key: str, wanted: Sequence[int], given: Sequence[int], request: Request) -> Callable[[], Plan] | None:
+    """What waits for the plan, if it was begun."""
     with _kept.lock:
         if _kept.answer is None or _kept.answer[0] != (key, tuple(wanted), tuple(given), request):
             return None
-        (_, module), _kept.answer = _kept.answer, None
-        return module
+        (_, finish), _kept.answer = _kept.answer, None
+        return finish

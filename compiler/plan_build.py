@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable
 from xdsl.dialects.builtin import ModuleOp, StringAttr
 from xdsl.ir import Operation, SSAValue
 
-from ..backends.api import Artifact, Backend, Launch
+from ..backends.api import Artifact, Launch
 from ..ir import attn, gradient, tile
 from ..ir.dtypes import to_torch
-from ..ir.text import print_module
+from ..ir.text import forget_lines, print_module
 from .errors import InternalError
+from .lowering import Request, load_backend
 from .plan import (
     CallGradientStep,
     CallStep,
@@ -44,19 +45,24 @@ def interpret_plan(module: ModuleOp, saving: bool = False) -> Plan:
     return _plan(func, names, "reference", (step,), results, tuple(o.name for o in saved))
 
 
-def kernel_plan(
-    module: ModuleOp,
-    backend: Backend,
-    device_type: str,
-    begin_kernel: Callable[[tile.KernelOp], Callable[[], Artifact]],
-    saving: bool = False,
-    meanwhile: Callable[[], None] | None = None,
-) -> Plan:
-    """A plan that launches the module's kernels; equal kernels are compiled once.
+def begin_plan(module: ModuleOp, request: Request) -> Callable[[], Plan]:
+    """Lower the module in place and begin its kernels, equal ones once; the plan that is returned waits for them."""
+    saving = request.gradient is None
+    forget_lines(module)
+    if request.backend == "reference":
+        if request.gradient:
+            request.differentiate(module)
+        plan = interpret_plan(module, saving)
+        return lambda: plan
+    request.run_passes(module)
+    return _kernel_plan(module, request, saving)
+
+
+def _kernel_plan(module: ModuleOp, request: Request, saving: bool) -> Callable[[], Plan]:
+    """A plan that launches the module's kernels.
 
     With ``saving`` the kernels are those of a forward, whose first and last results a gradient reads, as it does calls
     that are kept.
-    ``meanwhile`` is done while they compile.
     """
     func = attn.func_of(module)
     kernels = tile.kernels_of(module)
@@ -108,7 +114,7 @@ def kernel_plan(
                 kernel = kernels[op.kernel.root_reference.data]
                 artifact = kernel_id(kernel)
                 if artifact not in begun:
-                    begun[artifact] = begin_kernel(kernel)
+                    begun[artifact] = request.begin_kernel(kernel)
                 outputs = names.specs(op.outputs)
                 zeroed = tuple(outputs[n - len(inputs)].name for n in kernel.zeroed)
                 sizes = tuple(kernel.size_names)
@@ -116,12 +122,13 @@ def kernel_plan(
                 saved += [outputs[0].name, outputs[-1].name] if saving and "part" not in op.attributes else []
             case _:
                 raise InternalError(f"the pipeline left {op.name} in {func.sym_name.data}; a plan cannot run it")
-    if meanwhile and begun:
-        meanwhile()
-    artifacts = {name: finish() for name, finish in begun.items()}
-    return _plan(
-        func, names, backend.name, tuple(steps), results, (*saved, *kept), device_type, artifacts, backend.load
-    )
+
+    def finish() -> Plan:
+        artifacts = {name: compiled() for name, compiled in begun.items()}
+        load, device = load_backend(request.backend).load, request.device.type
+        return _plan(func, names, request.backend, tuple(steps), results, (*saved, *kept), device, artifacts, load)
+
+    return finish
 
 
 def _plan(

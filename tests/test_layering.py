@@ -17,11 +17,11 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # Folder -> what of ours it may import; the longest matching folder decides.
 OURS = {
     "ir": ["ir"],
-    "compiler": ["ir", "compiler", "backends.api", "backends.host"],  # the backends are found by name, lazily
+    "compiler": ["ir", "compiler", "backends.api", "backends.forking", "backends.host"],  # backends: by name, lazily
     "compiler/analysis": ["ir", "compiler.analysis"],
     "compiler/passes": ["ir", "compiler.analysis", "compiler.passes"],
     "backends": ["ir", "backends"],
-    "backends/mlir_cpu": ["ir", "backends.api", "backends.host", "backends.mlir_cpu"],
+    "backends/mlir_cpu": ["ir", "backends.api", "backends.forking", "backends.host", "backends.mlir_cpu"],
     "backends/reference": ["ir", "backends.api", "backends.host", "backends.reference"],
     "backends/triton": ["ir", "backends.api", "backends.host", "backends.triton"],
     # the driver and the autotuner, and the types that they give and raise

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
+from ..forking import building
 from ..host import cores
 
 T = TypeVar("T")
@@ -32,7 +33,7 @@ def begin(work: Callable[[], T]) -> Callable[[], T]:
     future: Future[T] = Future()
 
     def run() -> None:
-        with _limit.free:
+        with _limit.free, building():
             try:
                 future.set_result(work())
             except BaseException as error:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from attnc.backends.api import Artifact
-from attnc.compiler import driver, lowering
+from attnc.compiler import driver, lowering, plan_build
 from attnc.compiler.driver import build, build_gradient, forget, lower, select_backend
 from attnc.compiler.errors import BackendError, InternalError, OptionError, PipelineError, StageError
 from attnc.compiler.passes import load_pass
@@ -91,8 +91,8 @@ def fake(monkeypatch, tmp_path):
     """The fake as the cpu backend, a pipeline of the one pass that is always needed, an empty cache."""
     backend = Fake()
     monkeypatch.setenv("ATTNC_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(lowering, "load_backend", lambda _: backend)
-    monkeypatch.setattr(driver, "load_backend", lambda _: backend)
+    for module in (lowering, driver, plan_build):
+        monkeypatch.setattr(module, "load_backend", lambda _: backend)
     monkeypatch.setattr(lowering, "need_package", lambda _: None)
     monkeypatch.setattr(
         "attnc.compiler.pipelines.forward", lambda target, narrow, sizes: [load_pass("online-softmax")(narrow)]

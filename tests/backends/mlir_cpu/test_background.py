@@ -67,9 +67,10 @@ def test_all_kernels_of_a_plan_begin_before_one_is_waited_for(monkeypatch: pytes
     case = BY_NAME["window"]
     inputs = [x.requires_grad_() for x in torch.randn(3, 1, 1, 24, 8)]
     out = attnc.compile(case.fn, backend="cpu", options={"cache": "off"})(*inputs)
-    assert events[:1] == ["begin"]  # the compiler is loaded while the program is read
+    # the compiler is loaded while the program is read; the kernels of the gradient follow the one of the forward
+    kernels = events.count("begin") - 2
+    assert kernels >= 2
+    assert events == ["begin"] * (2 + kernels) + ["wait"]
     events.clear()
     out.sum().backward()
-    kernels = events.count("wait")
-    assert kernels >= 2
-    assert events == ["begin"] * (1 + kernels) + ["wait"] * kernels
+    assert events == ["begin"] + ["wait"] * kernels

@@ -1,4 +1,4 @@
-"""No process forks while a plan is built.
+"""No process forks while a plan is built or a kernel compiled.
 
 A child of a fork has one thread.  What the others held then (the lock of a module that was being imported, of LLVM)
 nobody lets go of in the child, which hangs at its own first call.  So a fork waits until no other thread builds, which
