@@ -394,7 +394,7 @@ def test_a_crash_leaves_a_folder(fake, monkeypatch, tmp_path):
     assert command == f"attnc opt -p 'online-softmax' {folder / 'input.mlir'}\n"
     assert command.strip() in str(info.value)
     assert "ZeroDivisionError: oh" in (folder / "error.txt").read_text()
-    assert f"torch {torch.__version__}" in (folder / "versions.txt").read_text()
+    assert f"torch {torch.__version__.split('+')[0]}" in (folder / "versions.txt").read_text()
 
 
 def test_a_backend_crash_keeps_the_kernel(fake):

@@ -86,7 +86,7 @@ def test_any_size_and_layout(name: str, dt: str, width: int, value_width: int) -
 
 def allocated(run: Callable[[], object]) -> int:
     """Bytes that a call takes from PyTorch's allocator, given back or not."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as found:
         run()
     return sum(max(e.cpu_memory_usage, 0) for e in found.events() if e.name == "[memory]")
 
