@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -27,8 +27,9 @@ from .frame import Frame, Span
 from .loops import walk_ranges
 from .memory import CapturedReads, Memory, load_arguments, slots
 from .passes import PassEmitter
-from .plan import BlockPlan, Pass, axes, plan_block
+from .plan import BlockPlan, Pass, Step, axes, plan_block
 from .row_dot import RowDotEmitter
+from .row_sums import RowSumEmitter, row_sum
 from .squares import room_for, squares, with_squares
 from .strips import is_striped, live_keys, only_keys, set_pitches, strip, unmasked_keys
 from .tables import Filled, tables
@@ -329,9 +330,20 @@ class _BlockEmitter:
 
     def run(self) -> None:
         """The steps themselves."""
+        steps = self.plan.steps
+        if found := row_sum(self.plan, self.f.rows):
+            sums, steps = RowSumEmitter(self.f, found), steps[len(found.steps) :]
+            with self.b.when(sums.is_possible()):
+                self._comment(found.op)
+                sums.emit()
+            with self.b.otherwise():
+                self._run(found.steps)
+        self._run(steps)
+
+    def _run(self, steps: Sequence[Step]) -> None:
         transfers = Transfers(self.f)
-        stores = [s for s in self.plan.steps if isinstance(s, StoreOp) and self._is_late(s)]
-        for step in self.plan.steps:
+        stores = [s for s in steps if isinstance(s, StoreOp) and self._is_late(s)]
+        for step in steps:
             if isinstance(step, ForOp):
                 for store in [] if self.f.ahead else stores:
                     transfers.expect(store)

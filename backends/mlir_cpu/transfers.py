@@ -296,7 +296,7 @@ class Transfers:
         _, width = self._feature(op.result)
         pairs = f.pairs and keeps_pairs(op, f.rows)
         with b.loop(0, f.row_width, f.lanes, hint="lane") as loop:
-            rows = self._row_addresses(op.index.data, memory, op.result, loop.iv, ask=True)
+            rows = self.row_addresses(op, loop.iv)
 
             def block(first: Val, count: int) -> None:
                 name = f"load_{memory.stored}{'_pairs' if pairs else ''}_{count}"
@@ -305,13 +305,24 @@ class Transfers:
 
             self.blocks(width // 2 if pairs else width, block)
 
+    def row_addresses(self, op: LoadOp, lane: Val, room: str = "rows") -> Val:
+        """Room that holds the address of feature 0 of each row from ``lane`` on, all lines of which are asked for."""
+        return self._row_addresses(op.index.data, self.f.memories[op.memory], op.result, lane, ask=True, room=room)
+
     def _row_addresses(
-        self, index: Sequence[Expr], memory: Memory, value: SSAValue, lane: Val, *, ask: bool = False
+        self,
+        index: Sequence[Expr],
+        memory: Memory,
+        value: SSAValue,
+        lane: Val,
+        *,
+        ask: bool = False,
+        room: str = "rows",
     ) -> Val:
         """Room that holds the address of feature 0 of each row from ``lane`` on; may ask for all lines of the rows."""
         f, b = self.f, self.b
         feature, width = self._feature(value)
-        rows = b.room(f.lanes * ELEMENT_BYTES[PTR], "rows")
+        rows = b.room(f.lanes * ELEMENT_BYTES[PTR], room)
         with b.loop(0, f.lanes, hint=f.rows) as row:
             at = b.add(f.spans[f.rows].start, self.last_live(b.add(lane, row.iv)))
             address = self.address(memory, index, **{f.rows: at, feature: b.integer(0)})
