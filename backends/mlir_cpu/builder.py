@@ -367,6 +367,12 @@ class Builder:
 
     def choose(self, cond: Val, then: Callable[[], Val], otherwise: Callable[[], Val], type: str) -> Val:
         """``scf.if`` with one result."""
+        if (wanted := Val("", type)).element == "bf16":
+            words = vec(wanted.lanes, "i16")  # as above: from block to block, too, LLVM would round each lane
+            return self.bitcast(
+                self.choose(cond, lambda: self.bitcast(then(), words), lambda: self.bitcast(otherwise(), words), words),
+                type,
+            )
         result = Val(self.name("chosen"), type)
         with self.block(f"{result.ssa} = scf.if {cond.ssa} -> ({type}) {{", "} else {"):
             self.line(f"scf.yield {then().ssa} : {type}")

@@ -19,7 +19,7 @@ from attnc.backends.mlir_cpu.errors import CpuTargetError
 from attnc.compiler.analysis.cost import DEVICES, UnknownTargetError
 
 from ...numerics import assert_gradients_match, assert_matches, gradients
-from ...patterns import causal_window, dense
+from ...patterns import BY_NAME, causal_window, dense
 from .backward_kernels import KeyBackward, check_backward
 from .kernels import DTYPES, Forward, check_forward, parse_kernel
 from .machine_code import STACK, assembly, disassembly, product_loops, products, undefined_symbols
@@ -78,6 +78,24 @@ def test_instructions(target: str, dt: str, tmp_path: Path) -> None:
     texts = [disassembly(a.payload, tmp_path) for a in kernels(target, dt)]
     assert any("vscalefps" in text for text in texts) == wide
     assert any("vdpbf16ps" in text for text in texts) == (t.pairs and dt == "bf16")
+
+
+@on_x86
+@pytest.mark.parametrize("rows", [1, 65])
+@pytest.mark.parametrize("name", ["t5_bias", "dense_bias"])
+@pytest.mark.parametrize("target", X86)
+def test_captured_bf16_is_widened_in_place(
+    target: str, name: str, rows: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """LLVM rounds what it passes from block to block by a function that few systems have."""
+    pattern = BY_NAME[name]
+    inputs = pattern.inputs(1, 2, rows, 77, 20, dtype=torch.bfloat16)
+    assert inputs is not None
+    lowered = attnc.compile(pattern.fn).lower(*inputs, target=f"cpu-{target}")
+    for part in [lowered, lowered.backward()] if rows > 1 else [lowered]:
+        for artifact in part.artifacts("mlir"):
+            assert undefined_symbols(artifact.payload) <= LIBRARY, artifact.kernel
+    assert capfd.readouterr().err == ""
 
 
 @on_x86
