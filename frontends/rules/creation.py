@@ -8,8 +8,8 @@ import torch
 
 from ...ir.expr import Expr, Op, const, kind_of
 from .. import shapes
-from ..errors import DeviceError, UnsupportedOpError
-from ..graph import leaves, map_arg
+from ..errors import DeviceError, DtypeError, UnsupportedOpError
+from ..graph import leaves, map_arg, type_text
 from ..locate import with_text
 from ..sizes import as_expr, ceil, hint_of
 from ..traced import Traced
@@ -185,6 +185,16 @@ def eye(t: Tracer, n: Any, m: Any = None, *, dtype: Any = None, device: Any = No
     rows = t(torch.arange, n, device=t.device)[:, None]
     columns = t(torch.arange, n if m is None else m, device=t.device)[None, :]
     return t(torch.eq, rows, columns).to(dtype or torch.get_default_dtype())
+
+
+@rule("one_hot")
+def one_hot(t: Tracer, tensor: Traced, num_classes: Any = -1) -> Traced:
+    """A comparison of numbers with classes; a number that is none has zeros, where PyTorch raises an error."""
+    if isinstance(num_classes, int) and num_classes < 0:
+        tensor._needs_data("one_hot without num_classes", "pass num_classes")
+    if tensor.dtype != torch.int64:
+        raise DtypeError(f"{with_text(t.location)}: one_hot takes int64, not {type_text(tensor.node)}")
+    return t(torch.eq, tensor[..., None], t(torch.arange, num_classes, device=t.device)).to(torch.int64)
 
 
 @rule("fill_diagonal_")

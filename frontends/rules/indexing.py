@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,7 @@ from ..graph import Node
 from ..locate import with_text
 from ..sizes import Size, as_expr, hint_of
 from ..traced import Traced
+from .reductions import MOST_TERMS
 from .registry import early, rule
 from .unknown import unknown
 
@@ -99,11 +101,17 @@ def _basic(
     return x, indices
 
 
-def _select(t: Tracer, x: Traced, d: int, at: Expr) -> tuple[Traced, Expr]:
+def _place(t: Tracer, x: Traced, d: int, at: Expr) -> Expr:
+    """An index of a dimension, counted from its beginning."""
     size = x.node.shape[d]
     where = shapes._plus(size, at) if t.graph.assume(op("<", at, 0)) else at
     if t.graph.hint(where) < 0 or not t.graph.assume(op("<", where, size)):
         raise Mismatch(f"index {at} is outside dimension {d} of size {size}")
+    return where
+
+
+def _select(t: Tracer, x: Traced, d: int, at: Expr) -> tuple[Traced, Expr]:
+    where = _place(t, x, d, at)
     shape = [e for n, e in enumerate(x.node.shape) if n != d]
     args = {"input": x, "dim": d, "index": where}
     return t.view(x, t.emit("select", args, shape, "torch.select({input}, {dim}, {index})")), where
@@ -258,7 +266,7 @@ def index_put(t: Tracer, input: Traced, indices: Any, values: Traced, accumulate
     return _written(t, input, tuple(slice(None) if x is None else x for x in indices), values)
 
 
-def _written(t: Tracer, input: Traced, index: tuple[Any, ...], src: Traced) -> Traced:
+def _written(t: Tracer, input: Traced, index: tuple[Any, ...], src: Any) -> Traced:
     """A copy of ``input``, written to."""
     copy = Traced(t, input.node)
     setitem(t, copy, index, src)
@@ -295,9 +303,35 @@ def put_back(t: Tracer, view: Node, base: Traced, part: Traced) -> Traced:
 
 
 def _put(t: Tracer, into: Traced, indices: dict[int, Traced], value: Traced) -> Traced:
+    (d, index), *more = indices.items()
+    if not more and index.dim() == 1 and not value.dim():
+        there = _listed(t, into, d, index)
+        if there is not None:
+            return t(torch.where, there[(slice(None), *[None] * (into.dim() - d - 1))], value, into)
     full = tuple(indices.get(d) for d in range(into.dim()))
-    call = "torch.index_put({input}, {indices}, {value})"
+    call = "torch.ops.aten.index_put({input}, {indices}, {value})"  # torch.index_put takes no None
     return t.emit("index_put", {"input": into, "indices": full, "value": value}, into.node.shape, call)
+
+
+def _listed(t: Tracer, x: Traced, d: int, index: Traced) -> Traced | None:
+    """Which positions of a dimension a list names, such as global tokens: a condition, as masks are made of.
+
+    None where asking that saves nothing.
+    """
+    size, node = t.number(x.node.shape[d]), index.node
+    if node.op == "constant" and node.dtype == torch.int64 and 0 < len(node["value"]) <= MOST_TERMS:
+        at = t(torch.arange, size, device=t.device)
+        places = dict.fromkeys(_place(t, x, d, as_expr(e)) for e in node["value"])
+        return functools.reduce(lambda x, y: t(torch.logical_or, x, y), (t(torch.eq, at, t.number(e)) for e in places))
+    if x.dim() == 1:
+        return None
+    none, true = (t(torch.full, s, b, dtype=torch.bool, device=t.device) for s, b in (((size,), False), ((), True)))
+    return _put(t, none, {0: index}, true)
+
+
+@rule("index_fill")
+def index_fill(t: Tracer, input: Traced, dim: int, index: Traced, value: Any) -> Traced:
+    return _written(t, input, (*(slice(None),) * shapes.dim(input.dim(), dim), index), value)
 
 
 @rule("diag", "diag_embed", "diagflat")

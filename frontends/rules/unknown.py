@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..tracer import Tracer
 
 _LIKE_INPUT = {  # the result has the sizes of the first argument; what is written depends on values
-    "scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy", "index_fill", "index_reduce",
+    "scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy", "index_reduce",
 }  # fmt: skip
 _PRIMES = (3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73)
 

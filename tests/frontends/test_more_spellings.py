@@ -71,6 +71,36 @@ def listed(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
+def global_tokens(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Tokens that see all and are seen by all, as BigBird and Longformer write them."""
+    i = torch.arange(q.shape[-2])
+    mask = (i[:, None] - i).abs() <= 2
+    mask[:, [0, -3, q.shape[-2] // 2]] = True
+    mask[torch.tensor([0, 5])] = True
+    mask.index_fill_(1, torch.tensor([7]), True)
+    s = (q @ k.mT).masked_fill(~mask, -torch.inf)
+    s[..., [9]] = 0.5
+    return s.softmax(-1) @ v
+
+
+def many_tokens(q: Tensor, k: Tensor, v: Tensor, tokens: Tensor) -> Tensor:
+    """Tokens that are many, or come from outside."""
+    bias = torch.full((q.shape[-2], k.shape[-2]), -torch.inf, dtype=q.dtype)
+    bias[:, tokens] = 0.0
+    seen = torch.zeros(k.shape[-2], dtype=torch.bool)
+    seen[tokens + 1] = seen[[4, 4]] = True
+    bias[torch.arange(3), :] = 0.0
+    bias[range(2, 20)] = 0.25
+    bias[:, 3:] = bias[:, 3:].masked_fill(seen[3:], 1.0)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+
+
+def classes(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    of = F.one_hot(torch.arange(q.shape[-2]) // 6, 4).bool()
+    special = F.one_hot(torch.tensor([0, 5]), num_classes=k.shape[-2]).sum(0) > 0
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=(of[:, None] & of).any(-1) | special)
+
+
 def cases() -> dict[Callable[..., Tensor], tuple[Tensor, ...]]:
     random = torch.Generator().manual_seed(0)
 
@@ -87,6 +117,9 @@ def cases() -> dict[Callable[..., Tensor], tuple[Tensor, ...]]:
         similarity: qkv,
         coordinates: qkv,
         listed: qkv,
+        global_tokens: qkv,
+        many_tokens: (*qkv, torch.tensor([3, 11, -1])),
+        classes: qkv,
     }
 
 
@@ -99,3 +132,47 @@ def test_fused_and_right(fn: Callable[..., Any]) -> None:
     assert any(isinstance(op, AttendOp) for op in lowered.module("attn").walk())
     assert lowered.explain().fused
     assert attnc.validate(f, *args).ok
+
+
+def test_a_few_tokens_are_compared_with_positions() -> None:
+    """So that the mask is known without a table."""
+    module = attnc.compile(global_tokens).lower(*cases()[global_tokens]).module("attn")
+    (attend,) = (op for op in module.walk() if isinstance(op, AttendOp))
+    assert not attend.captures
+
+
+def test_rows_written_by_a_list() -> None:
+    def fn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        v = v.clone()
+        v[:, [2, 3]] = k[:, [0, -1]]
+        return F.scaled_dot_product_attention(q, k, v)
+
+    q, k, v = cases()[listed]
+    torch.testing.assert_close(attnc.compile(fn, backend="reference")(q, k, v), fn(q, k, v))
+
+
+def masked_at(*tokens: int) -> Callable[..., Tensor]:
+    def fn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        mask = torch.zeros(q.shape[-2], k.shape[-2], dtype=torch.bool)
+        mask[:, [*tokens]] = True
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+    return fn
+
+
+def hot(tokens: Tensor, *classes: int) -> Callable[..., Tensor]:
+    return lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=F.one_hot(tokens, *classes).sum(0) > 0)
+
+
+@pytest.mark.parametrize(
+    ("fn", "error", "message"),
+    [
+        (masked_at(0, N), attnc.ShapeError, "index 22 is outside dimension 1 of size"),
+        (masked_at(-N - 1), attnc.ShapeError, "index -23 is outside dimension 1 of size"),
+        (hot(torch.arange(N)), attnc.DataDependentError, "one_hot without num_classes .* pass num_classes"),
+        (hot(torch.arange(N).int(), N), attnc.DtypeError, "one_hot takes int64, not .* int32"),
+    ],
+)
+def test_what_is_refused(fn: Callable[..., Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        attnc.compile(fn, backend="reference")(*cases()[listed])
