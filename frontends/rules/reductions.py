@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 from collections import namedtuple
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 
-from ...ir.expr import Const
+from ...ir.expr import Const, Expr
 from .. import shapes
 from ..graph import Input, Node
 from ..sizes import as_expr
@@ -68,7 +68,7 @@ def _of_few(t: Tracer, name: str, input: Traced, dim: Any, keepdim: bool) -> Tra
         return None
     over = shapes.dims(input.dim(), dim)
     extent = input.node.shape[over[0]] if len(over) == 1 else None
-    if not isinstance(extent, Const) or not 0 < extent.value <= MOST_TERMS or _of_numbers(input.node):
+    if not _is_few(extent) or _of_numbers(input.node):
         return None
     dtype = input.dtype
     if name in ("any", "all") and dtype != torch.bool:
@@ -80,6 +80,10 @@ def _of_few(t: Tracer, name: str, input: Traced, dim: Any, keepdim: bool) -> Tra
     terms = [t(torch.select, input, over[0], n) for n in range(int(extent.value))]
     found = functools.reduce(lambda x, y: t(_TERM_BY_TERM[name], x, y), terms)
     return t(torch.unsqueeze, found, over[0]) if keepdim else found
+
+
+def _is_few(extent: Expr | None) -> TypeGuard[Const]:
+    return isinstance(extent, Const) and 0 < extent.value <= MOST_TERMS
 
 
 def _of_numbers(node: Node) -> bool:
@@ -98,11 +102,15 @@ def _of_numbers(node: Node) -> bool:
 @rule("isin", probe=True)
 def isin(t: Tracer, elements: Any, test_elements: Any, *, assume_unique: bool = False, invert: bool = False) -> Traced:
     """With a few numbers to test for, a comparison with each, as masks are made."""
-    if isinstance(elements, Traced) and isinstance(test_elements, Traced) and test_elements.dim() == 1:
-        pairs = t(torch.eq, elements[..., None], test_elements)
-        found = _of_few(t, "any", pairs, -1, False)
-        if found is not None:
-            return t(torch.logical_not, found) if invert else found
+    if (
+        isinstance(elements, Traced)
+        and isinstance(test_elements, Traced)
+        and test_elements.dim() == 1
+        and _is_few(test_elements.node.shape[0])
+        and not (_of_numbers(elements.node) or _of_numbers(test_elements.node))
+    ):
+        found = t(torch.any, t(torch.eq, elements[..., None], test_elements), -1)
+        return t(torch.logical_not, found) if invert else found
     args = {"elements": elements, "test_elements": test_elements, "invert": bool(invert)}
     shape = elements.node.shape if isinstance(elements, Traced) else ()
     return t.emit("isin", args, shape, "torch.isin({elements}, {test_elements}, invert={invert})", dtype=torch.bool)

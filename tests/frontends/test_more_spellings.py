@@ -141,6 +141,16 @@ def test_a_few_tokens_are_compared_with_positions() -> None:
     assert not attend.captures
 
 
+def test_a_long_list_leaves_nothing_behind() -> None:
+    def fn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        special = torch.isin(torch.arange(k.shape[-2]), torch.arange(0, 40, 2))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=special)
+
+    graph = attnc.compile(fn).lower(*cases()[listed]).ir("capture")
+    assert "= isin(" in graph
+    assert "= eq(" not in graph
+
+
 def test_rows_written_by_a_list() -> None:
     def fn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         v = v.clone()
