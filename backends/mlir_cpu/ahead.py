@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...ir.expr import ONE, ZERO, Const
+from ...ir.expr import ONE, ZERO
 from ...ir.tile import ForOp, KernelOp, LoadOp, Range, StoreOp
 from .builder import ELEMENT_BYTES, PTR, Builder, Val
 from .frame import Frame, Span
+from .loops import one_range
 from .memory import coefficient
 from .plan import axes
 from .positions import position, tabulate
@@ -65,10 +66,8 @@ def wanted(kernel: KernelOp, *, gaps: bool) -> list[Wanted]:
 
 def _walked(loop: ForOp) -> int:
     """How many rows a loop walks, at most."""
-    match [(r.lo, r.hi) for r in loop.range_list]:
-        case [(Const(int(first)), Const(int(end)))]:
-            return min(end - first, MOST_ROWS)
-    return MOST_ROWS
+    first, end = one_range(loop.range_list) or (0, MOST_ROWS)
+    return min(end - first, MOST_ROWS)
 
 
 def _has_gaps(w: Wanted) -> bool:

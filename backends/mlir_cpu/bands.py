@@ -114,9 +114,7 @@ class Bands:
         b = self.b
         less = b.sub(place, self.size - 1)
         lane, other = b.most(less, 0), b.most(b.sub(b.integer(0), less), 0)
-        index = [
-            b.most(b.least(x, b.sub(n, 1)), 0) for x, n in zip(self._at(lane, other), self.memory.dims, strict=True)
-        ]
+        index = [self.memory.inside(b, n, x) for n, x in enumerate(self._at(lane, other))]
         return self.memory.address(b, index)
 
     def _at(self, lane: Val, other: Val) -> list[Val]:

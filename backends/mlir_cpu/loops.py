@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from ...ir.tile import ForOp
+from ...ir.expr import Const
+from ...ir.tile import ForOp, Range
 from .builder import Val
 from .frame import Frame, Span
+
+
+def one_range(ranges: Iterable[Range]) -> tuple[int, int] | None:
+    """What loops walk, from the first to the end, where that is one range of numbers."""
+    match list({(r.lo, r.hi) for r in ranges}):
+        case [(Const(int(first)), Const(int(end)))]:
+            return first, end
+    return None
 
 
 def walk_ranges(f: Frame, op: ForOp, body: Callable[[Frame], None]) -> None:

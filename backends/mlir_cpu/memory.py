@@ -55,6 +55,10 @@ class Memory:
                 offset = term if offset is None else b.add(offset, term)
         return self.pointer if offset is None else b.at(self.pointer, offset, self.stored, hint)
 
+    def inside(self, b: Builder, n: int, index: Val) -> Val:
+        """An index of dimension ``n``, clamped."""
+        return b.most(b.least(index, b.sub(self.dims[n], 1)), 0)
+
     def stride_along(self, x: Expressions, index: Sequence[Expr], axis: str, scope: Scope) -> Val | None:
         """Elements from one index of ``axis`` to the next, where that is the same everywhere."""
         steps = [coefficient(e, axis) for e in index]
@@ -132,10 +136,7 @@ class CapturedReads:
 
     def _scalar(self, memory: Memory, index: list[Val]) -> Val:
         b = self.expressions.b
-        clamped = [
-            b.most(b.least(self.expressions.as_int(v, 64), b.sub(dim, 1)), 0)
-            for v, dim in zip(index, memory.dims, strict=True)
-        ]
+        clamped = [memory.inside(b, n, self.expressions.as_int(v, 64)) for n, v in enumerate(index)]
         return b.load(memory.address(b, clamped), memory.stored)
 
     def _lanes(self, e: Load, memory: Memory, index: list[Val], scope: Scope) -> Val:

@@ -100,10 +100,7 @@ class _Fill:
         count = b.add(b.integer(0), f.spans[self.axis].count)
         live = b.add(b.integer(0), f.spans[f.rows].count)
         row, key = at[square.row], at[square.key]
-        others = [
-            b.integer(0) if n in (square.row, square.key) else b.most(b.least(v, b.sub(dim, 1)), 0)
-            for n, (v, dim) in enumerate(zip(at, memory.dims, strict=True))
-        ]
+        others = [b.integer(0) if n in (square.row, square.key) else memory.inside(b, n, v) for n, v in enumerate(at)]
         base = memory.address(b, others)
         row_stride, key_stride = memory.strides[square.row], memory.strides[square.key]
         rows = b.least(memory.dims[square.row], b.add(row, live))  # dead ones repeat the last

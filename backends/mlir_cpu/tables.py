@@ -17,6 +17,7 @@ from ...ir.tile import ForOp, KernelOp, MapOp, MaskOp
 from .builder import ELEMENT_BYTES, Builder, Val, vec
 from .expressions import Limits, Scope
 from .frame import Frame
+from .loops import one_range
 
 MOST_BYTES = 1 << 17  # of a kernel: tables share the second-level cache with tiles
 MOST_ROWS = 256  # of a table that has all rows
@@ -59,13 +60,8 @@ def tables(kernel: KernelOp, row_width: int, lanes: int, element: str) -> list[T
 def _loops(kernel: KernelOp) -> list[tuple[ForOp, int, int]]:
     """The loops that walk one range that is known, and the range; an axis of more than one range has none."""
     loops = [op for op in kernel.body.block.ops if isinstance(op, ForOp)]
-    ranges = {op.axis.data: {(r.lo, r.hi) for x in loops if x.axis == op.axis for r in x.range_list} for op in loops}
-    found = []
-    for loop in loops:
-        match list(ranges[loop.axis.data]):
-            case [(Const(int(first)), Const(int(end)))]:
-                found.append((loop, first, end - first))
-    return found
+    ranges = [one_range(r for x in loops if x.axis == op.axis for r in x.range_list) for op in loops]
+    return [(op, r[0], r[1] - r[0]) for op, r in zip(loops, ranges, strict=True) if r]
 
 
 @dataclass
