@@ -1,8 +1,8 @@
 """CPU backend: generated MLIR, compiled by torch-mlir, run on PyTorch's threads.
 
-Data flow: ``plan`` (fusion) and ``buffers`` (scratch) decide, ``lower`` with ``passes``, ``row_dot``, ``transfers`` and
-``expressions`` writes MLIR, ``jit`` compiles on threads of ``background``, ``object_file`` and ``launcher`` run without
-the compiler.
+Data flow: ``plan`` (fusion) and ``buffers`` (scratch) decide, ``lower`` with ``passes``, ``dots``, ``row_dot``,
+``transfers`` and ``expressions`` writes MLIR, ``jit`` compiles on threads of ``background``, ``object_file`` and
+``launcher`` run without the compiler.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Emission of one fused pass: a register-blocked dot or nothing, then elementwise ops and reductions.
 
-A register block is a few lane vectors wide and a few tile rows high.  The dot multiplies lane vectors of one
-operand with broadcast scalars of the other, which therefore may have any row stride and is never packed.
+A register block is a few lane vectors wide and a few tile rows high.
 """
 
 from __future__ import annotations
@@ -16,18 +15,15 @@ from xdsl.ir import SSAValue
 
 from ...ir.expr import Load, Op, Var, free_vars
 from ...ir.tile import DotOp, FullOp, LoadOp, MapOp, MaskOp, ReduceOp, tile_type
-from .builder import ELEMENT_BYTES, Val, vec
+from .builder import Val
+from .dots import BlockDot
 from .errors import UnsupportedKernelError
 from .expressions import Scope
-from .frame import Frame, KeyView, Span
+from .frame import Frame, Span
 from .narrow_stores import NarrowStores
-from .pairs import add_pairs, is_paired, operands
 from .plan import Pass, axes
 
-IN_FLIGHT = 8  # sums that two ports for fma with a latency of four cycles work on
 SPAN = 16  # terms that are added before the rest, for fewer roundings at the size of the whole
-DOT_SPAN = 2 * SPAN  # the same for products, where a span costs as much as one term more
-AHEAD = 2  # register blocks between a prefetch and the use of the same dot
 
 
 class Chunk:
@@ -123,11 +119,12 @@ class PassEmitter:
         self.reduces = [op for op in step.ops if isinstance(op, ReduceOp) and op.axis != frame.rows]
         self.row_reduces = [op for op in step.ops if isinstance(op, ReduceOp) and op.axis == frame.rows]
         self.narrow = NarrowStores(frame)
+        self.dot = BlockDot(frame, step.dot) if step.dot else None
         self._shape(frame.vectors)
 
     def _shape(self, vectors: int) -> None:
         """Choose register blocks for tiles ``vectors`` wide."""
-        f, dot = self.f, self.step.dot
+        f, dot = self.f, self.dot
         wide, self.height = f.target.block(vectors)
         if self.axis is None:
             wide = 1  # one number for each row: the loop is short, and vectors do not wait for one another
@@ -135,7 +132,7 @@ class PassEmitter:
         if dot is None:
             # rows that share a pair; nothing else to gain from blocks, not even in sums: each lane has its own
             self.height = 2 if f.tiles.dots or self._stores_pairs() else 1
-        elif self._operands(dot)[1].axes[0] == dot.contracted:
+        elif dot.along_rows:
             self.height = min(f.target.accumulators // wide, 16)  # one address serves all rows, and few lines
         if self.axis is not None and isinstance(count := self._count(), int):
             self.height = -(-count // -(-count // self.height))  # blocks of the same height, as far as that goes
@@ -321,7 +318,7 @@ class PassEmitter:
                 rows = [rows[0], *(b.least(row, last) for row in rows[1:])]
             if self.f.ahead and self.axis in self.f.spans:
                 self.f.ahead.ask(b)
-            dots = self._dot(self.step.dot, rows, lanes) if self.step.dot else []
+            dots = self.dot.emit(rows, lanes) if self.dot else []
             # a block is reduced by itself first: fewer roundings at the size of the whole
             current: list[Val | None] = [None for _ in loop.carried]
             width = len(lanes)
@@ -359,109 +356,6 @@ class PassEmitter:
         old = b.load(pointer, f.element)
         name = "maximumf" if op.kind.data == "max" else "addf"
         b.store(b.op(f"arith.{name} {old.ssa}, {total.ssa} : {f.element}", f.element), pointer)
-
-    # ---- dot ------------------------------------------------------------------------------------------
-
-    def _operands(self, dot: DotOp) -> tuple[SSAValue, KeyView]:
-        """The operand in the lanes and the one that is broadcast."""
-        lane, key = operands(dot, self.f.rows)
-        views = self.f.pair_views if self.f.pairs and is_paired(dot, self.f.rows) else self.f.views
-        if dot in self.f.tiles.pairs:
-            views = self.f.row_pairs
-        if self.f.rows not in axes(lane) or self.f.rows in axes(key) or key not in views:
-            raise UnsupportedKernelError(f"{dot}: one operand must have the row axis and the other come from memory")
-        return lane, views[key]
-
-    def _dot(self, dot: DotOp, rows: Sequence[Val], lanes: list[Val]) -> list[Val]:
-        """Products for some tile rows: row-major, one vector for each of ``lanes``."""
-        b, f = self.b, self.f
-        source, view = self._operands(dot)
-        along_rows = view.axes[0] == dot.contracted
-        to_row, to_term = (b.integer(1), view.stride) if along_rows else (view.stride, b.integer(1))
-        if along_rows:
-            base = b.at(view.pointer, rows[0], view.element)
-            bases = [b.at(base, r, view.element) for r in range(len(rows))]
-        else:
-            bases = [b.at(view.pointer, b.mul(row, to_row), view.element) for row in rows]
-            self._prefetch(view, rows[0], len(rows))
-        terms = f.spans[dot.contracted].count if dot.contracted in f.spans else axes(source)[dot.contracted]
-        if view.element != f.element:
-            # of an odd number of terms the last one's partner is zero on both sides
-            pairs = (terms + 1) // 2 if isinstance(terms, int) else b.binary("shrsi", b.add(terms, 1), b.integer(1))
-            return self._dot_pairs(source, bases, pairs, to_term, lanes)
-        block = len(rows) * len(lanes)
-
-        def products(first: Val | int, end: Val | int, parts: int, turns: int) -> list[Val]:
-            """Sums over the terms from ``first`` to ``end``, each of ``parts`` by itself, in unrolled ``turns``."""
-            zero = b.real(0.0, f.vector)
-            with b.loop(first, end, parts * turns, [zero] * (block * parts), hint=dot.contracted) as loop:
-                sums = list(loop.carried)
-                for turn in range(parts * turns):
-                    part = turn % parts
-                    term = b.add(loop.iv, turn)
-                    vectors = [b.load(f.row_pointer(source, term, lane), f.vector, f.align) for lane in lanes]
-                    offset = b.mul(term, to_term)
-                    for r in range(len(rows)):
-                        scalar = b.broadcast(b.load(b.at(bases[r], offset, f.element), f.element), f.lanes)
-                        for m, vector in enumerate(vectors):
-                            n = part * block + r * len(lanes) + m
-                            sums[n] = b.fma(scalar, vector, sums[n])
-                loop.yields = sums
-            sums = loop.results[:block]
-            for part in range(1, parts):
-                more = loop.results[part * block :][:block]
-                sums = [b.binary("addf", x, y) for x, y in zip(sums, more, strict=True)]
-            return sums
-
-        if isinstance(terms, Val) or (dot.contracted in f.spans and terms > DOT_SPAN):
-            with b.loop(0, terms, DOT_SPAN, [b.real(0.0, f.vector)] * block, hint="span") as loop:
-                sums = products(loop.iv, b.least(b.add(loop.iv, DOT_SPAN), terms), 1, 1)
-                loop.yields = [b.binary("addf", x, y) for x, y in zip(loop.carried, sums, strict=True)]
-            return loop.results
-        # a block too small to hide the latency of fma is summed in parts, term by term in turn; others all alike, so
-        # that a gradient has the scores of the forward to the last bit
-        parts = max(1, IN_FLIGHT // block)
-        while terms % parts:
-            parts -= 1
-        return products(0, terms, parts, 2 if parts == 1 and terms % 2 == 0 else 1)  # half as many jumps
-
-    def _dot_pairs(
-        self, source: SSAValue, bases: list[Val], count: Val | int, to_pair: Val, lanes: list[Val]
-    ) -> list[Val]:
-        """The same for ``count`` pairs of bf16, which one instruction multiplies and adds."""
-        b, f = self.b, self.f
-        pairs, halves = vec(f.lanes, "i32"), vec(2 * f.lanes, "bf16")
-        zero = b.real(0.0, f.vector)
-        with b.loop(0, count, 1, [zero] * (len(bases) * len(lanes)), hint="pair") as loop:
-            vectors = [
-                b.bitcast(b.load(f.row_pointer(source, loop.iv, lane), pairs, f.align), halves) for lane in lanes
-            ]
-            offset = b.mul(loop.iv, to_pair)
-            for r, base in enumerate(bases):
-                pair = b.load(b.at(base, offset, "i32"), "i32", 2)
-                scalar = b.bitcast(b.broadcast(pair, f.lanes), halves)
-                for m, vector in enumerate(vectors):
-                    loop.yields.append(add_pairs(b, scalar, vector, loop.carried[r * len(lanes) + m]))
-        return loop.results
-
-    def _prefetch(self, current: KeyView, row: Val, height: int) -> None:
-        """Ask for rows that are needed soon: hardware does not foresee strided ones, nor the start of a range.
-
-        These are the rows of this dot a few blocks ahead, and the rows that a later dot of the block reads.  Rows
-        without gaps are left to the hardware.
-        """
-        b = self.b
-        for view in [*self.f.views.values(), *self.f.pair_views.values()]:
-            line = 64 // ELEMENT_BYTES[view.element]
-            if not view.in_place or view.axes[0] != current.axes[0]:
-                continue
-            ahead = AHEAD * height if view is current else 0
-            with b.when(b.cmpi("ne", view.stride, b.integer(view.width))):
-                first = b.add(row, ahead)
-                with b.loop(first, b.add(first, height), hint="row") as later:
-                    start = b.at(view.pointer, b.mul(later.iv, view.stride), view.element)
-                    for n in range(0, view.width, line):
-                        b.prefetch(b.at(start, n, view.element))
 
     def _accumulate(self, dot: DotOp, chunk: Chunk, product: Val) -> Val:
         """``acc + product``, as one fma where the accumulator is rescaled by a product."""
