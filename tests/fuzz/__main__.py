@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
+import itertools
 import json
 import random
 import signal
@@ -14,9 +16,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from .checks import BACKENDS
 
@@ -35,49 +38,56 @@ def main() -> int:
 
 def run(seconds: float, seed: int, backends: list[str], folder: Path) -> int:
     """Fuzz for so long; 1 if anything failed."""
-    console, tally = Console(), collections.Counter[str]()
-    findings: dict[str, str] = {}
     folder.mkdir(parents=True, exist_ok=True)
-    text = TextColumn("{task.description}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    worker: subprocess.Popen[str] | None = None
-    try:
-        with Progress(text, BarColumn(), TimeRemainingColumn(), console=console) as progress:
-            bar = progress.add_task("programs", total=seconds)
-            started, batch = time.monotonic(), 0
-            while (left := seconds - (time.monotonic() - started)) > 1:
-                backend, current = backends[batch % len(backends)], folder / "current.py"
-                command = [
-                    sys.executable,
-                    "-m",
-                    "tests.fuzz.worker",
-                    str(seed + batch),
-                    backend,
-                    str(min(left, BATCH)),
-                    folder,
-                ]
-                worker = subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, text=True)
-                assert worker.stdout is not None
-                for line in worker.stdout:
-                    result = json.loads(line)
-                    tally[result["kind"]] += 1
-                    if "script" in result:
-                        findings[result["script"]] = result["what"]
-                        progress.console.print(f"[red]{result['what']}[/]: {result['script']}", highlight=False)
-                    done = ", ".join(f"{count} {kind}" for kind, count in sorted(tally.items()))
-                    progress.update(bar, completed=time.monotonic() - started, description=done)
-                if worker.wait():
-                    crash = folder / f"crash-{backend}-{seed + batch}.py"
-                    crash.write_text(current.read_text() if current.exists() else "")
-                    findings[str(crash)] = f"the process ended with status {worker.returncode}"
-                    progress.console.print(f"[red]{findings[str(crash)]}[/]: {crash}", highlight=False)
-                batch += 1
-    except KeyboardInterrupt:
-        if worker:
-            worker.terminate()
+    console = Console()
+    columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
+    with contextlib.suppress(KeyboardInterrupt), Progress(*columns, console=console) as progress:
+        found = Findings(progress, progress.add_task("programs", total=seconds))
+        for batch in itertools.count():
+            left = found.started + seconds - time.monotonic()
+            if left <= 1:
+                break
+            found.batch(seed + batch, backends[batch % len(backends)], min(left, BATCH), folder)
+    tally, failed = found.tally, found.failed
     console.print(f"{sum(tally.values())} programs from seed {seed}: {dict(sorted(tally.items()))}", highlight=False)
-    console.print(f"{len(findings)} findings" if findings else "nothing found")
-    return int(bool(findings))
+    console.print(f"{failed} findings" if failed else "nothing found")
+    return int(bool(failed))
+
+
+class Findings:
+    """What came out so far, and where it is shown."""
+
+    def __init__(self, progress: Progress, bar: TaskID):
+        self.progress, self.bar, self.started = progress, bar, time.monotonic()
+        self.tally, self.failed = collections.Counter[str](), 0
+
+    def batch(self, seed: int, backend: str, seconds: float, folder: Path) -> None:
+        """Programs in one process."""
+        command = [sys.executable, "-m", "tests.fuzz.worker", str(seed), backend, str(seconds), str(folder)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as worker:
+            assert worker.stdout is not None
+            try:
+                for line in worker.stdout:
+                    self._program(json.loads(line))
+            except KeyboardInterrupt:
+                worker.terminate()
+                raise
+        if worker.returncode:
+            current, crash = folder / "current.py", folder / f"crash-{backend}-{seed}.py"
+            crash.write_text(current.read_text() if current.exists() else "")
+            self._failure(f"the process ended with status {worker.returncode}", str(crash))
+
+    def _program(self, result: dict[str, Any]) -> None:
+        self.tally[result["kind"]] += 1
+        if "script" in result:
+            self._failure(result["what"], result["script"])
+        done = ", ".join(f"{count} {kind}" for kind, count in sorted(self.tally.items()))
+        self.progress.update(self.bar, completed=time.monotonic() - self.started, description=done)
+
+    def _failure(self, what: str, script: str) -> None:
+        self.failed += 1
+        self.progress.console.print(f"[red]{what}[/]: {script}", highlight=False)
 
 
 if __name__ == "__main__":
