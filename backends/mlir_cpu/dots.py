@@ -65,11 +65,7 @@ class BlockDot:
                             n = part * block + r * len(lanes) + m
                             sums[n] = b.fma(scalar, vector, sums[n])
                 loop.yields = sums
-            sums = loop.results[:block]
-            for part in range(1, parts):
-                more = loop.results[part * block :][:block]
-                sums = [b.binary("addf", x, y) for x, y in zip(sums, more, strict=True)]
-            return sums
+            return self._joined(loop.results, block)
 
         if isinstance(terms, Val) or (axis in f.spans and terms > SPAN):
             with b.loop(0, terms, SPAN, [b.real(0.0, f.vector)] * block, hint="span") as loop:
@@ -78,27 +74,36 @@ class BlockDot:
             return loop.results
         # a block too small to hide the latency of fma is summed in parts, term by term in turn; others all alike, so
         # that a gradient has the scores of the forward to the last bit
-        parts = max(1, IN_FLIGHT // block)
-        while terms % parts:
-            parts -= 1
+        parts = _parts(terms, block)
         return products(0, terms, parts, 2 if parts == 1 and terms % 2 == 0 else 1)  # half as many jumps
 
     def _pairs(self, bases: list[Val], count: Val | int, to_pair: Val, lanes: list[Val]) -> list[Val]:
         """The same for ``count`` pairs of bf16, which one instruction multiplies and adds."""
         b, f = self.b, self.f
         pairs, halves = vec(f.lanes, "i32"), vec(2 * f.lanes, "bf16")
-        zero = b.real(0.0, f.vector)
-        with b.loop(0, count, 1, [zero] * (len(bases) * len(lanes)), hint="pair") as loop:
-            vectors = [
-                b.bitcast(b.load(f.row_pointer(self.source, loop.iv, lane), pairs, f.align), halves) for lane in lanes
-            ]
-            offset = b.mul(loop.iv, to_pair)
-            for r, base in enumerate(bases):
-                pair = b.load(b.at(base, offset, "i32"), "i32", 2)
-                scalar = b.bitcast(b.broadcast(pair, f.lanes), halves)
-                for m, vector in enumerate(vectors):
-                    loop.yields.append(add_pairs(b, scalar, vector, loop.carried[r * len(lanes) + m]))
-        return loop.results
+        block = len(bases) * len(lanes)
+        parts = _parts(count, block)
+        with b.loop(0, count, parts, [b.real(0.0, f.vector)] * (block * parts), hint="pair") as loop:
+            for part in range(parts):
+                place = b.add(loop.iv, part)
+                vectors = [
+                    b.bitcast(b.load(f.row_pointer(self.source, place, lane), pairs, f.align), halves) for lane in lanes
+                ]
+                offset = b.mul(place, to_pair)
+                for r, base in enumerate(bases):
+                    pair = b.load(b.at(base, offset, "i32"), "i32", 2)
+                    scalar = b.bitcast(b.broadcast(pair, f.lanes), halves)
+                    for m, vector in enumerate(vectors):
+                        n = part * block + r * len(lanes) + m
+                        loop.yields.append(add_pairs(b, scalar, vector, loop.carried[n]))
+        return self._joined(loop.results, block)
+
+    def _joined(self, sums: list[Val], block: int) -> list[Val]:
+        """The sums of a block, from those of its parts."""
+        total = sums[:block]
+        for part in range(block, len(sums), block):
+            total = [self.b.binary("addf", x, y) for x, y in zip(total, sums[part : part + block], strict=True)]
+        return total
 
     def _prefetch(self, row: Val, height: int) -> None:
         """Ask for rows that are needed soon: hardware does not foresee strided ones, nor the start of a range.
@@ -118,3 +123,11 @@ class BlockDot:
                     start = b.at(view.pointer, b.mul(later.iv, view.stride), view.element)
                     for n in range(0, view.width, line):
                         b.prefetch(b.at(start, n, view.element))
+
+
+def _parts(terms: Val | int, block: int) -> int:
+    """In how many sums a block of so many sums is added up: enough to hide a latency, all of as many terms."""
+    parts = max(1, IN_FLIGHT // block)
+    while parts > 1 and (isinstance(terms, Val) or terms % parts):
+        parts -= 1
+    return parts
