@@ -203,7 +203,10 @@ class Builder:
         return self.binary("addi", self._i64(a), self._i64(b))
 
     def sub(self, a: Val, b: Val | int) -> Val:
-        return a if self._number(b) == 0 else self.binary("subi", a, self._i64(b))
+        x, y = self._number(a), self._number(b)
+        if isinstance(x, int) and isinstance(y, int):
+            return self.integer(x - y)
+        return a if y == 0 else self.binary("subi", a, self._i64(b))
 
     def mul(self, a: Val | int, b: Val | int) -> Val:
         x, y = self._number(a), self._number(b)
@@ -223,6 +226,11 @@ class Builder:
 
     def less(self, a: Val, b: Val | int) -> Val:
         return self.cmpi("slt", a, self._i64(b))
+
+    def known(self, value: Val | int) -> int:
+        """A constant's number; 0 for what is no constant."""
+        number = self._number(value)
+        return number if isinstance(number, int) else 0
 
     def _number(self, value: Val | int) -> Val | int:
         """A constant's number."""

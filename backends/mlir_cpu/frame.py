@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from xdsl.ir import SSAValue
 
 from ...ir.expr import Expr
+from ...ir.tile import tile_type
 from .buffers import Buffers
 from .builder import PTR, Builder, Val, vec
 from .expressions import Expressions, Scope
@@ -97,6 +98,8 @@ class Frame:
     apart: Mapping[Load, Callable[[Val | int, Val], Val]] = field(default_factory=dict)  # those of this step
     unmasked: Span | None = None  # of the rows of a loop's tiles, those where masks take nothing away
     masks: bool = True  # do masks take anything away?
+    most_rows: int = 0  # of a tile
+    upright: frozenset[SSAValue] = frozenset()  # tiles in scratch with features in the lanes
 
     bands: dict[tuple[SSAValue, tuple[Expr, ...]], Val] = field(default_factory=dict)  # rows by distance, transposed
 
@@ -121,6 +124,12 @@ class Frame:
         """Elements from tile row to tile row of a value in scratch."""
         pitches = self.buffers.pitches
         return pitches[self.buffers.of[value]] if pitches else self.row_width
+
+    def most(self, axis: str, size: int) -> int:
+        """How far an axis of a tile goes, at most."""
+        if axis == self.rows:
+            return min(size, self.most_rows)
+        return self.b.known(self.spans[axis].count) or size if axis in self.spans else size
 
     @property
     def align(self) -> int:
@@ -177,6 +186,11 @@ class Frame:
     def element_pointer(self, value: SSAValue, row: Val | int) -> Val:
         """Where a buffer keeps one element of a tile without the row axis."""
         return self.b.at(self.scratch[self.buffers.of[value]], row, self.element)
+
+    def upright_row(self, value: SSAValue, row: Val) -> Val:
+        """Where a buffer keeps the features of a row of an upright tile."""
+        width = list(tile_type(value).shape.values())[-1]
+        return self.b.at(self.scratch[self.buffers.of[value]], self.b.mul(row, width), self.element)
 
     def row_pointer(self, value: SSAValue, row: Val | int, lane: Val) -> Val:
         """Where a buffer keeps the lanes from ``lane`` on of one tile row."""

@@ -28,7 +28,7 @@ from .loops import walk_ranges
 from .memory import CapturedReads, Memory, load_arguments, slots
 from .passes import PassEmitter
 from .plan import BlockPlan, Pass, Step, axes, plan_block
-from .row_dot import RowDotEmitter
+from .row_dot import RowDotEmitter, UprightDotEmitter, most_rows, upright
 from .row_sums import RowSumEmitter, row_sum
 from .squares import room_for, squares, with_squares
 from .strips import is_striped, live_keys, only_keys, set_pitches, strip, unmasked_keys
@@ -86,7 +86,8 @@ class _KernelLowering:
         if self.tiles.dots:
             self.vectors = padded(self.rows.size) // lanes
         self.block = kernel.body.block
-        self.plan = plan_block(self.block, self.rows.name, self.pairs, self.tiles)
+        self.upright = frozenset() if self.few else upright(kernel, lanes, self.tiles)
+        self.plan = plan_block(self.block, self.rows.name, self.pairs, self.tiles, self.upright)
         self.buffers: Buffers = assign(self.plan, self.block, self.rows.name, self.rows.size)
         set_pitches(self.buffers, self.plan, lanes, self.vectors * lanes, self.tiles)
         self.scratch_bytes = 0
@@ -153,6 +154,8 @@ class _KernelLowering:
             sizes,
             self.pairs,
             self.tiles,
+            most_rows=most_rows(self.kernel),
+            upright=self.upright,
         )
 
     # ---- tasks ----------------------------------------------------------------------------------------
@@ -363,6 +366,9 @@ class _BlockEmitter:
                 case DotOp() if step in self.f.tiles.dots:
                     self._comment(step)
                     TileDots(self.f, step).emit()
+                case DotOp() if step.result in self.f.upright:
+                    self._comment(step)
+                    UprightDotEmitter(self.f, step).emit()
                 case DotOp():
                     self._comment(step)
                     RowDotEmitter(self.f, step).emit()

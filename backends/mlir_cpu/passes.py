@@ -187,7 +187,10 @@ class PassEmitter:
 
     def _count(self) -> Val | int:
         assert self.axis is not None
-        return self.f.spans[self.axis].count if self.axis in self.f.spans else self.step.shape[self.axis]
+        if self.axis not in self.f.spans:
+            return self.step.shape[self.axis]
+        count = self.f.spans[self.axis].count
+        return self.b.known(count) or count
 
     def _row_values(self, lane: Val) -> dict[SSAValue, Val]:
         """Operands that do not change from tile row to tile row, read once."""

@@ -8,7 +8,7 @@ A reduction is complete when its pass is.  Nothing here knows attention.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from xdsl.ir import Block, Operation, SSAValue
@@ -87,14 +87,17 @@ def row_dot(op: DotOp) -> tuple[SSAValue, SSAValue, StoreOp]:
     return scratch, natural, uses[0]
 
 
-def plan_block(block: Block, rows: str, pairs: bool, tiles: Tiles) -> BlockPlan:
-    """Plan a block and the loops in it; ``rows`` lies in the lanes, ``pairs`` of bf16 may be multiplied."""
-    return _Planner(rows, pairs, tiles, frozenset()).run(block)
+def plan_block(
+    block: Block, rows: str, pairs: bool, tiles: Tiles, upright: Collection[SSAValue] = frozenset()
+) -> BlockPlan:
+    """Plan a block and the loops in it; ``rows`` lies in the lanes, but of tiles that are ``upright``, and ``pairs`` of
+    bf16 may be multiplied."""
+    return _Planner(rows, pairs, tiles, upright, frozenset()).run(block)
 
 
 class _Planner:
-    def __init__(self, rows: str, pairs: bool, tiles: Tiles, loops: frozenset[str]):
-        self.rows, self.pairs, self.tiles, self.loops = rows, pairs, tiles, loops
+    def __init__(self, rows: str, pairs: bool, tiles: Tiles, upright: Collection[SSAValue], loops: frozenset[str]):
+        self.rows, self.pairs, self.tiles, self.upright, self.loops = rows, pairs, tiles, upright, loops
         self.steps: list[Step] = []
         self.ready: dict[SSAValue, int] = {}  # first step that may read the value
         self.home: dict[SSAValue, Pass] = {}  # pass in whose registers the value is
@@ -139,7 +142,7 @@ class _Planner:
                     self.plan.key_loads.append(op)
                 if not all(in_memory):
                     self._append(op)
-            case DotOp() if contracts_rows(op, self.rows) or op in self.tiles.dots:
+            case DotOp() if contracts_rows(op, self.rows) or op in self.tiles.dots or op.result in self.upright:
                 self._append(op)
             case StoreOp() if contracts_rows(op.value.owner, self.rows):
                 pass  # the dot adds to memory itself
@@ -156,7 +159,7 @@ class _Planner:
             case FullOp() | MapOp() | MaskOp() | ReduceOp():
                 self._join(op)
             case ForOp():
-                body = _Planner(self.rows, self.pairs, self.tiles, self.loops | {op.axis.data})
+                body = _Planner(self.rows, self.pairs, self.tiles, self.upright, self.loops | {op.axis.data})
                 self.plan.bodies[op] = body.run(op.body.block)
                 self._append(op)
             case StoreOp() | BandDotOp() | BandAddOp():

@@ -378,6 +378,9 @@ class Transfers:
         b, memory = self.b, self.f.memories[op.memory]
         feature, _ = self._feature(op.value)
         tabulate(self.f, op.index.data, self.f.rows, axes(op.value)[self.f.rows], [feature])
+        if op.value in self.f.upright:
+            self._store_upright(op, memory)
+            return
         with b.when(self.is_one(self.stride(memory, op.index.data, feature))):
             self._store_transposed(op, memory)
         with b.otherwise(), self._rows_have_gaps(op, memory, self._store_vectors):
@@ -429,6 +432,27 @@ class Transfers:
                 value = b.select(b.less(b.integer(n), live), value, b.real(0.0, f.vector))
             row = b.load(b.at(rows, n, PTR), PTR)
             self.put(op, b.at(row, first, memory.stored), value, mask)
+
+    def _store_upright(self, op: StoreOp, memory: Memory) -> None:
+        """Rows of features that lie in scratch as they go to memory."""
+        f, b = self.f, self.b
+        feature, width = self._feature(op.value)
+        stride = self.stride(memory, op.index.data, feature)
+        assert stride is not None
+
+        def rows(step: Val, put: Callable[[Val, Val], None]) -> None:
+            with b.loop(0, f.spans[f.rows].count, hint=f.rows) as row:
+                at = {f.rows: b.add(f.spans[f.rows].start, row.iv), feature: b.integer(0)}
+                place, source = self.address(memory, op.index.data, **at), f.upright_row(op.value, row.iv)
+                for n in range(0, width, f.lanes):
+                    value = b.load(b.at(source, n, f.element), f.vector, f.align)
+                    put(b.at(place, b.mul(step, n), memory.stored), value)
+
+        all_lanes = b.boolean(True, f.lanes)
+        with b.when(self.is_one(stride)):
+            rows(b.integer(1), lambda place, value: self.put(op, place, value))
+        with b.otherwise():
+            rows(stride, lambda place, value: self.put_strided(op, place, value, stride, all_lanes))
 
     def _store_scalars(self, op: StoreOp, memory: Memory) -> None:
         f, b = self.f, self.b

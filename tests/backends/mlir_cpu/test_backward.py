@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from attnc.backends.mlir_cpu.row_dot import upright
 from attnc.backends.mlir_cpu.target import cpu_features
+from attnc.backends.mlir_cpu.tiles import Tiles
 
-from .backward_kernels import KeyBackward, QueryBackward, check_backward
-from .kernels import compiled
+from .backward_kernels import KeyBackward, NarrowBackward, QueryBackward, check_backward
+from .kernels import compiled, parse_kernel
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -43,6 +45,27 @@ def test_tiles(rows: int, step: int) -> None:
 @pytest.mark.parametrize("dt", ["f32", "f64", "bf16"])
 def test_vector_widths(target: str, dt: str) -> None:
     check_backward(KeyBackward(D=20, E=33, dt=dt), target=target)
+
+
+@pytest.mark.parametrize("layout", ["bhnd", "bhdn"])
+@pytest.mark.parametrize("dt", ["f32", "f64", "bf16", "f16"])
+@pytest.mark.parametrize("rows", [3, 25, 49, 169])
+def test_rows_that_leave_lanes_empty(rows: int, dt: str, layout: str) -> None:
+    """Their number is known: sums have features in the lanes where these are whole vectors."""
+    case = NarrowBackward if dt == "bf16" else KeyBackward
+    check_backward(case(D=32, E=16, dt=dt, bound=str(rows)), [(49, rows), (130, rows), (1, rows)], layout=layout)
+
+
+@pytest.mark.parametrize("target", ["avx2", "generic"])
+def test_rows_that_leave_lanes_empty_elsewhere(target: str) -> None:
+    check_backward(KeyBackward(D=32, E=20, bound="49", add=" add"), [(49, 49)], target=target)
+
+
+@pytest.mark.parametrize(("e", "found"), [(16, ["dk", "dv"]), (20, ["dk"])])
+def test_upright(e: int, found: list[str]) -> None:
+    window, any_number = (parse_kernel(KeyBackward(D=32, E=e, bound=n).text) for n in ("49", ""))
+    assert sorted({(v.name_hint or "")[:2] for v in upright(window, 16, Tiles())}) == found
+    assert not upright(any_number, 16, Tiles())
 
 
 @pytest.mark.skipif("avx512_bf16" not in cpu_features(), reason="needs the instruction")
