@@ -227,10 +227,10 @@ class Builder:
     def less(self, a: Val, b: Val | int) -> Val:
         return self.cmpi("slt", a, self._i64(b))
 
-    def known(self, value: Val | int) -> int:
-        """A constant's number; 0 for what is no constant."""
+    def known(self, value: Val | int) -> int | None:
+        """A constant's number; None for what is no constant."""
         number = self._number(value)
-        return number if isinstance(number, int) else 0
+        return number if isinstance(number, int) else None
 
     def _number(self, value: Val | int) -> Val | int:
         """A constant's number."""

@@ -36,9 +36,10 @@ def walk_ranges(f: Frame, op: ForOp, body: Callable[[Frame], None]) -> None:
 
 
 def _walk(f: Frame, op: ForOp, low: Val, high: Val, body: Callable[[Frame], None]) -> None:
-    count = f.b.sub(high, low)
-    if 0 < f.b.known(count) <= op.step.data:  # one step, of which all that follows knows how long it is
-        body(f.inside({op.axis.data: Span(low, count)}))
+    first, end = f.b.known(low), f.b.known(high)
+    if first is not None and end is not None and 0 < end - first <= op.step.data:
+        # one step, of which all that follows knows how long it is
+        body(f.inside({op.axis.data: Span(low, f.b.integer(end - first))}))
         return
     with f.b.loop(low, high, op.step.data, hint=op.axis.data) as loop:
         count = f.b.least(f.b.sub(high, loop.iv), op.step.data)
