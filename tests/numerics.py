@@ -122,8 +122,9 @@ def gradient_limits(
     the scale: a gradient of few elements (a temperature, a slope for each head) is a long sum, whose error in a
     single draw may be zero by luck and whose value may cancel.  The scale is at least that of the gradient without
     the normaliser's part, of the moduli of values and cotangents: a query with one key has gradient zero, but as the
-    difference of two equal sums, which no backward from the saved output rounds alike.  Rows without a live key have
-    gradient zero.
+    difference of two equal sums, which no backward from the saved output rounds alike.  A gradient that is zero all the
+    same, such as that of the weight between two attentions with one key, is such a difference of products of cotangents
+    and outputs.  Rows without a live key have gradient zero.
     """
 
     def run(dtype: torch.dtype | None) -> list[list[torch.Tensor]]:
@@ -137,6 +138,8 @@ def gradient_limits(
     doubles[2] = doubles[2].abs()  # the values
     with EagerMode(double=True), _WithoutNormaliser():
         parts = gradients(eager, doubles, DRAWS, wanted, absolute=True)
+        output = eager(*doubles).detach().nan_to_num()
+    products = max((_largest((c * output).abs().sum(-1)) for c in cotangents(output, DRAWS)), default=0.0)
     found = []
     for oracle, same, part in zip(*(zip(*x, strict=True) for x in (oracles, sames, parts)), strict=True):
         eps, factor = torch.finfo(same[0].dtype).eps, 2.0
@@ -144,7 +147,7 @@ def gradient_limits(
             eps, factor = torch.finfo(torch.float64).eps, 3 * torch.finfo(torch.float64).eps / eps
         assert all(x.isfinite().all() for x in oracle), "the oracle's gradient is not finite"
         own = max(_largest(s.double() - o) for s, o in zip(same, oracle, strict=True))
-        scale = max(map(_largest, (*oracle, *part)))
+        scale = max(map(_largest, (*oracle, *part))) or products
         found.append((oracle[0], factor * own + 4 * eps * scale))
     return found
 

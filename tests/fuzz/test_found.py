@@ -20,6 +20,13 @@ def program(*body: str, sizes: tuple[int, ...], dtype: str = "float32", tensors:
 
 
 FOUND = {
+    "the weight between two attentions with one key": program(
+        "first = (q @ k.mT / 4).softmax(-1) @ v",
+        "w = torch.sigmoid(mix)",
+        "o = w * first + (1 - w) * ((q @ k.swapaxes(-1, -2)).softmax(-1) @ v)",
+        sizes=(1, 2, 2, 1, 1, 16, 16),
+        tensors=(Tensor("mix", "(b, heads, n, 1)", "normal"),),
+    ),
     "one key for each query, and a logarithm of the probabilities": program(
         IJ,
         "s = (q @ k.mT) / 8 + torch.zeros(n, m, dtype=q.dtype).masked_fill((j + 3 * i) % 7 != 4, float('-inf'))",
