@@ -151,10 +151,11 @@ def signals(rounds: int = 20) -> None:
     assert seen > 10, "hardly a signal came"
 
     choose = random.Random(0)
-    stopped = 0
+    lost: list[float] = []
     for n in range(rounds):
         function = attnc.compile(banded(300 + n), backend="cpu", fallback="error")
-        timer = threading.Timer(choose.random() * 0.4, signal.raise_signal, (signal.SIGINT,))
+        after = choose.random() * 0.4
+        timer, stopped = threading.Timer(after, signal.raise_signal, (signal.SIGINT,)), 0
         timer.start()
         try:
             check(function, 300 + n, backward=True)
@@ -166,7 +167,8 @@ def signals(rounds: int = 20) -> None:
         except KeyboardInterrupt:
             stopped += 1
         check(function, 300 + n, backward=True)
-    assert stopped == rounds
+        lost += [] if stopped else [after]
+    assert not lost, f"interrupts {lost} seconds after a call were lost"
 
 
 def _first_call(number: int, gate: threading.Event) -> None:
