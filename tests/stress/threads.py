@@ -150,6 +150,7 @@ def signals(rounds: int = 20) -> None:
         signal.signal(signal.SIGALRM, before)
     assert seen > 10, "hardly a signal came"
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background process ignores it
     choose = random.Random(0)
     lost: list[float] = []
     for n in range(rounds):
