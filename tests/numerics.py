@@ -138,8 +138,12 @@ def gradient_limits(
     doubles[2] = doubles[2].abs()  # the values
     with EagerMode(double=True), _WithoutNormaliser():
         parts = gradients(eager, doubles, DRAWS, wanted, absolute=True)
-        output = eager(*doubles).detach().nan_to_num()
-    products = max((_largest((c * output).abs().sum(-1)) for c in cotangents(output, DRAWS)), default=0.0)
+
+    def products() -> float:
+        with EagerMode(double=True), _WithoutNormaliser():
+            output = eager(*doubles).detach().nan_to_num()
+        return max((_largest((c * output).abs().sum(-1)) for c in cotangents(output, DRAWS)), default=0.0)
+
     found = []
     for oracle, same, part in zip(*(zip(*x, strict=True) for x in (oracles, sames, parts)), strict=True):
         eps, factor = torch.finfo(same[0].dtype).eps, 2.0
@@ -147,7 +151,7 @@ def gradient_limits(
             eps, factor = torch.finfo(torch.float64).eps, 3 * torch.finfo(torch.float64).eps / eps
         assert all(x.isfinite().all() for x in oracle), "the oracle's gradient is not finite"
         own = max(_largest(s.double() - o) for s, o in zip(same, oracle, strict=True))
-        scale = max(map(_largest, (*oracle, *part))) or products
+        scale = max(map(_largest, (*oracle, *part))) or products()
         found.append((oracle[0], factor * own + 4 * eps * scale))
     return found
 

@@ -5,9 +5,10 @@ have any row stride and is never packed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from ...ir.tile import DotOp
-from .builder import ELEMENT_BYTES, Val, vec
+from .builder import ELEMENT_BYTES, Builder, Val, vec
 from .errors import UnsupportedKernelError
 from .frame import Frame
 from .pairs import add_pairs, is_paired, operands
@@ -31,6 +32,7 @@ class BlockDot:
             raise UnsupportedKernelError(f"{dot}: one operand must have the row axis and the other come from memory")
         self.view = views[key]
         self.along_rows = self.view.axes[0] == self.axis
+        self.paired = self.view.element != frame.element
 
     def emit(self, rows: Sequence[Val], lanes: list[Val]) -> list[Val]:
         """Products for some tile rows: row-major, one vector for each of ``lanes``."""
@@ -43,30 +45,12 @@ class BlockDot:
             bases = [b.at(view.pointer, b.mul(row, to_row), view.element) for row in rows]
             self._prefetch(rows[0], len(rows))
         terms = f.spans[axis].count if axis in f.spans else axes(source)[axis]
-        if view.element != f.element:
+        block = len(rows) * len(lanes)
+        products = partial(self._products, bases, to_term, lanes)
+        if self.paired:
             # of an odd number of terms the last one's partner is zero on both sides
             pairs = (terms + 1) // 2 if isinstance(terms, int) else b.binary("shrsi", b.add(terms, 1), b.integer(1))
-            return self._pairs(bases, pairs, to_term, lanes)
-        block = len(rows) * len(lanes)
-
-        def products(first: Val | int, end: Val | int, parts: int, turns: int) -> list[Val]:
-            """Sums over the terms from ``first`` to ``end``, each of ``parts`` by itself, in unrolled ``turns``."""
-            zero = b.real(0.0, f.vector)
-            with b.loop(first, end, parts * turns, [zero] * (block * parts), hint=axis) as loop:
-                sums = list(loop.carried)
-                for turn in range(parts * turns):
-                    part = turn % parts
-                    term = b.add(loop.iv, turn)
-                    vectors = [b.load(f.row_pointer(source, term, lane), f.vector, f.align) for lane in lanes]
-                    offset = b.mul(term, to_term)
-                    for r in range(len(rows)):
-                        scalar = b.broadcast(b.load(b.at(bases[r], offset, f.element), f.element), f.lanes)
-                        for m, vector in enumerate(vectors):
-                            n = part * block + r * len(lanes) + m
-                            sums[n] = b.fma(scalar, vector, sums[n])
-                loop.yields = sums
-            return self._joined(loop.results, block)
-
+            return products(0, pairs, _parts(pairs, block), 1)
         if isinstance(terms, Val) or (axis in f.spans and terms > SPAN):
             with b.loop(0, terms, SPAN, [b.real(0.0, f.vector)] * block, hint="span") as loop:
                 sums = products(loop.iv, b.least(b.add(loop.iv, SPAN), terms), 1, 1)
@@ -77,26 +61,42 @@ class BlockDot:
         parts = _parts(terms, block)
         return products(0, terms, parts, 2 if parts == 1 and terms % 2 == 0 else 1)  # half as many jumps
 
-    def _pairs(self, bases: list[Val], count: Val | int, to_pair: Val, lanes: list[Val]) -> list[Val]:
-        """The same for ``count`` pairs of bf16, which one instruction multiplies and adds."""
+    def _products(
+        self, bases: list[Val], to_term: Val, lanes: list[Val], first: Val | int, end: Val | int, parts: int, turns: int
+    ) -> list[Val]:
+        """Sums over terms, or pairs, from ``first`` to ``end``, each of ``parts`` by itself, in unrolled ``turns``."""
         b, f = self.b, self.f
-        pairs, halves = vec(f.lanes, "i32"), vec(2 * f.lanes, "bf16")
         block = len(bases) * len(lanes)
-        parts = _parts(count, block)
-        with b.loop(0, count, parts, [b.real(0.0, f.vector)] * (block * parts), hint="pair") as loop:
-            for part in range(parts):
-                place = b.add(loop.iv, part)
-                vectors = [
-                    b.bitcast(b.load(f.row_pointer(self.source, place, lane), pairs, f.align), halves) for lane in lanes
-                ]
-                offset = b.mul(place, to_pair)
+        hint = "pair" if self.paired else self.axis
+        with b.loop(first, end, parts * turns, [b.real(0.0, f.vector)] * (block * parts), hint=hint) as loop:
+            sums = list(loop.carried)
+            for turn in range(parts * turns):
+                term = b.add(loop.iv, turn)
+                vectors = [self._vector(term, lane) for lane in lanes]
+                offset = b.mul(term, to_term)
                 for r, base in enumerate(bases):
-                    pair = b.load(b.at(base, offset, "i32"), "i32", 2)
-                    scalar = b.bitcast(b.broadcast(pair, f.lanes), halves)
+                    scalar = self._scalar(base, offset)
                     for m, vector in enumerate(vectors):
-                        n = part * block + r * len(lanes) + m
-                        loop.yields.append(add_pairs(b, scalar, vector, loop.carried[n]))
+                        n = turn % parts * block + r * len(lanes) + m
+                        sums[n] = (add_pairs if self.paired else Builder.fma)(b, scalar, vector, sums[n])
+            loop.yields = sums
         return self._joined(loop.results, block)
+
+    def _vector(self, term: Val, lane: Val) -> Val:
+        """Lanes of one term, or of the pair that one instruction multiplies and adds."""
+        b, f = self.b, self.f
+        pointer = f.row_pointer(self.source, term, lane)
+        if not self.paired:
+            return b.load(pointer, f.vector, f.align)
+        return b.bitcast(b.load(pointer, vec(f.lanes, "i32"), f.align), vec(2 * f.lanes, "bf16"))
+
+    def _scalar(self, base: Val, offset: Val) -> Val:
+        """The other operand of it, for all lanes."""
+        b, f = self.b, self.f
+        if not self.paired:
+            return b.broadcast(b.load(b.at(base, offset, f.element), f.element), f.lanes)
+        pair = b.load(b.at(base, offset, "i32"), "i32", 2)
+        return b.bitcast(b.broadcast(pair, f.lanes), vec(2 * f.lanes, "bf16"))
 
     def _joined(self, sums: list[Val], block: int) -> list[Val]:
         """The sums of a block, from those of its parts."""

@@ -36,9 +36,10 @@ def row_sum(plan: BlockPlan, rows: str) -> RowSum | None:
     match steps[-1:]:
         case [Pass(_, None, [*maps, ReduceOp() as last])] if steps[:-1] == loads and last.kind.data == "sum":
             values = {*(load.result for load in loads), *(op.results[0] for op in maps)}
-            if all(_is_of_row(v, rows) for v in values) and last.input in values and all(map(_is_plain, maps)):
-                inner = {*maps, last}
-                if all(use.operation in inner for v in values for use in v.uses):
+            reads = {last.input, *(v for op in maps for v in op.operands)}
+            uses = {use.operation for v in values for use in v.uses}
+            if reads <= values and uses <= {*maps, last} and all(_is_of_row(v, rows) for v in values):
+                if all(map(_is_plain, maps)):
                     return RowSum(loads, last, steps)
     return None
 
